@@ -1,0 +1,342 @@
+"""What every rule is: a frozen dataclass of hyper-parameters with explicit state.
+
+A rule takes `Updates`, the vectors that reached the server, and returns one vector. A stage before
+the rule (pre-aggregation, detection) takes `Updates` and returns others. Both see vectors only
+through `Updates`, which keeps a chain of stages as one small mixing matrix over the clients' own
+vectors, so that a chain touches the long vectors once for the Gram matrix and once for the result.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark.kernels.gram import gram, squared_distances
+
+
+class Infeasible(ValueError):
+    """The rule is not defined for so many clients and so many Byzantine ones."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the server tells a rule about the round besides the updates.
+
+    Attributes:
+        round: number of the round, from 1.
+        client_ids: (n,) who sent each update.
+        generator: a NumPy generator of the server's own for this round, made anew at each call,
+            so that asking a randomised rule twice gives the same answer.
+    """
+
+    round: int = 1
+    client_ids: np.ndarray | None = None
+    generator: Callable[[], np.random.Generator] = lambda: np.random.default_rng(0)
+
+
+class Updates:
+    """Vectors x_1..x_m, each a linear combination of the clients' vectors, computed when needed.
+
+    Args:
+        clients: (n, d) the vectors as received, finite; never changed.
+        mixing: (m, n) float64, row i holds the coefficients of x_i; None for the vectors themselves.
+        counts: (m,) training examples behind each vector, where the rule weighs by them.
+    """
+
+    def __init__(
+        self,
+        clients: torch.Tensor,
+        mixing: np.ndarray | None = None,
+        counts: np.ndarray | None = None,
+        basis: np.ndarray | None = None,
+    ):
+        self.clients = clients
+        self.mixing = mixing
+        self.counts = np.ones(len(self)) if counts is None else np.asarray(counts, float)
+        if basis is not None:
+            self.__dict__["basis"] = basis
+
+    def __len__(self) -> int:
+        return len(self.clients) if self.mixing is None else len(self.mixing)
+
+    @cached_property
+    def basis(self) -> np.ndarray:
+        """Inner products of the clients' vectors about a pivot, see `kernels.gram.gram`."""
+        return gram(self.clients)
+
+    @cached_property
+    def inner(self) -> np.ndarray:
+        """(m, m) float64 inner products <x_i, x_j>."""
+        over_basis = self._over_basis()
+        return over_basis @ self.basis @ over_basis.T
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """(m, m) float64 squared distances |x_i - x_j|^2, 0 on the diagonal."""
+        over_basis = self._over_basis()
+        shift = over_basis[:, -1]
+        if np.ptp(shift) < 1e-9:  # affine combinations: the pivot cancels, and with it its rounding
+            over_basis, basis = over_basis[:, :-1], self.basis[:-1, :-1]
+        else:
+            basis = self.basis
+        if self.mixing is None:
+            return squared_distances(basis)
+        return squared_distances(over_basis @ basis @ over_basis.T)
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(m,) float64 Euclidean norms."""
+        return np.sqrt(np.maximum(np.diagonal(self.inner), 0.0))
+
+    def _over_basis(self) -> np.ndarray:
+        n = len(self.clients)
+        mixing = np.eye(n) if self.mixing is None else self.mixing
+        return np.hstack([mixing, mixing.sum(1, keepdims=True)])
+
+    def mixed(self, matrix: np.ndarray, counts: np.ndarray | None = None) -> "Updates":
+        """The vectors y_i = sum_j matrix[i, j] x_j; `counts` as in the constructor."""
+        mixing = matrix if self.mixing is None else matrix @ self.mixing
+        basis = self.__dict__.get("basis")
+        return Updates(self.clients, mixing, self.counts if counts is None else counts, basis)
+
+    def selected(self, rows: np.ndarray) -> "Updates":
+        """The vectors x_i for i in `rows`."""
+        return self.mixed(np.eye(len(self))[rows], self.counts[rows])
+
+    def rows(self, ordered: bool = True) -> torch.Tensor:
+        """(m, d) the vectors themselves. For reading only: it may be the clients' own memory.
+
+        Args:
+            ordered: False if the caller does not mind in which order they stand; saves a copy.
+        """
+        if self.mixing is None:
+            return self.clients
+        source = self.mixing.argmax(1)
+        if np.array_equal(self.mixing, np.eye(len(self.clients))[source]):
+            if not ordered and len(np.unique(source)) == len(self.clients):
+                return self.clients
+            return self.clients[torch.as_tensor(source, device=self.clients.device)]
+        return torch.as_tensor(self.mixing).to(self.clients) @ self.clients
+
+    def combine(self, weights: np.ndarray) -> torch.Tensor:
+        """(d,) the vector sum_i weights[i] x_i."""
+        coefficients = self.coefficients(weights)
+        used = np.flatnonzero(coefficients)
+        if len(used) == 1 and coefficients[used[0]] == 1.0:  # a selection stays bit for bit
+            return self.clients[int(used[0])].clone()
+        if 3 * len(used) < len(coefficients):
+            rows = torch.as_tensor(used, device=self.clients.device)
+            return torch.as_tensor(coefficients[used]).to(self.clients) @ self.clients[rows]
+        return torch.as_tensor(coefficients).to(self.clients) @ self.clients
+
+    def coefficients(self, weights: np.ndarray) -> np.ndarray:
+        """(n,) the same combination in terms of the clients' vectors."""
+        return weights if self.mixing is None else weights @ self.mixing
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a rule did with the clients' vectors.
+
+    Attributes:
+        share: maps client rows (k,) to the (k,) shares of the total weight they received; the
+            absolute coefficient in a combination, the share of coordinates in a selection.
+    """
+
+    share: Callable[[np.ndarray], np.ndarray]
+
+    @staticmethod
+    def of_coefficients(coefficients: np.ndarray) -> "Report":
+        """Report of a linear combination, (n,) coefficients."""
+        size = np.abs(coefficients)
+        total = size.sum()
+        return Report(lambda rows: size[rows] / total if total > 0 else np.zeros(len(rows)))
+
+
+class _Component:
+    """What rules and stages share: their name, and what they demand of n and f."""
+
+    def check(self, n: int, f: int) -> str | None:
+        """None if it is defined for n vectors of which f are Byzantine, otherwise why not."""
+        if 2 * f >= n:
+            return f"{self.title} needs n > 2f, got n={n}, f={f}"
+        return None
+
+    def init(self) -> Any:
+        """The state before the first round; None for a stateless component."""
+        return None
+
+    @property
+    def title(self) -> str:
+        """The class name, for messages."""
+        return type(self).__name__
+
+
+class Rule(_Component):
+    """An aggregation rule. Subclasses are frozen dataclasses and define `step` or `weights`."""
+
+    def step(
+        self, updates: Updates, f: int, state: Any, context: Context
+    ) -> tuple[torch.Tensor, Any, Report]:
+        """One round: the aggregate (d,), the new state and a report."""
+        raise NotImplementedError
+
+    def __call__(self, updates, f: int = 0, counts=None):
+        """Aggregate vectors once, from a fresh state.
+
+        Args:
+            updates: n vectors of d numbers, as a tensor, an array or a list of either; unchanged.
+            f: how many of them the server takes to be Byzantine.
+            counts: (n,) training examples of each client, for rules that weigh by them.
+
+        Returns:
+            (d,) the aggregate, of the same kind as the input.
+
+        Raises:
+            Infeasible: if the rule is not defined for this n and f.
+            ValueError: if the vectors are not finite or not a matrix.
+        """
+        matrix, restore = as_matrix(updates)
+        reason = feasibility(self, len(matrix), f)
+        if reason:
+            raise Infeasible(reason)
+        if counts is not None and len(counts) != len(matrix):
+            raise ValueError(f"counts has {len(counts)} entries for {len(matrix)} vectors")
+        context = Context(client_ids=np.arange(len(matrix)))
+        vector, _, _ = self.step(Updates(matrix, counts=counts), f, self.init(), context)
+        return restore(vector)
+
+
+class WeightsRule(Rule):
+    """A stateless rule whose result is a combination of the vectors: defined by `weights`."""
+
+    def weights(self, updates: Updates, f: int) -> np.ndarray:
+        """(m,) the coefficients of the vectors in the aggregate."""
+        raise NotImplementedError
+
+    def step(self, updates, f, state, context):
+        """See `Rule.step`."""
+        weights = self.weights(updates, f)
+        report = Report.of_coefficients(updates.coefficients(weights))
+        return updates.combine(weights), None, report
+
+
+class Stage(_Component):
+    """Something done to the vectors before the rule: pre-aggregation, clipping, detection."""
+
+    def apply(
+        self, updates: Updates, f: int, state: Any, context: Context
+    ) -> tuple[Updates, int, Any]:
+        """The vectors that go on, the number of Byzantine ones the next stage must reckon with,
+        and the new state."""
+        raise NotImplementedError
+
+    def after(self, n: int, f: int) -> tuple[int, int]:
+        """n and f as the next stage sees them, as far as they can be told in advance."""
+        return n, f
+
+    def __call__(self, updates, f: int = 0):
+        """The vectors (m, d) that the next stage would see, from a fresh state; see `Rule`."""
+        matrix, restore = as_matrix(updates)
+        reason = feasibility(self, len(matrix), f)
+        if reason:
+            raise Infeasible(reason)
+        context = Context(client_ids=np.arange(len(matrix)))
+        mixed, _, _ = self.apply(Updates(matrix), f, self.init(), context)
+        return restore(mixed.rows().clone())
+
+
+@dataclass(frozen=True)
+class Chain(Rule):
+    """Stages one after the other, then a rule: ``Chain([NNM(), TrimmedMean()])(updates, f=4)``.
+
+    Attributes:
+        stages: any number of `Stage`, then exactly one `Rule`.
+    """
+
+    stages: list = field(default_factory=list)
+
+    def __post_init__(self):
+        stages = tuple(self.stages)
+        if not stages or not isinstance(stages[-1], Rule):
+            raise ValueError("a Chain must end with a rule")
+        for stage in stages[:-1]:
+            if not isinstance(stage, Stage):
+                raise ValueError(f"{type(stage).__name__} is no pre-aggregator: only the last is a rule")
+        object.__setattr__(self, "stages", stages)
+
+    def check(self, n: int, f: int) -> str | None:
+        """The first stage's objection, with n and f as they reach that stage."""
+        for stage in self.stages:
+            reason = stage.check(n, f)
+            if reason:
+                return reason
+            if isinstance(stage, Stage):
+                n, f = stage.after(n, f)
+        return None
+
+    def init(self) -> tuple:
+        """One state a stage."""
+        return tuple(stage.init() for stage in self.stages)
+
+    def step(self, updates, f, state, context):
+        """See `Rule.step`."""
+        states = []
+        for stage, stage_state in zip(self.stages[:-1], state[:-1], strict=True):
+            updates, f, new = stage.apply(updates, f, stage_state, context)
+            states.append(new)
+        vector, new, report = self.stages[-1].step(updates, f, state[-1], context)
+        return vector, (*states, new), report
+
+
+def feasibility(component: _Component, n: int, f: int) -> str | None:
+    """None if f is a count among n and the component is defined for it, otherwise why not."""
+    if f < 0:
+        return f"f must not be negative, got f={f}"
+    if n < 1:
+        return "there are no updates to aggregate"
+    if f >= n:
+        return f"f must be smaller than n, got n={n}, f={f}"
+    return component.check(n, f)
+
+
+def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+    """A list, array or tensor of n vectors as an (n, d) tensor, and the way back to its kind.
+
+    Raises:
+        ValueError: if it is not a matrix of finite floating-point numbers.
+    """
+    if isinstance(updates, torch.Tensor):
+        matrix, restore = updates.detach(), lambda result: result
+    elif isinstance(updates, list | tuple) and len(updates) and isinstance(updates[0], torch.Tensor):
+        matrix, restore = torch.stack([u.detach() for u in updates]), lambda result: result
+    else:
+        array = np.asarray(updates)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"updates must be numbers, got an array of {array.dtype}")
+        array = array if array.dtype.kind == "f" else array.astype(np.float64)
+        matrix, restore = torch.from_numpy(np.array(array)), lambda result: result.numpy()
+    if matrix.ndim != 2:
+        raise ValueError(f"updates must be n vectors of d numbers, got shape {tuple(matrix.shape)}")
+    if not matrix.is_floating_point():
+        matrix = matrix.to(torch.float32)
+    if not bool(torch.isfinite(matrix).all()):
+        raise ValueError("updates must be finite: drop non-finite rows before calling the rule")
+    return matrix, restore
+
+
+def positive(name: str, value: float) -> None:
+    """Raise a ValueError that names the setting unless it is a positive number."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError that names the setting unless it is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}")
+
+

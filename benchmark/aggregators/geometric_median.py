@@ -1,0 +1,56 @@
+"""The geometric median by smoothed Weiszfeld iterations (robust federated averaging, RFA).
+
+Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE Transactions on
+Signal Processing 2022. Chen, Su, Xu, "Distributed Statistical Machine Learning in Adversarial
+Settings: Byzantine Gradient Descent", POMACS 2017.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.aggregators.base import WeightsRule, one_of, positive
+
+
+@dataclass(frozen=True)
+class GeometricMedian(WeightsRule):
+    """argmin_z sum_i a_i |z - x_i|, by z <- sum_i b_i x_i / sum_i b_i, b_i = a_i / max(nu, |z - x_i|).
+
+    In Gram space an iteration costs n^2 operations whatever d is, so it may run to convergence.
+
+    Attributes:
+        nu: smoothing, in units of the distances.
+        T: iterations at most; they stop early once the weights have settled. RFA takes 3.
+        start: from the `mean` or from `zero`.
+        weighted: a_i proportional to the sample counts instead of 1/n.
+    """
+
+    nu: float = 1e-6
+    T: int = 100
+    start: str = "mean"
+    weighted: bool = False
+
+    def __post_init__(self):
+        positive("nu", self.nu)
+        positive("T", self.T)
+        one_of("start", self.start, ("mean", "zero"))
+
+    def weights(self, updates, f):
+        """(m,) the weights b_i / sum b of the last iteration."""
+        prior = updates.counts if self.weighted else np.ones(len(updates))
+        prior = prior / prior.sum()
+        squared = updates.distances
+        weights = prior
+        for iteration in range(self.T):
+            if iteration == 0 and self.start == "zero":
+                distance = updates.norms
+            else:  # |z - x_i|^2 for z = sum_j w_j x_j with sum_j w_j = 1
+                toward = squared @ weights
+                distance = np.sqrt(np.maximum(toward - 0.5 * weights @ toward, 0.0))
+            new = prior / np.maximum(self.nu, distance)
+            new = new / new.sum()
+            settled = np.abs(new - weights).max() < 1e-10
+            weights = new
+            if settled and iteration > 0:
+                break
+        return weights

@@ -1,0 +1,171 @@
+"""Krum, Multi-Krum and Bulyan: rules that select vectors with close neighbours.
+
+Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant
+Gradient Descent", NeurIPS 2017. El Mhamdi, Guerraoui, Rouault, "The Hidden Vulnerability of
+Distributed Learning in Byzantium", ICML 2018.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.aggregators.base import Report, Rule, Updates, WeightsRule, one_of
+from benchmark.kernels.order import nearest_mean, nearest_share, sorted_mean, sorted_share
+
+_DISTANCES = ("squared", "plain", "fourth")
+_NEIGHBOURS = ("n-f-2", "n-f-1")
+
+
+def krum_scores(
+    squared: np.ndarray, f: int, distance: str = "squared", neighbours: str = "n-f-2"
+) -> np.ndarray:
+    """Krum's scores: the sum of the distances to the nearest neighbours.
+
+    Args:
+        squared: (m, m) squared distances.
+        f: declared number of Byzantine vectors.
+        distance: what is summed: `squared` as in the paper, `plain`, or the `fourth` power.
+        neighbours: how many are summed, at least one: `n-f-2` as in the paper, or `n-f-1`.
+
+    Returns:
+        (m,) scores, lower is better.
+    """
+    others = squared.copy()
+    np.fill_diagonal(others, np.inf)
+    if distance == "plain":
+        others = np.sqrt(others)
+    elif distance == "fourth":
+        others = others**2
+    count = max(1, len(others) - f - (2 if neighbours == "n-f-2" else 1))
+    return np.sort(others, axis=1)[:, :count].sum(1)
+
+
+@dataclass(frozen=True)
+class _KrumBase(WeightsRule):
+    distance: str = "squared"
+    neighbours: str = "n-f-2"
+    strict: bool = True
+
+    def __post_init__(self):
+        one_of("distance", self.distance, _DISTANCES)
+        one_of("neighbours", self.neighbours, _NEIGHBOURS)
+
+    def check(self, n: int, f: int) -> str | None:
+        """n >= 2f + 3."""
+        if self.strict and n < 2 * f + 3:
+            return f"{self.title} needs n >= 2f + 3, got n={n}, f={f}"
+        return None if n > 1 else f"{self.title} needs two vectors or more, got n={n}"
+
+    def _scores(self, updates: Updates, f: int) -> np.ndarray:
+        return krum_scores(updates.distances, f, self.distance, self.neighbours)
+
+
+@dataclass(frozen=True)
+class Krum(_KrumBase):
+    """The vector with the smallest sum of squared distances to its n - f - 2 nearest others.
+
+    Ties go to the lowest index.
+
+    Attributes:
+        distance: `squared` (the paper), `plain` or `fourth`, as some systems compute it.
+        neighbours: `n-f-2` (the paper) or `n-f-1`.
+        strict: insist on n >= 2f + 3; without it at least one neighbour counts.
+    """
+
+    def weights(self, updates, f):
+        """(m,) one 1, zeros."""
+        return np.eye(len(updates))[np.argmin(self._scores(updates, f))]
+
+
+@dataclass(frozen=True)
+class MultiKrum(_KrumBase):
+    """The mean of the m vectors with the best Krum scores.
+
+    Attributes:
+        m: how many are averaged; by default n - f - 2, so that n - m >= f + 2.
+        distance, neighbours, strict: as for `Krum`.
+    """
+
+    m: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.m is not None and self.m < 1:
+            raise ValueError(f"m must be at least 1, got {self.m}")
+
+    def check(self, n: int, f: int) -> str | None:
+        """n >= 2f + 3 and m <= n."""
+        if self.m is not None and self.m > n:
+            return f"MultiKrum needs m <= n, got m={self.m}, n={n}"
+        return super().check(n, f)
+
+    def weights(self, updates, f):
+        """(m,) 1/m for the selected, zeros."""
+        m = max(1, len(updates) - f - 2) if self.m is None else self.m
+        best = np.argsort(self._scores(updates, f), kind="stable")[:m]
+        weights = np.zeros(len(updates))
+        weights[best] = 1.0 / m
+        return weights
+
+
+@dataclass(frozen=True)
+class Bulyan(Rule):
+    """Krum picks theta = n - 2f vectors one by one; then, in every coordinate, the mean of the
+    theta - 2f values nearest the median of the picked.
+
+    With m vectors left a pick counts m - f - 2 neighbours, at least one.
+
+    Attributes:
+        selection: `iterative` (the paper), or `oneshot`: the theta best of a single scoring.
+        second: `nearest` (the paper), or `trimmed`: the trimmed mean with `ratio` of the picked,
+            as Tutorial 027 computes it.
+        ratio: share trimmed at each end in the `trimmed` second stage.
+        distance: as for `Krum`.
+    """
+
+    selection: str = "iterative"
+    second: str = "nearest"
+    ratio: float = 0.25
+    distance: str = "squared"
+
+    def __post_init__(self):
+        one_of("selection", self.selection, ("iterative", "oneshot"))
+        one_of("second", self.second, ("nearest", "trimmed"))
+        one_of("distance", self.distance, _DISTANCES)
+        if not 0 <= self.ratio < 0.5:
+            raise ValueError(f"ratio must lie in [0, 0.5), got {self.ratio}")
+
+    def check(self, n: int, f: int) -> str | None:
+        """n >= 4f + 3."""
+        return None if n >= 4 * f + 3 else f"Bulyan needs n >= 4f + 3, got n={n}, f={f}"
+
+    def select(self, updates: Updates, f: int) -> np.ndarray:
+        """Indices of the theta vectors of the first stage, in ascending order."""
+        theta = len(updates) - 2 * f
+        if self.selection == "oneshot":
+            scores = krum_scores(updates.distances, f, self.distance)
+            return np.sort(np.argsort(scores, kind="stable")[:theta])
+        left = np.arange(len(updates))
+        for _ in range(theta):
+            if len(left) == 1:
+                left = left[:0]
+                break
+            scores = krum_scores(updates.distances[np.ix_(left, left)], f, self.distance)
+            left = np.delete(left, np.argmin(scores))
+        return np.setdiff1d(np.arange(len(updates)), left)
+
+    def step(self, updates, f, state, context):
+        """See `Rule.step`."""
+        selected = updates.selected(self.select(updates, f))
+        rows = selected.rows()
+        theta = len(rows)
+        everybody = np.arange(theta)
+        if self.second == "nearest":
+            vector = nearest_mean(rows, theta - 2 * f)
+            share = lambda: nearest_share(rows, everybody, theta - 2 * f)  # noqa: E731
+        else:
+            b = int(np.floor(self.ratio * theta + 1e-9))
+            vector = sorted_mean(rows, b, theta - b)
+            share = lambda: sorted_share(rows, everybody, b, theta - b)  # noqa: E731
+        mixing = np.abs(selected.mixing)
+        return vector, None, Report(lambda rows: Report.of_coefficients(share() @ mixing).share(rows))

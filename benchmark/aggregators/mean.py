@@ -1,0 +1,32 @@
+"""The mean: federated averaging, optimal without Byzantine clients, lost with a single one.
+
+McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks
+from Decentralized Data", AISTATS 2017.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.aggregators.base import WeightsRule
+
+
+@dataclass(frozen=True)
+class Mean(WeightsRule):
+    """F(X) = sum_i w_i x_i with w_i = 1/n, or proportional to the clients' sample counts.
+
+    Attributes:
+        weighted: weigh by the number of training examples. Off by default: the number is the
+            client's own claim, and a Byzantine one claims what it likes.
+    """
+
+    weighted: bool = False
+
+    def check(self, n: int, f: int) -> str | None:
+        """Defined for every f: it promises nothing."""
+        return None
+
+    def weights(self, updates, f):
+        """(m,) 1/m each, or the shares of the sample counts."""
+        counts = updates.counts if self.weighted else np.ones(len(updates))
+        return counts / counts.sum()

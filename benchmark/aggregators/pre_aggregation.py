@@ -1,0 +1,88 @@
+"""Stages before a rule: nearest-neighbour mixing, bucketing, static clipping."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.aggregators.base import Stage, positive
+
+
+@dataclass(frozen=True)
+class NNM(Stage):
+    """Nearest-neighbour mixing: replace every vector by the mean of its n - f nearest, itself
+    included.
+
+    Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, "Fixing by Mixing: A Recipe for Optimal
+    Byzantine ML under Heterogeneity", AISTATS 2023.
+    """
+
+    def apply(self, updates, f, state, context):
+        """See `Stage.apply`."""
+        n = len(updates)
+        squared = updates.distances.copy()
+        np.fill_diagonal(squared, -1.0)
+        nearest = np.argsort(squared, axis=1, kind="stable")[:, : n - f]
+        matrix = np.zeros((n, n))
+        np.put_along_axis(matrix, nearest, 1.0 / (n - f), axis=1)
+        return updates.mixed(matrix), f, None
+
+
+@dataclass(frozen=True)
+class Bucketing(Stage):
+    """Means of random buckets of s vectors; the rule sees ceil(n/s) of them, still f Byzantine.
+
+    Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing",
+    ICLR 2022. The last bucket may be smaller.
+
+    Attributes:
+        s: bucket size.
+    """
+
+    s: int = 2
+
+    def __post_init__(self):
+        positive("s", self.s)
+
+    def check(self, n: int, f: int) -> str | None:
+        """Fewer than half of the buckets may hold a Byzantine vector."""
+        buckets = -(-n // self.s)
+        if 2 * f >= buckets:
+            return f"Bucketing needs ceil(n/s) > 2f, got n={n}, s={self.s}, f={f}"
+        return None
+
+    def after(self, n, f):
+        """ceil(n/s) vectors, the same f."""
+        return -(-n // self.s), f
+
+    def apply(self, updates, f, state, context):
+        """See `Stage.apply`."""
+        order = context.generator().permutation(len(updates))
+        buckets = [order[i : i + self.s] for i in range(0, len(order), self.s)]
+        matrix = np.zeros((len(buckets), len(updates)))
+        for row, bucket in zip(matrix, buckets, strict=True):
+            row[bucket] = 1.0 / len(bucket)
+        counts = np.array([updates.counts[bucket].sum() for bucket in buckets])
+        return updates.mixed(matrix, counts), f, None
+
+
+@dataclass(frozen=True)
+class Clipping(Stage):
+    """Shrink every vector to norm max_norm or less: y_i = x_i min(1, max_norm / |x_i|).
+
+    Attributes:
+        max_norm: in units of the updates.
+    """
+
+    max_norm: float = 1.0
+
+    def __post_init__(self):
+        positive("max_norm", self.max_norm)
+
+    def check(self, n: int, f: int) -> str | None:
+        """Defined for every f."""
+        return None
+
+    def apply(self, updates, f, state, context):
+        """See `Stage.apply`."""
+        scale = np.minimum(1.0, self.max_norm / np.maximum(updates.norms, 1e-300))
+        return updates.mixed(np.diag(scale)), f, None

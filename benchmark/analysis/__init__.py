@@ -1,0 +1,24 @@
+"""From stored cells to tables and figures. Reads the store, imports nothing of the simulation.
+
+>>> from benchmark import analysis
+>>> frame = analysis.load("outputs")                              # doctest: +SKIP
+>>> analysis.summary_table(frame)                                 # doctest: +SKIP
+>>> analysis.accuracy_versus_f(frame, "outputs/figures")          # doctest: +SKIP
+"""
+
+from benchmark.analysis.plots import accuracy_figure, accuracy_versus_f
+from benchmark.analysis.results import load
+from benchmark.analysis.statistics import accuracy_by_attack, final_cells, summarise, worst_case
+from benchmark.analysis.tables import markdown, summary_table
+
+__all__ = [
+    "accuracy_by_attack",
+    "accuracy_figure",
+    "accuracy_versus_f",
+    "final_cells",
+    "load",
+    "markdown",
+    "summarise",
+    "summary_table",
+    "worst_case",
+]

@@ -1,0 +1,167 @@
+"""Accuracy at the end of training: means over seeds, worst cases over attacks, their intervals.
+
+Choices, all of them fixed in advance:
+
+* The score of a cell is the test accuracy at its *last* evaluated round. The best round would be
+  a choice made on the test set.
+* The interval of a mean over seeds is Student's t, at 95 %, clipped to [0, 1]; one seed has none.
+  A seed redraws partition, initial model, batches, Byzantine clients and the attack's noise.
+* The worst case over attacks is the *lowest of the attacks' means*, what an attacker gets who
+  picks the attack in advance; not the mean of each seed's lowest accuracy, which is lower.
+* Without Byzantine clients (f = 0) an attack does nothing. Such cells count for every attack of
+  the scenario that has none of its own.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+NO_ATTACK = "none"
+WORST = "worst"
+# One point of one line: all seeds with these values in common are averaged.
+# fmt: off
+POINT = [
+    "data", "partition", "model", "fl", "scenario", "n", "f", "f_declared", "byzantine_fraction",
+    "attack", "defence",
+]
+# fmt: on
+
+
+def final_cells(frame):
+    """One row a cell: its last evaluation. At f = 0 one row a cell and attack.
+
+    Raises ValueError if two cells have the same labels, f and seed, yet are not the same cell.
+    """
+    last = frame.sort_values("round", kind="stable", na_position="first")
+    cells = last.drop_duplicates("key", keep="last")
+    identity = [*POINT, "seed"]
+    twice = cells[cells.duplicated(identity, keep=False)].sort_values(identity)
+    if len(twice):
+        one, other = twice.iloc[0], twice.iloc[1]
+        raise ValueError(
+            f"cells {one['key']} and {other['key']} differ in settings but not in labels: both are "
+            f"{one['attack']}, {one['defence']}, f={one['f']}, seed={one['seed']}"
+        )
+    without = cells[cells["f"] == 0].sort_values("status", kind="stable")  # "done" comes first
+    without = without.drop_duplicates([name for name in identity if name != "attack"])
+    attacks = cells[["scenario", "attack"]].drop_duplicates()
+    shared = without.drop(columns="attack").merge(attacks, on="scenario")
+    cells = pd.concat([cells, shared[cells.columns]])
+    return cells.drop_duplicates(identity).sort_values(identity, ignore_index=True)
+
+
+def summarise(frame):
+    """Means and intervals of every attack, then of the worst case over attacks, in one table."""
+    return pd.concat([accuracy_by_attack(frame), worst_case(frame)], ignore_index=True)
+
+
+def accuracy_by_attack(frame):
+    """Mean final test accuracy over seeds for every scenario, attack, defence and f.
+
+    Columns: those of ``POINT``, then ``mean``, ``ci_low``, ``ci_high`` (NaN where no seed, or one
+    only, finished), ``seeds`` (finished), ``failed`` (cells), ``infeasible``, ``reason``, ``round``
+    (of the evaluation), ``num_classes`` and ``worst_attack`` (empty).
+    """
+    cells = final_cells(frame)
+    cells["is_failed"] = cells["status"] == "failed"
+    cells["is_infeasible"] = cells["status"] == "infeasible"
+    table = cells.groupby(POINT, as_index=False).agg(
+        mean=("test_accuracy", "mean"),
+        deviation=("test_accuracy", "std"),
+        seeds=("test_accuracy", "count"),
+        failed=("is_failed", "sum"),
+        infeasible=("is_infeasible", "any"),
+        reason=("reason", "first"),
+        round=("round", "max"),
+        num_classes=("num_classes", "max"),
+    )
+    error = table.pop("deviation") / np.sqrt(table["seeds"])
+    low, high = _interval(table["mean"], error, table["seeds"])
+    table.insert(table.columns.get_loc("mean") + 1, "ci_low", low)
+    table.insert(table.columns.get_loc("mean") + 2, "ci_high", high)
+    table["infeasible"] &= table["seeds"] == 0
+    table["worst_attack"] = ""
+    return table
+
+
+def worst_case(frame, resamples=10_000):
+    """Lowest mean over attacks for every scenario, defence and f; columns of `accuracy_by_attack`.
+
+    ``worst_attack`` names the attack with the lowest mean; "none" is not an attack. Scenarios with
+    fewer than two attacks have no rows. A worst case over fewer attacks would flatter, so a defence
+    that lacks an attack which others faced at this f has a NaN there, and a reason.
+
+    Interval: the seeds are resampled jointly for all attacks, since a seed is the same draw in all
+    of them, and the minimum is taken anew in every resample. The standard deviation of the minima,
+    times sqrt(s / (s - 1)) for s seeds, is the standard error, and Student's t makes the interval.
+    Where one attack is always the worst, this is that attack's own interval. Percentiles of the
+    same minima are far too narrow for a handful of seeds: with five seeds and three attacks of
+    equal strength they held the truth in 72 % of simulated experiments, this interval in 94 %.
+    """
+    means = accuracy_by_attack(frame)
+    means = means[means["attack"] != NO_ATTACK]
+    several = means.groupby("scenario")["attack"].transform("nunique") > 1
+    means = means[several]
+    place = [name for name in POINT if name != "attack"]
+    index = [*place, "attack", "seed"]
+    scores = final_cells(frame).set_index(index)["test_accuracy"].sort_index()
+    faced = means[means["seeds"] > 0].groupby(["scenario", "n", "f"])["attack"].agg(set).to_dict()
+    rows = []
+    for values, group in means.groupby(place):
+        row = dict(zip(place, values, strict=True)) | _collect(group)
+        group = group[group["seeds"] > 0]
+        missing = faced.get((row["scenario"], row["n"], row["f"]), set()) - set(group["attack"])
+        if len(group) and not missing:
+            by_seed = scores.loc[values].unstack("attack")[list(group["attack"])].dropna(how="all")
+            worst = group.loc[group["mean"].idxmin()]
+            row |= {"mean": worst["mean"], "worst_attack": worst["attack"]}
+            error = _error_of_minimum(by_seed.to_numpy(), resamples)
+            row["ci_low"], row["ci_high"] = _interval(row["mean"], error, row["seeds"])
+        elif len(group):
+            row["reason"] = f"not finished under {', '.join(sorted(missing))}"
+        rows.append(row)
+    return pd.DataFrame(rows, columns=means.columns).astype(means.dtypes.to_dict())
+
+
+def _collect(group):
+    """What a worst case takes over from the rows of its attacks."""
+    ran = group["seeds"] > 0
+    return {
+        "attack": WORST,
+        "mean": np.nan,
+        "ci_low": np.nan,
+        "ci_high": np.nan,
+        "seeds": group.loc[ran, "seeds"].min() if ran.any() else 0,
+        "failed": group["failed"].sum(),
+        "infeasible": bool(group["infeasible"].any() and not ran.any()),
+        "reason": next(iter(group["reason"].dropna()), None),
+        "round": group["round"].max(),
+        "num_classes": group["num_classes"].max(),
+        "worst_attack": "",
+    }
+
+
+def _interval(mean, error, seeds):
+    """mean -+ t * error with seeds - 1 degrees of freedom, clipped to [0, 1]; NaN for one seed."""
+    quantile = stdtrit(np.maximum(np.asarray(seeds, dtype=float) - 1, 1), (1 + CONFIDENCE) / 2)
+    half = np.where(np.asarray(seeds) > 1, quantile, np.nan) * error
+    return np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
+
+
+def _error_of_minimum(scores_SA, resamples):
+    """Standard error of the lowest column mean by resampling rows (seeds); NaN if one row is all.
+
+    Always the same resamples for the same number of seeds, so results repeat and defences are
+    compared on equal draws. A missing score leaves its column's mean to the other seeds.
+    """
+    there_SA = ~np.isnan(scores_SA)
+    fewest = there_SA.sum(axis=0).min()
+    if fewest < 2:
+        return np.nan
+    seeds = len(scores_SA)
+    rng = np.random.default_rng(0)
+    times_RS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    with np.errstate(invalid="ignore"):
+        means_RA = (times_RS @ np.where(there_SA, scores_SA, 0)) / (times_RS @ there_SA)
+    return np.nanstd(means_RA.min(axis=1)) * np.sqrt(fewest / (fewest - 1))

@@ -1,0 +1,132 @@
+"""The numbers behind the figures: a table for programs (CSV) and one for people (Markdown)."""
+
+import pandas as pd
+
+from benchmark.analysis.results import scenario_names
+from benchmark.analysis.statistics import CONFIDENCE, NO_ATTACK, WORST, summarise
+
+# fmt: off
+_COLUMNS = [
+    "scenario", "data", "partition", "model", "fl", "n", "f", "f_declared", "byzantine_fraction",
+    "attack", "defence", "mean", "ci_low", "ci_high", "seeds", "failed", "infeasible", "reason",
+    "worst_attack", "round",
+]
+# fmt: on
+_NOTE = """\
+Test accuracy in percent at the last evaluated round: mean over seeds ± the larger side of its 95 %
+interval (Student's t over seeds; no ± for a single seed). *worst* is the lowest mean over the
+attacks of the row, its interval from resampling the seeds jointly over attacks. **Bold** is the
+highest mean of a column; ≈ beside it says that its interval overlaps another one or that one of
+them is unknown, so these seeds do not establish who is best. A dash is a cell that was not run, or
+a worst case without all attacks. Raw numbers and reasons are in summary.csv."""
+
+
+def summary_table(frame):
+    """One row a scenario, attack (or "worst" over attacks), defence and f, for CSV files.
+
+    ``mean``, ``ci_low``, ``ci_high`` are accuracies in 0..1, NaN where there is none; ``seeds``
+    counts finished cells, ``failed`` failed ones; ``reason`` says why a cell is infeasible or
+    failed; ``worst_attack`` names the attack behind a "worst" row.
+    """
+    return summarise(frame)[_COLUMNS]
+
+
+def markdown(frame):
+    """One section a scenario and in it one table a value of f: rows defences, columns attacks."""
+    names = scenario_names(frame)
+    parts = ["# Accuracy by attack and defence", _NOTE]
+    for scenario, rows in summarise(frame).groupby("scenario", sort=False):
+        subtitle, notes = describe(frame[frame["scenario"] == scenario], rows)
+        parts.append(f"## {names[scenario][0]}")
+        parts.append(f"{subtitle}. {notes}".strip())
+        for (n, f, declared), group in rows.groupby(["n", "f", "f_declared"]):
+            heading = f"### f = {f} of n = {n} ({f / n:.0%})"
+            parts.append(heading + (f", declared f = {declared}" if declared != f else ""))
+            parts.append(_table(group, without=f == 0))
+    return "\n\n".join(parts) + "\n"
+
+
+def describe(frame, rows):
+    """What is shown of one scenario, and what is missing: two texts, from its cells and means."""
+    ran = rows[rows["seeds"] > 0]
+    if ran.empty:
+        return "no finished cell", ""
+    fewest, most = ran["seeds"].min(), ran["seeds"].max()
+    interval = f"mean and {CONFIDENCE:.0%} interval over "
+    if most == 1:
+        interval = "1 seed, no interval"
+    elif fewest == most:
+        interval += f"{most} seeds"
+    else:
+        interval += f"{fewest} to {most} seeds" + (" (none for 1 seed)" if fewest == 1 else "")
+    n = ", ".join(map(str, sorted(rows["n"].unique())))
+    shown = [f"n = {n} clients", f"test accuracy after {ran['round'].max()} rounds", interval]
+    one_declared = rows.groupby(["attack", "defence", "n", "f"])["f_declared"].nunique().max() == 1
+    if one_declared and (rows["f_declared"] != rows["f"]).any():
+        declared = ", ".join(map(str, sorted(rows["f_declared"].unique())))
+        shown.append(f"declared f = {declared}")
+
+    notes = []
+    worst = rows[rows["attack"] == WORST]
+    if len(worst):
+        attacks = set(rows["attack"]) - {WORST, NO_ATTACK}
+        partly = (worst["mean"].isna() & (worst["seeds"] > 0)).any()
+        left_out = ", left out where one of them is missing" if partly else ""
+        notes.append(f"Worst case: lowest mean over the {len(attacks)} attacks{left_out}.")
+    blocked = rows[rows["infeasible"]].groupby("defence")["f"].unique()
+    if len(blocked):
+        places = blocked.map(lambda values: _values_of_f(values, rows["f"].unique()))
+        groups = places.groupby(places).groups.items()
+        texts = [f"{', '.join(defences)} {place}" for place, defences in groups]
+        notes.append(f"Infeasible: {'; '.join(texts)}.")
+    failed = frame.loc[frame["status"] == "failed", "key"].nunique()
+    if failed:
+        cells = "cell" if failed == 1 else "cells"
+        notes.append(f"{failed} {cells} failed, see python -m benchmark.status.")
+    return "; ".join(shown), " ".join(notes)
+
+
+def _values_of_f(some, every):
+    """The values in words, shorter if they are the largest of all."""
+    some = sorted(some)
+    if len(some) > 1 and some == sorted(every)[-len(some) :]:
+        return f"from f = {some[0]}"
+    return f"at f = {', '.join(map(str, some))}"
+
+
+def _table(rows, without):
+    """A Markdown table of rows that share scenario and f; one column ``without`` an attack."""
+    attacks = sorted(set(rows["attack"]) - {WORST, NO_ATTACK})
+    columns = [name for name in [NO_ATTACK, *attacks, WORST] if name in set(rows["attack"])]
+    if without:  # all columns hold the same
+        rows, columns = rows[rows["attack"] == columns[0]].assign(attack=NO_ATTACK), [NO_ATTACK]
+    cells = pd.DataFrame(
+        {name: _column(rows[rows["attack"] == name].set_index("defence")) for name in columns}
+    )
+    defences = sorted(cells.index, key=lambda name: (name != "mean", name))
+    lines = [["defence", *columns], ["---"] + ["---:"] * len(columns)]
+    lines += [[name, *cells.loc[name].fillna("-")] for name in defences]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "| " + " | ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def _column(rows):
+    """The texts of one column, indexed as the rows."""
+    texts = rows.apply(_text, axis=1)
+    ran = rows[rows["seeds"] > 0].dropna(subset="mean")
+    if len(ran) > 1:
+        best = ran["mean"].idxmax()
+        others = ran["ci_high"].drop(best)
+        clear = (others < ran.loc[best, "ci_low"]).all()
+        texts[best] = f"**{texts[best]}**" + ("" if clear else " ≈")
+    return texts
+
+
+def _text(row):
+    if pd.isna(row["mean"]):
+        return "infeasible" if row["infeasible"] else "failed" if row["failed"] else "-"
+    half = max(row["mean"] - row["ci_low"], row["ci_high"] - row["mean"])
+    return f"{100 * row['mean']:.1f}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")

@@ -1,0 +1,98 @@
+"""What every data source returns, and the tools that sources share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SPLIT_SEED = 20170817  # of every fixed split; a constant, so that no setting can change a test set
+
+
+class DataError(Exception):
+    """Data are missing or corrupt; one line saying what, where and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory, scaled and ready for training.
+
+    Attributes:
+        name: the name of its config, such as ``fashion_mnist``.
+        train_x: float32, (N, F) for tables and (N, C, H, W) for images.
+        train_y: int64, (N,), classes counted from 0.
+        validation_x, validation_y: held out of training, for every choice that is made.
+        test_x, test_y: held out of training, for the accuracy that is reported.
+        num_classes: number of classes.
+        clients: int64, (N,), the natural client of every training example, or None.
+
+    Raises:
+        ValueError: examples and labels do not match in number, type or range, or none is there.
+    """
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    validation_x: np.ndarray
+    validation_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    num_classes: int
+    clients: np.ndarray | None = None
+
+    def __post_init__(self):
+        for split in ("train", "validation", "test"):
+            x, y = getattr(self, f"{split}_x"), getattr(self, f"{split}_y")
+            if x.dtype != np.float32 or y.dtype != np.int64:
+                raise ValueError(
+                    f"data {self.name}: {split}_x is {x.dtype} and {split}_y {y.dtype}, "
+                    "should be float32 and int64"
+                )
+            if y.shape != x.shape[:1] or x.shape[1:] != self.input_shape:
+                raise ValueError(
+                    f"data {self.name}: {split}_x {x.shape} and {split}_y {y.shape} "
+                    f"do not fit together with examples of shape {self.input_shape}"
+                )
+            if y.size and not 0 <= y.min() <= y.max() < self.num_classes:
+                raise ValueError(
+                    f"data {self.name}: {split}_y has labels from {y.min()} to {y.max()}, "
+                    f"should be within 0 to {self.num_classes - 1}"
+                )
+        if not self.train_y.size:
+            raise ValueError(f"data {self.name}: no training example is left")
+        if self.clients is not None and self.clients.shape != self.train_y.shape:
+            raise ValueError(
+                f"data {self.name}: clients {self.clients.shape} should have one entry "
+                f"per training example, {self.train_y.shape}"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example: (F,) or (C, H, W)."""
+        return self.train_x.shape[1:]
+
+
+def check_fraction(setting: str, value: float) -> None:
+    """Raises a one-line ValueError unless 0 <= value < 1."""
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{setting}={value}: should be a number of at least 0 and below 1")
+
+
+def hold_out(labels: np.ndarray, fraction: float, salt: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples in two by a fixed draw, class by class.
+
+    Args:
+        labels: (N,) classes.
+        fraction: part of each class to hold out, rounded to whole examples.
+        salt: tells apart the successive splits of one data set.
+
+    Returns:
+        Sorted indices of the examples that are kept and of those held out; together all N.
+    """
+    # RandomState, because NumPy has frozen its streams: the split outlives NumPy's releases.
+    rng = np.random.RandomState((SPLIT_SEED, salt))
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held[members[: round(fraction * len(members))]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

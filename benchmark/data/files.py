@@ -1,0 +1,154 @@
+"""Files of the downloadable data sets: where they are sought, verified and fetched."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmark.data.base import DataError
+
+ATTEMPTS = 3
+PAUSE = 1.0  # seconds before the second attempt; twice that before the third
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def home(name: str, root: str | None) -> Path:
+    """The folder of a data set: `root`, else one in $BENCHMARK_DATA, else in the user cache."""
+    if root:
+        return Path(root).expanduser()
+    base = os.environ.get("BENCHMARK_DATA")
+    if not base:
+        import pooch
+
+        base = pooch.os_cache("byzantine-benchmark")
+    return Path(base).expanduser() / name
+
+
+def find(folders: Sequence[Path], filename: str) -> Path | None:
+    """The first file of that name, or the same with .gz, in the folders in order."""
+    candidates = (folder / (filename + suffix) for folder in folders for suffix in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_verified(path: Path, sha256: str) -> bytes:
+    """Content of a file, decompressed if it is a gzip, with the given SHA-256.
+
+    Raises:
+        DataError: the file cannot be read, is cut short, or has another checksum.
+    """
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":  # by content, as some servers decompress on the way
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is corrupt: incomplete or damaged gzip") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    check_sha256(path, hashlib.sha256(content).hexdigest(), sha256)
+    return content
+
+
+def check_sha256(path: Path, found: str, wanted: str) -> None:
+    """Raises DataError if the checksums differ."""
+    if found != wanted:
+        raise DataError(f"{path} is corrupt: its SHA-256 is {found[:8]}..., not {wanted[:8]}...")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that other processes see complete or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".prepare-") as scratch:
+        part = Path(scratch, path.name)
+        part.write_bytes(content)
+        os.replace(part, path)
+
+
+def download(
+    urls: Sequence[str], folder: Path, accept: Callable[[Path], None], progress: bool = True
+) -> None:
+    """Fetches a file from the first mirror that delivers it intact.
+
+    Args:
+        urls: mirrors in order of preference; tried three times over.
+        folder: created if need be; holds the temporary file meanwhile.
+        accept: called with the temporary file. It stores the content, or raises DataError if
+            it is not what it should be, and the next mirror is tried.
+        progress: whether to show a bar on standard error.
+
+    Raises:
+        DataError: no mirror delivered; names each with its reason.
+        ValueError: a URL is neither https nor on this machine.
+    """
+    import pooch
+
+    for url in urls:
+        if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in LOOPBACK:
+            raise ValueError(f"{url}: data are fetched by https only")
+    folder.mkdir(parents=True, exist_ok=True)
+    reasons = {}
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt * PAUSE)
+        for url in urls:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".prepare-") as scratch:
+                part = Path(scratch, Path(urlsplit(url).path).name)
+                try:
+                    with _Bar(part.name, visible=progress) as bar:
+                        fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16)
+                        fetch(url, str(part), None)
+                    return accept(part)
+                except (OSError, DataError) as error:
+                    reasons[url] = _reason(error)
+    failures = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
+    raise DataError(f"download failed ({failures}); try later or put the files into {folder}")
+
+
+def _reason(error: Exception) -> str:
+    """A few words on why a mirror failed; the messages of HTTP libraries fill pages."""
+    if isinstance(error, DataError):
+        return "corrupt"
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP status {response.status_code}"
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+class _Bar:
+    """A bar of rich, with the methods of tqdm that pooch calls."""
+
+    def __init__(self, label: str, visible: bool):
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+        console = Console(stderr=True)
+        self.total = 0  # set by pooch
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            console=console,
+            transient=True,
+            disable=not visible or not console.is_terminal,
+        )
+        self._task = self._progress.add_task(label, total=None)
+
+    def __enter__(self):
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self._progress.stop()
+
+    def update(self, size: int):
+        self._progress.update(self._task, advance=size, total=self.total or None)
+
+    def reset(self):
+        self._progress.reset(self._task)
+
+    def close(self):
+        """The bar closes with its context."""

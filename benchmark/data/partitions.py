@@ -1,0 +1,249 @@
+"""Partitions of the training examples among clients.
+
+The functions take the labels (N,), the number of clients n and a NumPy Generator, and return a
+list of n sorted int64 index arrays: disjoint, none empty, together every example exactly once.
+The same generator state gives the same partition. The classes give them the form of a config:
+hyper-parameters in the constructor, checked there, and ``split(dataset, num_clients, rng)``.
+`Shared` is the one exception to disjointness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from benchmark.data.base import Dataset
+
+MAX_DRAWS = 100
+
+Parts = list[np.ndarray]
+
+
+def iid(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> Parts:
+    """Random equal parts; sizes differ by at most one.
+
+    Raises:
+        ValueError: fewer examples than clients.
+    """
+    _check_clients(len(labels), num_clients)
+    return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
+
+
+def dirichlet(
+    labels: np.ndarray,
+    num_clients: int,
+    rng: np.random.Generator,
+    alpha: float,
+    min_size: int = 1,
+) -> Parts:
+    """Label skew and size skew: class k is divided by proportions p_k ~ Dir(alpha * 1_n).
+
+    T. Hsu, H. Qi and M. Brown, Measuring the effects of non-identical data distribution for
+    federated visual classification, 2019, introduced the Dirichlet prior (a draw of classes per
+    client); this is the form in general use since M. Yurochkin et al., Bayesian nonparametric
+    federated learning of neural networks, ICML 2019: a draw of clients per class, which uses each
+    example exactly once. The shuffled examples of class k are cut at ``round(N_k * cumsum(p_k))``.
+
+    All proportions are drawn again until every client has `min_size` examples, at most 100
+    times. If the last draw still falls short (typical of small alpha with many clients), the
+    smallest client is filled up from the most frequent class of the largest, again and again.
+
+    Raises:
+        ValueError: N < n * min_size.
+    """
+    _check_clients(len(labels), num_clients)
+    if num_clients * min_size > len(labels):
+        raise ValueError(
+            f"partition.min_size={min_size}: should be at most {len(labels) // num_clients} "
+            f"for {num_clients} clients and {len(labels)} examples"
+        )
+    classes, class_sizes = np.unique(labels, return_counts=True)
+    for _ in range(MAX_DRAWS):
+        shares = rng.dirichlet(np.full(num_clients, alpha), size=len(classes))
+        cuts = np.rint(np.cumsum(shares, axis=1) * class_sizes[:, None]).astype(np.int64)
+        cuts[:, -1] = class_sizes
+        counts = np.diff(cuts, axis=1, prepend=0)  # (classes, clients)
+        if counts.sum(axis=0).min() >= min_size:
+            break
+    _fill_up(counts, min_size)
+
+    parts = [[] for _ in range(num_clients)]
+    for label, row in zip(classes, counts, strict=True):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        for part, piece in zip(parts, np.split(members, np.cumsum(row)[:-1]), strict=True):
+            part.append(piece)
+    return _sorted([np.concatenate(part) for part in parts])
+
+
+def similarity(
+    labels: np.ndarray, num_clients: int, rng: np.random.Generator, gamma: float
+) -> Parts:
+    """A part gamma of the data is iid, the rest sorted by label and cut into n equal blocks.
+
+    S. Karimireddy et al., SCAFFOLD: Stochastic controlled averaging for federated learning,
+    ICML 2020. Of the shuffled examples the first ``floor(gamma * N)`` are divided equally. gamma=1
+    is iid, gamma=0 the extreme case: a client has about K / n of the K classes, at least one.
+    Sizes differ by at most two.
+
+    Raises:
+        ValueError: fewer examples than clients.
+    """
+    _check_clients(len(labels), num_clients)
+    order = rng.permutation(len(labels))
+    num_iid = int(gamma * len(labels))
+    alike, rest = order[:num_iid], order[num_iid:]
+    rest = rest[np.argsort(labels[rest], kind="stable")]
+    pairs = zip(np.array_split(alike, num_clients), np.array_split(rest, num_clients), strict=True)
+    return _sorted([np.concatenate(pair) for pair in pairs])
+
+
+def shards(
+    labels: np.ndarray, num_clients: int, rng: np.random.Generator, shards_per_client: int
+) -> Parts:
+    """Examples sorted by label, cut into n * s equal shards, of which each client gets s at random.
+
+    B. McMahan et al., Communication-efficient learning of deep networks from decentralized data,
+    AISTATS 2017 (s = 2). Shards differ by at most one example.
+
+    Raises:
+        ValueError: fewer examples than shards.
+    """
+    _check_clients(len(labels), num_clients)
+    total = num_clients * shards_per_client
+    if total > len(labels):
+        raise ValueError(
+            f"partition.shards_per_client={shards_per_client}: should be at most "
+            f"{len(labels) // num_clients} for {num_clients} clients and {len(labels)} examples"
+        )
+    order = rng.permutation(len(labels))
+    pieces = np.array_split(order[np.argsort(labels[order], kind="stable")], total)
+    hands = rng.permutation(total).reshape(num_clients, shards_per_client)
+    return _sorted([np.concatenate([pieces[i] for i in hand]) for hand in hands])
+
+
+def _check_clients(num_examples: int, num_clients: int) -> None:
+    if not 1 <= num_clients <= num_examples:
+        raise ValueError(
+            f"fl.num_clients={num_clients}: should be from 1 to {num_examples}, the examples"
+        )
+
+
+def _fill_up(counts: np.ndarray, min_size: int) -> None:
+    """Moves examples in counts (classes, clients), in place, until each client has min_size."""
+    sizes = counts.sum(axis=0)
+    while sizes.min() < min_size:
+        poor, rich = sizes.argmin(), sizes.argmax()
+        label = counts[:, rich].argmax()
+        moved = min(min_size - sizes[poor], sizes[rich] - min_size, counts[label, rich])
+        counts[label, [rich, poor]] += [-moved, moved]
+        sizes[[rich, poor]] += [-moved, moved]
+
+
+def _sorted(parts: list[np.ndarray]) -> Parts:
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+@dataclass(frozen=True)
+class IID:
+    """Random equal parts: see `iid`."""
+
+    def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
+        """Index arrays, sizes equal up to one."""
+        return iid(dataset.train_y, num_clients, rng)
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """Label and size skew by Dirichlet proportions: see `dirichlet`.
+
+    Raises:
+        ValueError: alpha is not positive and finite, or min_size is below 1.
+    """
+
+    alpha: float = 1.0
+    min_size: int = 16
+
+    def __post_init__(self):
+        if not isinstance(self.alpha, int | float) or not 0 < self.alpha < inf:
+            raise ValueError(f"partition.alpha={self.alpha}: should be positive and finite")
+        _check_count("partition.min_size", self.min_size)
+
+    def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
+        """Index arrays of at least min_size examples."""
+        return dirichlet(dataset.train_y, num_clients, rng, self.alpha, self.min_size)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A part gamma iid, the rest sorted by label: see `similarity`.
+
+    Raises:
+        ValueError: gamma is outside 0 to 1.
+    """
+
+    gamma: float = 0.5
+
+    def __post_init__(self):
+        if not isinstance(self.gamma, int | float) or not 0 <= self.gamma <= 1:
+            raise ValueError(f"partition.gamma={self.gamma}: should be a number from 0 to 1")
+
+    def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
+        """Index arrays, sizes equal up to two."""
+        return similarity(dataset.train_y, num_clients, rng, self.gamma)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A few shards of sorted data for each client: see `shards`.
+
+    Raises:
+        ValueError: shards_per_client is below 1.
+    """
+
+    shards_per_client: int = 2
+
+    def __post_init__(self):
+        _check_count("partition.shards_per_client", self.shards_per_client)
+
+    def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
+        """Index arrays of shards_per_client shards."""
+        return shards(dataset.train_y, num_clients, rng, self.shards_per_client)
+
+
+@dataclass(frozen=True)
+class Natural:
+    """The clients that the data source itself names, in the order of their ids."""
+
+    def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
+        """Raises ValueError if the data have no clients, or not `num_clients` of them."""
+        if dataset.clients is None:
+            raise ValueError(
+                f"partition=natural: data={dataset.name} names no clients; choose another partition"
+            )
+        ids = np.unique(dataset.clients)
+        if len(ids) != num_clients:
+            raise ValueError(
+                f"fl.num_clients={num_clients}: should be {len(ids)}, the clients of "
+                f"data={dataset.name}, with partition=natural"
+            )
+        return [np.flatnonzero(dataset.clients == client) for client in ids]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Every client holds the whole training set and samples from it on its own.
+
+    The setting of papers in which n workers draw their batches from one distribution. The n
+    entries are one and the same array.
+    """
+
+    def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
+        """The same index array, of all examples, for each client."""
+        return [np.arange(len(dataset.train_y), dtype=np.int64)] * num_clients
+
+
+def _check_count(setting: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{setting}={value}: should be a whole number of at least 1")

@@ -1,0 +1,137 @@
+"""From jobs to stored cells: compose, check, drop what is stored, simulate, store."""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from omegaconf import DictConfig, OmegaConf
+
+from benchmark.config import ConfigError, Engine, typed
+from benchmark.grid import Cell, Composer
+from benchmark.progress import Progress
+from benchmark.store import Store
+
+
+@dataclass
+class Result:
+    """What a command did.
+
+    Attributes:
+        cells: all that it asked for.
+        stored: how many of them had been done before.
+        counts: outcomes of the others by status.
+        problems: (cell, status, reason) of the failed and infeasible ones.
+        store: where they are.
+    """
+
+    cells: list
+    stored: int
+    counts: Counter
+    problems: list
+    store: Store
+
+    def add(self, cell: Cell, status: str, reason: str | None) -> None:
+        """Count an outcome."""
+        self.counts[status] += 1
+        if status != "done":
+            self.problems.append((cell, status, reason))
+
+
+def axes_of(config: DictConfig) -> list[dict]:
+    """The blocks of axes of a preset."""
+    grid = OmegaConf.to_container(config.grid, resolve=True)
+    return grid if isinstance(grid, list) else [grid] if grid else []
+
+
+def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Result:
+    """Run the cells of jobs that are not stored yet.
+
+    Args:
+        jobs: overrides of each cell.
+        config: composed, for `outputs` and `engine`.
+        alone: whether one cell was asked for by itself; then its infeasibility is an error.
+
+    Raises:
+        ConfigError: if a setting is unknown, of the wrong type, or the lone cell infeasible.
+        DataError: if data are missing or corrupt.
+    """
+    engine = typed(Engine, config.engine, "engine")
+    store = Store(config.outputs)
+    composer = Composer()
+    cells = list({cell.key: cell for cell in (composer.cell(job) for job in jobs)}.values())
+    if alone and cells[0].problem:
+        raise ConfigError(cells[0].problem)
+    store_status = {cell.key: store.status(cell.key) for cell in cells}
+    todo = [cell for cell in cells if store_status[cell.key] != "done"]
+    result = Result(cells, len(cells) - len(todo), Counter(), [], store)
+    feasible = [cell for cell in todo if cell.problem is None]
+    workloads = None
+    if feasible:
+        from benchmark.simulation.workload import Workloads
+
+        workloads = Workloads(engine.device)
+        checked = [(cell, workloads.problem(cell)) for cell in feasible]
+        feasible = [cell for cell, problem in checked if not problem]
+        todo = [cell for cell in todo if cell.problem]
+        todo += [replace(cell, problem=problem) for cell, problem in checked if problem]
+        if alone and todo:
+            raise ConfigError(todo[0].problem)
+    store.plan(cells, sys.argv)
+    for cell in todo:
+        result.add(cell, "infeasible", cell.problem)
+        if store_status[cell.key] != "infeasible":
+            store.write(cell, "infeasible", reason=cell.problem)
+    if feasible:
+        _simulate(feasible, engine, workloads, result)
+    return result
+
+
+def _simulate(cells: list[Cell], engine: Engine, workloads, result: Result) -> None:
+    from benchmark.simulation import simulate
+
+    with Progress(len(cells)) as progress:
+        for outcome in simulate(cells, engine, workloads):
+            result.store.write(
+                outcome.cell,
+                outcome.status,
+                outcome.metrics,
+                outcome.timings,
+                outcome.reason,
+                outcome.traceback,
+                outcome.seconds,
+                outcome.num_classes,
+            )
+            result.add(outcome.cell, outcome.status, outcome.reason)
+            progress.advance(outcome)
+
+
+def report(result: Result) -> None:
+    """Say what was done and what went wrong."""
+    infeasible, failed = (
+        [(cell, reason) for cell, status, reason in result.problems if status == wanted]
+        for wanted in ("infeasible", "failed")
+    )
+    for reason, count in Counter(reason for _, reason in infeasible).items():
+        print(f"infeasible: {count} cell{'s' * (count > 1)}: {reason}")
+    for cell, reason in failed:
+        print(f"failed: {cell.title}: {reason} (see {result.store.cells / cell.key}/traceback.txt)")
+    done = result.counts["done"]
+    parts = [f"{done} trained" if done else "nothing to train"]
+    parts += [f"{result.stored} already stored"] if result.stored else []
+    parts += [f"{len(infeasible)} infeasible"] if infeasible else []
+    parts += [f"{len(failed)} failed"] if failed else []
+    print(f"{len(result.cells)} cells: {', '.join(parts)}; results in {result.store.folder}/")
+    if len(result.cells) == 1 and not failed:
+        _describe(result.store, result.cells[0])
+
+
+def _describe(store: Store, cell: Cell) -> None:
+    import pyarrow.parquet as pq
+
+    metrics = pq.read_table(store.cells / cell.key / "metrics.parquet").to_pydict()
+    last = {name: values[-1] for name, values in metrics.items()}
+    print(
+        f"{cell.title}: test accuracy {last['test_accuracy']:.1%} after round {last['round']}, "
+        f"train loss {last['train_loss']:.4g}, aggregation error {last['aggregation_error']:.4g}, "
+        f"Byzantine weight {last['byzantine_weight']:.1%}"
+    )

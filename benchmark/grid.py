@@ -1,0 +1,311 @@
+"""From overrides to cells: composing, checking, keying.
+
+Hydra applies value overrides after it has composed the config groups, so one composition a
+combination of *group* choices serves all cells that differ in values only.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from benchmark.aggregators.base import Chain, Rule, Stage, feasibility
+from benchmark.attacks.base import Attack
+from benchmark.config import FL, Component, ConfigError, build, canonical, typed
+
+SCHEMA = 1  # of a cell's config; raise it when the same config comes to mean another computation
+GROUPS = ("attack", "aggregator", "data", "partition", "model", "fl")
+_ALIASES = {"little_is_enough": "alie"}
+_COUNTS = ("fl.byzantine_fraction", "fl.num_byzantine")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One federated training run: a resolved config, and what was built from it.
+
+    Attributes:
+        config: the resolved application config, plain values; nothing else decides the result.
+        labels: how people call each part, for tables and plots.
+        problem: why the cell is infeasible, None if it is not.
+        scenario: digest of what cells share that are drawn into one figure.
+        attack, rule, data, partition, model: the components, None if a value was rejected.
+        fl: the algorithm, with n and f as counts.
+    """
+
+    config: dict
+    labels: dict
+    problem: str | None
+    scenario: str
+    attack: Attack | None = None
+    rule: Chain | None = None
+    data: Any = None
+    partition: Any = None
+    model: Any = None
+    fl: FL | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the config and the schema version; names the cell's folder."""
+        return _digest({"schema": SCHEMA, **self.config}, 20)
+
+    @property
+    def seed(self) -> int:
+        """The seed of all random streams."""
+        return self.config["seed"]
+
+    @property
+    def n(self) -> int:
+        """All clients."""
+        return self.config["fl"]["num_clients"]
+
+    @property
+    def f(self) -> int:
+        """The Byzantine ones among them."""
+        return self.config["fl"]["num_byzantine"]
+
+    @property
+    def title(self) -> str:
+        """The cell in one line."""
+        pre = f"{self.labels['pre_aggregator']}+" if self.labels["pre_aggregator"] else ""
+        return (
+            f"attack={self.labels['attack']} aggregator={pre}{self.labels['aggregator']} "
+            f"f={self.f}/{self.n} seed={self.seed}"
+        )
+
+
+def expand(overrides: list[str], axes: Iterable[dict], defaults: dict | None = None) -> list:
+    """The jobs of a grid, each a list of overrides.
+
+    Args:
+        overrides: of the command line; those that sweep (`a,b` or `range(...)`) are axes.
+        axes: blocks of a preset, each a mapping of a setting to its values; the grid is the union
+            of their products. A setting on the command line replaces the preset's.
+        defaults: axes added where a setting is named nowhere else.
+
+    Raises:
+        ConfigError: if an override sweeps in a way that has no finite list of values.
+    """
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    named = {}
+    for override in parser.parse_overrides(overrides):
+        if override.is_sweep_override():
+            if not override.is_discrete_sweep():
+                raise ConfigError(f"{override.input_line}: only lists, range() and glob() sweep")
+            key = override.get_key_element()
+            named[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            named[override.get_key_element()] = [override.input_line]
+    taken = {key.lstrip("+~") for key in named}
+    jobs = {}
+    for block in list(axes) or [{}]:
+        lists = dict(named)
+        for key, values in _without_taken(block, taken).items():
+            lists[key] = [f"{key}={_value(v)}" for v in values]
+        for key, values in _without_taken(defaults or {}, taken | set(block)).items():
+            lists[key] = [f"{key}={_value(v)}" for v in values]
+        for job in itertools.product(*lists.values()):
+            jobs[job] = None
+    return [list(job) for job in jobs]
+
+
+def first_of(overrides: list[str]) -> DictConfig:
+    """The configuration of the first of the jobs that overrides sweep over."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    first = []
+    for override in parser.parse_overrides(overrides):
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            values = override.sweep_string_iterator()
+            first.append(f"{override.get_key_element()}={next(iter(values))}")
+        else:
+            first.append(override.input_line)
+    return compose("config", first)
+
+
+def _without_taken(axes: dict, taken: set) -> dict:
+    """Axes that are not named elsewhere; the fraction and the count stand for each other."""
+    counted = any(key in taken for key in _COUNTS)
+    return {
+        key: values if isinstance(values, list) else [values]
+        for key, values in axes.items()
+        if key not in taken and not (counted and key in _COUNTS)
+    }
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(_value(v) for v in value) + "]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+class Composer:
+    """Composes jobs into cells, remembering everything that several of them share."""
+
+    def __init__(self, config_name: str = "config"):
+        self.config_name = config_name
+        loader = GlobalHydra.instance().config_loader()
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._is_group = loader.repository.group_exists
+        self._parsed, self._composed, self._built = {}, {}, {}
+
+    def cell(self, job: list[str]) -> Cell:
+        """The cell of a job.
+
+        Raises:
+            ConfigError: if a setting is unknown or of the wrong type.
+        """
+        groups, values = [], []
+        for line in job:
+            if line not in self._parsed:
+                self._parsed[line] = self._parser.parse_override(line)
+            override = self._parsed[line]
+            chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
+            (groups if chooses else values).append(line)
+        base, choices = self._base(tuple(groups))
+        config = base.copy() if values else base
+        for line in values:
+            _apply(config, self._parsed[line])
+        return self._checked(config, base, choices)
+
+    def _base(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict]:
+        if groups not in self._composed:
+            config = compose(self.config_name, list(groups), return_hydra_config=True)
+            choices = dict(config.hydra.runtime.choices)
+            with open_dict(config):
+                del config["hydra"]
+            self._composed[groups] = config, choices
+        return self._composed[groups]
+
+    def _build(self, node: Any, where: str) -> Component:
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        name = (where, canonical(plain))
+        if name not in self._built:
+            try:
+                self._built[name] = build(plain, where)
+            except ValueError as error:
+                self._built[name] = Component(f"{where}: {error}", plain)
+        return self._built[name]
+
+    def _checked(self, config: DictConfig, base: DictConfig, choices: dict) -> Cell:
+        parts = {g: self._build(config[g], g) for g in GROUPS if g != "fl"}
+        chain = config.pre_aggregator or {}
+        stages = {name: self._build(chain[name], f"pre_aggregator.{name}") for name in chain}
+        labels = {g: self._label(g, config, base, choices) for g in GROUPS if g != "fl"}
+        labels["pre_aggregator"] = "+".join(
+            self._label(f"pre_aggregator.{name}", config, base, {}, name) for name in chain
+        )
+        labels["fl"] = choices.get("fl", config.fl.algorithm)
+        raw = typed(FL, config.fl, "fl")
+        problems = [p.value for p in (*parts.values(), *stages.values()) if isinstance(p.value, str)]
+        try:
+            fl = raw.resolved()
+        except ConfigError as error:
+            problems.append(str(error))
+            fl = None
+        if not isinstance(config.seed, int) or config.seed < 0:
+            raise ConfigError(f"seed={config.seed} must be a whole number, 0 or more")
+        plain = {
+            **{group: part.config for group, part in parts.items()},
+            "pre_aggregator": [stage.config for stage in stages.values()],
+            "fl": asdict(fl or raw),
+            "seed": config.seed,
+        }
+        scenario = _scenario(plain, raw)
+        if problems:
+            counts = {"num_clients": raw.num_clients or 0, "num_byzantine": raw.num_byzantine or 0}
+            plain["fl"] |= {} if fl else counts
+            return Cell(plain, labels, problems[0], scenario)
+        components = {group: part.value for group, part in parts.items()}
+        rule = _chain(stages, components.pop("aggregator"))
+        attack = components["attack"]
+        if not isinstance(attack, Attack):
+            raise ConfigError(f"attack._target_: {type(attack).__name__} is no Attack")
+        problem = _infeasible(attack, rule, fl)
+        return Cell(plain, labels, problem, scenario, rule=rule, fl=fl, **components)
+
+    def _label(
+        self, where: str, config: DictConfig, base: DictConfig, choices: dict, name: str = ""
+    ) -> str:
+        """The name of the choice, with the settings that differ from its own."""
+        mine, standard = OmegaConf.select(config, where), OmegaConf.select(base, where)
+        name = name or choices.get(where) or str(mine.get("_target_")).rpartition(".")[2]
+        name = _ALIASES.get(name, name)
+        if config is base or mine == standard:
+            return name
+        ours, theirs = self._build(mine, where).config, self._build(standard, where).config
+        if ours.get("_target_") != theirs.get("_target_"):
+            name, theirs = str(ours.get("_target_")).rpartition(".")[2], {}
+        differing = {k: v for k, v in ours.items() if k != "_target_" and theirs.get(k) != v}
+        settings = ",".join(f"{k}={_value(v)}" for k, v in differing.items())
+        return f"{name}[{settings}]" if settings else name
+
+
+def _apply(config: DictConfig, override) -> None:
+    """A value override, as Hydra applies it, with one-line errors."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    key = override.key_or_group
+    if not (override.is_add() or override.is_force_add() or override.is_delete()):
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if not OmegaConf.is_dict(node) or last not in node:
+            raise unknown_setting(key, node)
+    ConfigLoaderImpl._apply_overrides_to_config([override], config)
+
+
+def unknown_setting(key: str, node: Any) -> ConfigError:
+    """The error for a setting that does not exist beside those of `node`."""
+    parent = key.rpartition(".")[0]
+    if not OmegaConf.is_dict(node):
+        return ConfigError(f"{key}: no such setting, and there is no {parent}")
+    there = ", ".join(sorted(str(k) for k in node))
+    return ConfigError(f"{key}: no such setting; {parent or 'at the top'} has {there or 'none'}")
+
+
+def _chain(stages: dict, rule: Any) -> Chain:
+    if not isinstance(rule, Rule):
+        raise ConfigError(f"aggregator._target_: {type(rule).__name__} is no Rule")
+    for name, stage in stages.items():
+        if not isinstance(stage.value, Stage):
+            raise ConfigError(f"pre_aggregator.{name}: {type(stage.value).__name__} is no Stage")
+    return Chain([*(stage.value for stage in stages.values()), rule])
+
+
+def _infeasible(attack: Attack, rule: Chain, fl: FL) -> str | None:
+    n, f, declared = fl.num_clients, fl.num_byzantine, fl.declared_byzantine
+    if declared < 0 or declared >= n:
+        return f"fl.declared_byzantine={declared} must lie in [0, n) with n={n}"
+    if n - f < 1:
+        return f"fl.num_byzantine={f} leaves no honest client of n={n}"
+    sampled = participants(fl)
+    reason = feasibility(rule, sampled, -(-declared * sampled // n))
+    if reason:
+        return f"aggregator: {reason}"
+    reason = attack.check(n, f)
+    return f"attack: {reason}" if reason else None
+
+
+def participants(fl: FL) -> int:
+    """How many clients take part in a round."""
+    return max(1, round(fl.client_fraction * fl.num_clients))
+
+
+def _scenario(config: dict, fl: FL) -> str:
+    shared = {k: v for k, v in config.items() if k not in ("attack", "aggregator", "pre_aggregator", "seed")}
+    varying = ("num_byzantine", "declared_byzantine")
+    varying += ("num_clients",) if fl.num_honest is not None else ()
+    shared["fl"] = {k: v for k, v in config["fl"].items() if k not in varying}
+    shared["num_honest"] = fl.num_honest
+    return _digest(shared, 12)
+
+
+def _digest(config: Any, length: int) -> str:
+    return hashlib.sha256(canonical(config).encode()).hexdigest()[:length]

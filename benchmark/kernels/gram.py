@@ -1,0 +1,74 @@
+"""Inner products of a few long vectors, precise where a plain float32 ``X @ X.T`` is not.
+
+The distance between two vectors that lie far from the origin and close to each other is the small
+difference of large numbers; taken from a float32 Gram matrix it is noise. Here one of the vectors,
+the pivot p, is subtracted first, block of columns by block of columns, so that the products are
+about as large as the distances; the blocks are summed in float64.
+"""
+
+import numpy as np
+import torch
+
+_BLOCK_VALUES = 1 << 18  # values in a block: about a megabyte, so that it stays in cache
+_ILL_CONDITIONED = 1e-5  # typical squared distance, relative to the squared distance to the pivot
+
+
+def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
+    """Inner products of the vectors x_1 - p, ..., x_n - p, p, where p is one of the rows of x.
+
+    Args:
+        x: (n, d), any floating-point dtype and device, finite.
+        extra: (d,) one more vector of the same kind, to stand as row n + 1.
+
+    Returns:
+        (n + 1, n + 1) float64 on the host, one more each way with `extra`; the last row and column
+        belong to p. Any linear combination of rows of x is a combination of these vectors, so all
+        inner products and distances follow. A distance is relatively precise also when |x_i| is 1e5 times larger
+        than |x_i - x_j|, and when rows differ by 20 orders of magnitude.
+    """
+    n = len(x)
+    products = _products(x, extra, pivot=0)
+    if not np.isfinite(products).all():  # float32 overflowed: some row is astronomically long
+        x, extra = x.double(), None if extra is None else extra.double()
+        products = _products(x, extra, pivot=0)
+    medoid, ratio = _conditioning(products[:n, :n])
+    if ratio < _ILL_CONDITIONED:  # the pivot is an outlier far from a tight cluster
+        products = _products(x, extra, pivot=medoid)
+    return products
+
+
+def _products(x: torch.Tensor, extra: torch.Tensor | None, pivot: int) -> np.ndarray:
+    n, d = x.shape
+    size = n + (1 if extra is None else 2)
+    block = min(d, max(2048, _BLOCK_VALUES // size))
+    rows = torch.empty(size, block, dtype=x.dtype, device=x.device)
+    total = torch.zeros(size, size, dtype=torch.float64, device=x.device)
+    for start in range(0, d, block):
+        columns = slice(start, min(start + block, d))
+        part = rows[:, : columns.stop - start]
+        p = x[pivot, columns]
+        torch.sub(x[:, columns], p, out=part[:n])
+        if extra is not None:
+            torch.sub(extra[columns], p, out=part[n])
+        part[-1] = p
+        total += part @ part.T
+    return total.cpu().numpy()
+
+
+def _conditioning(centred: np.ndarray) -> tuple[int, float]:
+    """The row closest to its nearer half of the others, and how tight that half is about it,
+    as a share of its squared distance from the pivot."""
+    n = len(centred)
+    squared = squared_distances(centred)
+    near = np.sort(squared, axis=1)[:, n // 2]
+    medoid = int(np.argmin(near))
+    offset = centred[medoid, medoid]
+    return medoid, near[medoid] / offset if offset > 0 else np.inf
+
+
+def squared_distances(inner: np.ndarray) -> np.ndarray:
+    """|v_i - v_j|^2 from inner products <v_i, v_j>, (n, n); exactly 0 on the diagonal."""
+    lengths = np.diagonal(inner)
+    squared = np.maximum(lengths[:, None] + lengths[None, :] - 2.0 * inner, 0.0)
+    np.fill_diagonal(squared, 0.0)
+    return squared

@@ -1,0 +1,215 @@
+"""Order statistics of every coordinate of a few long vectors.
+
+On a CPU a sorting network runs over blocks of columns: a comparator is an element-wise minimum and
+maximum of two rows, so that a block is sorted by vector instructions while it lies in cache.
+Comparators that no wanted rank depends on are left out. On other devices torch sorts.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numba import njit, prange
+
+_COLUMNS = 512  # of one block: n rows of it fit the first- or second-level cache
+
+
+def sorted_mean(x: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    """Mean of the order statistics low, ..., high - 1 (ascending, from 0) of every column.
+
+    Args:
+        x: (n, d), finite. Not changed.
+        low, high: the ranks kept, 0 <= low < high <= n.
+
+    Returns:
+        (d,) of the dtype of x: for the median the middle one or two, for the trimmed mean b..n-b.
+    """
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return torch.sort(x, dim=0).values[low:high].mean(0)
+    out = torch.empty(x.shape[1], dtype=x.dtype)
+    _sorted_mean(*_array(x), _network(len(x), low, high), low, high, out.numpy())
+    return out
+
+
+def nearest_mean(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean of the `count` values nearest the median, of every column.
+
+    The values nearest to a point are consecutive order statistics, so the window of `count`
+    sorted values whose farther end is nearest the median is taken (the lowest of equal ones).
+
+    Args:
+        x: (n, d), finite. Not changed.
+        count: 1 <= count <= n.
+
+    Returns:
+        (d,) of the dtype of x.
+    """
+    n = len(x)
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        ordered = torch.sort(x, dim=0).values
+        median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+        ends = torch.stack(
+            [
+                torch.maximum(median - ordered[s], ordered[s + count - 1] - median)
+                for s in range(n - count + 1)
+            ]
+        )
+        window = ends.argmin(0) + torch.arange(count, device=x.device)[:, None]
+        return ordered.gather(0, window).mean(0)
+    out = torch.empty(x.shape[1], dtype=x.dtype)
+    _nearest_mean(*_array(x), _network(n, 0, n), count, out.numpy())
+    return out
+
+
+def sorted_share(x: torch.Tensor, rows: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Share of the weight that `sorted_mean` gives to some rows, averaged over the columns.
+
+    Each of the ranks low..high-1 carries 1 / (high - low); equal values share what they get.
+
+    Args:
+        x: (n, d), finite.
+        rows: indices (k,).
+
+    Returns:
+        (k,) float64.
+    """
+    return _shares(x, rows, _network(len(x), low, high), low, high - low)
+
+
+def nearest_share(x: torch.Tensor, rows: np.ndarray, count: int) -> np.ndarray:
+    """Share of the weight that `nearest_mean` gives to some rows; as `sorted_share`."""
+    return _shares(x, rows, _network(len(x), 0, len(x)), -1, count)
+
+
+def _shares(x, rows, network, low, count):
+    if len(rows) == 0:
+        return np.zeros(0)
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        x = x.cpu().float()
+    return _kept_share(*_array(x), network, np.asarray(rows), low, count)
+
+
+def _array(x: torch.Tensor) -> tuple[np.ndarray, int]:
+    """x as a C-contiguous array, perhaps of longer rows, and the number of columns that count."""
+    x, (n, d), width = x.detach(), x.shape, x.stride(0)
+    room = x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
+    if x.stride(1) == 1 and d <= width and n * width <= room:
+        return x.as_strided((n, width), (width, 1)).numpy(), d
+    return x.contiguous().numpy(), d
+
+
+@lru_cache(maxsize=256)
+def _network(n: int, low: int, high: int) -> np.ndarray:
+    """Comparators (i, j), i < j, of Batcher's odd-even merge sort that ranks low..high-1 need."""
+    comparators = []
+    p = 1
+    while p < n:
+        k = p
+        while k >= 1:
+            for j in range(k % p, n - k, 2 * k):
+                for i in range(min(k, n - j - k)):
+                    if (i + j) // (2 * p) == (i + j + k) // (2 * p):
+                        comparators.append((i + j, i + j + k))
+            k //= 2
+        p *= 2
+    needed = set(range(low, high))
+    kept = []
+    for pair in reversed(comparators):
+        if needed.intersection(pair):
+            needed.update(pair)
+            kept.append(pair)
+    return np.array(kept[::-1], dtype=np.int64).reshape(-1, 2)
+
+
+@njit(cache=True, inline="always")
+def _sort_block(x, network, start, width, block):
+    for i in range(x.shape[0]):
+        for k in range(width):
+            block[i, k] = x[i, start + k]
+    for c in range(network.shape[0]):
+        upper = block[network[c, 0]]
+        lower = block[network[c, 1]]
+        for k in range(width):
+            a = upper[k]
+            b = lower[k]
+            upper[k] = min(a, b)
+            lower[k] = max(a, b)
+
+
+@njit(parallel=True, cache=True)
+def _sorted_mean(x, d, network, low, high, out):
+    n = len(x)
+    scale = x.dtype.type(1.0 / (high - low))
+    for index in prange((d + _COLUMNS - 1) // _COLUMNS):
+        start = index * _COLUMNS
+        width = min(_COLUMNS, d - start)
+        block = np.empty((n, _COLUMNS), x.dtype)
+        _sort_block(x, network, start, width, block)
+        total = block[low]
+        for r in range(low + 1, high):
+            row = block[r]
+            for k in range(width):
+                total[k] += row[k]
+        for k in range(width):
+            out[start + k] = total[k] * scale
+
+
+@njit(cache=True, inline="always")
+def _nearest_window(block, n, count, k):
+    """First rank of the `count` sorted values of column k that lie nearest their median."""
+    median = (block[(n - 1) // 2, k] + block[n // 2, k]) / 2
+    first = 0
+    best = max(median - block[0, k], block[count - 1, k] - median)
+    for s in range(1, n - count + 1):
+        end = max(median - block[s, k], block[s + count - 1, k] - median)
+        if end < best:
+            best = end
+            first = s
+    return first
+
+
+@njit(parallel=True, cache=True)
+def _nearest_mean(x, d, network, count, out):
+    n = len(x)
+    scale = x.dtype.type(1.0 / count)
+    for index in prange((d + _COLUMNS - 1) // _COLUMNS):
+        start = index * _COLUMNS
+        width = min(_COLUMNS, d - start)
+        block = np.empty((n, _COLUMNS), x.dtype)
+        _sort_block(x, network, start, width, block)
+        for k in range(width):
+            first = _nearest_window(block, n, count, k)
+            total = block[first, k]
+            for r in range(first + 1, first + count):
+                total += block[r, k]
+            out[start + k] = total * scale
+
+
+@njit(parallel=True, cache=True)
+def _kept_share(x, d, network, rows, low, count):
+    """Shares of the window of `count` ranks from `low`, or nearest the median if low < 0."""
+    n = len(x)
+    blocks = (d + _COLUMNS - 1) // _COLUMNS
+    shares = np.zeros((blocks, len(rows)))
+    for index in prange(blocks):
+        start = index * _COLUMNS
+        width = min(_COLUMNS, d - start)
+        block = np.empty((n, _COLUMNS), x.dtype)
+        _sort_block(x, network, start, width, block)
+        for k in range(width):
+            first = low if low >= 0 else _nearest_window(block, n, count, k)
+            smallest = block[first, k]
+            largest = block[first + count - 1, k]
+            for r in range(len(rows)):
+                value = x[rows[r], start + k]
+                if smallest < value < largest:
+                    shares[index, r] += 1.0
+                elif smallest <= value <= largest:
+                    equal = 0
+                    for i in range(n):
+                        equal += x[i, start + k] == value
+                    kept = 0
+                    for i in range(first, first + count):
+                        kept += block[i, k] == value
+                    shares[index, r] += kept / equal
+    return shares.sum(0) / (d * count)

@@ -1,0 +1,41 @@
+"""Figures and tables of stored results: python -m benchmark.plots [outputs=...] [folder=...]."""
+
+import sys
+from pathlib import Path
+
+from benchmark import analysis
+
+
+def main(arguments):
+    """Write summary.csv, summary.md and the figures; print their paths, figures last."""
+    settings = {"outputs": "outputs", "folder": None}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name not in settings or not value:
+            raise ValueError(
+                f"unknown argument {argument}: python -m benchmark.plots "
+                "[outputs=FOLDER] [folder=FOLDER]"
+            )
+        settings[name] = value
+    outputs = Path(settings["outputs"])
+    folder = Path(settings["folder"] or outputs / "figures")
+
+    frame = analysis.load(outputs)
+    if frame["test_accuracy"].isna().all():
+        counts = frame["status"].value_counts()
+        states = ", ".join(f"{count} {status}" for status, count in counts.items())
+        raise ValueError(
+            f"no finished cell in {outputs} ({states}): see python -m benchmark.status"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    analysis.summary_table(frame).to_csv(folder / "summary.csv", index=False)
+    (folder / "summary.md").write_text(analysis.markdown(frame), encoding="utf-8")
+    figures = analysis.accuracy_versus_f(frame, folder)
+    print(folder / "summary.csv", folder / "summary.md", *figures, sep="\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

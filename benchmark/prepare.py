@@ -1,0 +1,93 @@
+"""Fetches a data set, verifies it and says where it is.
+
+    python -m benchmark.prepare data=mnist
+    python -m benchmark.prepare data=cifar10 data.root=/scratch/cifar10
+
+The settings are those of conf/data/<name>.yaml. Run it once on a machine with internet; training
+never downloads. Exit code 1, and one line on standard error, if it cannot be done.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmark.config import conf_dir
+from benchmark.data import DataError
+
+
+def parse(arguments: list[str], folder: Path) -> tuple[str, object]:
+    """The name of the data set and its source, from `data=<name>` and `data.<field>=<value>`.
+
+    Args:
+        arguments: of the command line.
+        folder: conf/data, with one YAML file a data set.
+
+    Raises:
+        ValueError: unknown data set, field or form of argument, or a value out of range.
+    """
+    choices = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = [value for key, _, value in (a.partition("=") for a in arguments) if key == "data"]
+    if len(names) != 1:
+        raise ValueError(f"name one data set as data=<name>: {', '.join(choices)}")
+    if names[0] not in choices:
+        raise ValueError(f"data={names[0]}: should be one of {', '.join(choices)}")
+
+    config = OmegaConf.load(folder / f"{names[0]}.yaml")
+    source = get_class(config.pop("_target_"))
+    known = [field.name for field in fields(source)]
+    overrides = []
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if key == "data":
+            continue
+        if not equals or not key.startswith("data."):
+            raise ValueError(f"{argument}: should have the form data.<field>=<value>")
+        if key.removeprefix("data.") not in known:
+            raise ValueError(f"{key}: data={names[0]} has the fields {', '.join(known) or 'none'}")
+        overrides.append(argument.removeprefix("data."))
+    schema = OmegaConf.structured(source)
+    try:
+        config = OmegaConf.merge(schema, config, OmegaConf.from_dotlist(overrides))
+        settings = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"data.{error.full_key}: {str(error).splitlines()[0]}") from error
+    return names[0], source(**settings)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if set(arguments) & {"-h", "--help"}:
+        print(__doc__.strip())
+        return 0
+    try:
+        name, source = parse(arguments, conf_dir() / "data")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not hasattr(source, "prepare"):
+        print(f"{name}: nothing to prepare, no download is needed")
+        return 0
+    try:
+        folder = source.available()
+        if folder is not None:
+            print(f"{name}: already in {folder}, verified")
+        else:
+            print(f"{name}: verified, in {source.prepare()}")
+    except (DataError, OSError) as error:
+        print(f"error: data={name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"error: data={name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""How far a grid has come: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+_EVERY = 10.0  # seconds between plain lines
+
+
+class Progress:
+    """Counts cells as they finish; a context manager.
+
+    Args:
+        total: cells to come.
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self.done = self.failed = 0
+        self._began = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = Bar(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("cells, {task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[failed]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=total, rate="", failed="")
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        else:
+            self._line(f"training {self.total} cell{'s' * (self.total != 1)}")
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, outcome) -> None:
+        """One more cell has finished."""
+        self.done += 1
+        self.failed += outcome.status == "failed"
+        now = time.monotonic()
+        rate = self.done / max(now - self._began, 1e-9)
+        failed = f"{self.failed} failed" if self.failed else ""
+        if self._bar:
+            self._bar.update(self._task, advance=1, rate=f"{rate:.1f} a second", failed=failed)
+        elif now - self._said > _EVERY or self.done == self.total:
+            self._said = now
+            left = (self.total - self.done) / rate
+            self._line(
+                f"{self.done}/{self.total} cells, {rate:.1f} a second, {left:.0f} s left"
+                + (f", {failed}" if failed else "")
+            )
+
+    @staticmethod
+    def _line(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,58 @@
+"""The training entrypoint: ``python -m benchmark.run``, one cell or, with -m, a grid."""
+
+import os
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmark.config import ConfigError, conf_dir
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def _hydra_main(config: DictConfig) -> None:
+    """Without -m: the one cell, or the grid of a preset."""
+    from benchmark.execution import axes_of, execute, report
+    from benchmark.grid import expand
+
+    try:
+        jobs = expand(list(HydraConfig.get().overrides.task), axes_of(config))
+        result = execute(jobs, config, alone=not config.grid)
+        report(result)
+        _ended.update(failed=result.counts["failed"])
+    except Exception as error:  # raised again outside: Hydra would print a line of its own
+        _ended.update(error=error)
+
+
+_ended: dict = {}  # how the task ended; Hydra passes no results on
+
+
+def one_line(error: Exception) -> str:
+    """A Hydra or OmegaConf error as one line."""
+    parts = [str(error)]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        parts.append(str(error.__cause__).split("\n    full_key")[0])
+    return " ".join(" ".join(parts).split())
+
+
+def main() -> None:
+    """Run, and turn errors that are the user's into one line."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise; how errors are shown is decided here
+    from benchmark.data import DataError
+
+    try:
+        _hydra_main()
+        if "error" in _ended:
+            raise _ended["error"]
+        sys.exit(1 if _ended.get("failed") else 0)
+    except (ConfigError, DataError) as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {one_line(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The round loop over many cells."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from benchmark.config import ConfigError, Engine
+from benchmark.simulation.clients import LocalTraining, gradients
+from benchmark.simulation.run import Run
+from benchmark.simulation.workload import Workloads, group_name
+
+# Rows of the cells in flight should fit the last-level cache of a CPU; more of them only share
+# Python's overhead, of which little is left with this many parameters.
+_CACHE_BYTES = 16 << 20
+
+
+@dataclass
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        cell: the `grid.Cell`.
+        status: `done` or `failed`.
+        metrics, timings: columns with one entry a round, if done.
+        reason, traceback: of the failure.
+        seconds: its share of the time.
+        num_classes: of the data.
+    """
+
+    cell: object
+    status: str
+    metrics: dict | None = None
+    timings: dict | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    seconds: float = 0.0
+    num_classes: int | None = None
+
+
+def simulate(
+    cells: list, engine: Engine | None = None, workloads: Workloads | None = None
+) -> Iterator[Outcome]:
+    """Train cells, many at once, and yield each one's outcome as it finishes.
+
+    A cell's metrics do not depend on which others are computed with it.
+
+    Args:
+        cells: feasible ones.
+        engine: device, memory and threads.
+        workloads: data already loaded.
+
+    Raises:
+        ConfigError: if a single cell needs more than `engine.memory_gb`.
+        DataError: if data are missing or corrupt.
+    """
+    engine = engine or Engine()
+    workloads = workloads or Workloads(engine.device)
+    if engine.threads is not None:
+        import numba
+
+        torch.set_num_threads(engine.threads)
+        numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
+    groups = {}
+    for cell in cells:
+        groups.setdefault(group_name(cell), []).append(cell)
+    for group in groups.values():
+        group.sort(key=lambda cell: (cell.seed, cell.n))  # neighbours share their batches
+        size = _cells_at_once(group, workloads.of(group[0]), engine)
+        for start in range(0, len(group), size):
+            yield from _block(group[start : start + size], workloads.of(group[0]))
+
+
+def _cells_at_once(group: list, workload, engine: Engine) -> int:
+    need = max(cell_bytes(cell, workload) for cell in group)
+    budget = engine.memory_gb * 2**30
+    if need > budget:
+        raise ConfigError(
+            f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.1f}"
+        )
+    if engine.device == "cpu":
+        budget = min(budget, _CACHE_BYTES)
+    return max(1, int(budget // need))
+
+
+def cell_bytes(cell, workload) -> int:
+    """Memory of one cell's vectors: its buffer, momenta, and local models."""
+    row = 4 * (workload.model.num_parameters + 16)
+    rows = cell.n + cell.f + 4
+    if cell.fl.momentum and cell.fl.client_fraction < 1:
+        rows += cell.n
+    if cell.fl.algorithm == "fedavg" or cell.fl.gradient_clip is not None:
+        rows += cell.n
+    return rows * row
+
+
+@torch.no_grad()
+def _block(cells: list, workload) -> Iterator[Outcome]:
+    """Cells in lockstep."""
+    began = time.perf_counter()
+    failed, runs = [], []
+    for cell in cells:
+        _guarded(cell, failed, lambda cell=cell: runs.append(Run(cell, workload)))
+    rounds = cells[0].fl.rounds
+    for round in range(rounds + 1):
+        if round:
+            for run in runs:
+                run.start_round(round)
+            runs = _compute(runs, round, failed)
+        alive = []
+        for run in runs:
+            finish = run.record_start if round == 0 else lambda r=run, t=round: r.finish_round(t)
+            if _guarded(run.cell, failed, finish):
+                alive.append(run)
+        runs = alive
+    seconds = (time.perf_counter() - began) / len(cells)
+    yield from failed
+    for run in runs:
+        classes = workload.dataset.num_classes
+        yield Outcome(run.cell, "done", run.metrics, run.timings, seconds=seconds,
+                      num_classes=classes)  # fmt: skip
+
+
+def _compute(runs: list, round: int, failed: list) -> list:
+    """Everybody's updates; the runs that got there."""
+    began = time.perf_counter()
+    if runs and runs[0].cell.fl.algorithm == "fedavg":
+        try:
+            LocalTraining(runs).compute(round)
+            alive = runs
+        except Exception:  # one cell's data may be to blame: each alone
+            alive = [
+                run
+                for run in runs
+                if _guarded(run.cell, failed, lambda run=run: LocalTraining([run]).compute(round))
+            ]
+    else:
+        alive = [
+            run
+            for run in runs
+            if _guarded(run.cell, failed, lambda run=run: gradients(run, round))
+        ]
+    share = (time.perf_counter() - began) / max(1, len(runs))
+    for run in alive:
+        run.gradient_seconds = share
+    return alive
+
+
+def _guarded(cell, failed: list, work) -> bool:
+    """Do a cell's work; an exception is that cell's failure and nobody else's."""
+    try:
+        work()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        failed.append(Outcome(cell, "failed", reason=reason, traceback=traceback.format_exc()))
+        return False
+    return True

@@ -1,0 +1,40 @@
+"""Accuracy and loss of a model."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmark.simulation.streams import generator
+
+_CHUNK = 2048  # examples a forward pass; fixed, since the last bits may depend on it
+
+
+def evaluate(run, round: int) -> dict:
+    """Held-out accuracy and mean cross-entropy of a run's model."""
+    flip = run.cell.fl.horizontal_flip == "both"
+    record = {}
+    for name in ("test", "validation"):
+        x, y = run.workload.splits[name]
+        if not len(y):
+            continue
+        if flip:
+            stream = generator(run.cell.seed, f"{name} flips", 0, round)
+            mask = torch.from_numpy(stream.random(len(y)) < 0.5).to(x.device)
+            x = torch.where(mask[:, None, None, None], x.flip(-1), x)
+        record[f"{name}_accuracy"], record[f"{name}_loss"] = score(run, x, y)
+    if run.cell.fl.evaluate_train:
+        x, y = run.workload.splits["train"]
+        index = torch.from_numpy(run.honest_examples()).to(x.device)
+        record["honest_accuracy"], _ = score(run, x[index], y[index])
+    return record
+
+
+def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy on examples x with labels y."""
+    correct, loss = 0, 0.0
+    for start in range(0, len(y), _CHUNK):
+        labels = y[start : start + _CHUNK]
+        scores = run.workload.model.logits(run.parameters, x[None, start : start + _CHUNK])[0]
+        correct += int((scores.argmax(1) == labels).sum())
+        loss += float(F.cross_entropy(scores, labels, reduction="sum"))
+    return correct / len(y), float(np.float64(loss) / len(y))

@@ -1,0 +1,172 @@
+"""Finished cells on disk: one folder a cell, whole or not there at all.
+
+    outputs/cells/<key>/config.yaml       what was computed
+                        summary.json      status, labels, versions, time taken
+                        metrics.parquet   one row a round (only if done)
+                        timings.parquet   seconds a round and part (only if done)
+                        traceback.txt     (only if failed)
+    outputs/plans/<digest>.json           the keys that a command asked for
+
+A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any
+moment leaves whole cells only. The metrics of a cell depend on nothing but its config.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+SCHEMA = 1  # of the files in a cell's folder
+STATUSES = ("done", "failed", "infeasible")
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class Store:
+    """The cells below a folder.
+
+    Args:
+        folder: made when the first cell is written.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self.cells = self.folder / "cells"
+
+    def status(self, key: str) -> str | None:
+        """`done`, `failed` or `infeasible`; None if the cell is not stored."""
+        try:
+            return json.loads((self.cells / key / "summary.json").read_bytes())["status"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def keys(self) -> list[str]:
+        """Keys of all stored cells."""
+        if not self.cells.is_dir():
+            return []
+        return sorted(e.name for e in os.scandir(self.cells) if not e.name.startswith("."))
+
+    def write(
+        self,
+        cell,
+        status: str,
+        metrics: dict | None = None,
+        timings: dict | None = None,
+        reason: str | None = None,
+        traceback: str | None = None,
+        seconds: float = 0.0,
+        num_classes: int | None = None,
+    ) -> None:
+        """Store a cell, in the place of what was stored of it before.
+
+        Args:
+            cell: a `grid.Cell`.
+            status: `done`, `failed` or `infeasible`.
+            metrics, timings: columns of equal length, one entry a round.
+            reason: why it failed or is infeasible, one line.
+            traceback: of a failure.
+            seconds: time taken.
+            num_classes: of the data, for the chance level.
+        """
+        summary = {
+            "schema": SCHEMA,
+            "key": cell.key,
+            "status": status,
+            "reason": reason,
+            "labels": cell.labels,
+            "scenario": cell.scenario,
+            "n": cell.n,
+            "f": cell.f,
+            "f_declared": cell.config["fl"].get("declared_byzantine"),
+            "seed": cell.seed,
+            "num_classes": num_classes,
+            "seconds": round(seconds, 3),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+        }
+        files = {
+            "config.yaml": yaml.dump(cell.config, Dumper=_Dumper, sort_keys=False).encode(),
+            "summary.json": json.dumps(summary, indent=1).encode(),
+        }
+        if traceback is not None:
+            files["traceback.txt"] = traceback.encode()
+        if metrics is not None:
+            files["metrics.parquet"] = _parquet(metrics)
+        if timings is not None:
+            files["timings.parquet"] = _parquet(timings)
+        self._replace(self.cells / cell.key, files)
+
+    def plan(self, cells: list, command: list[str]) -> None:
+        """Remember which cells a command asked for, so that missing ones can be counted."""
+        keys = sorted(cell.key for cell in cells)
+        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+        text = json.dumps({"command": command, "keys": keys}, indent=1)
+        folder = self.folder / "plans"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{name}-{uuid.uuid4().hex}"
+        temporary.write_text(text)
+        temporary.replace(folder / f"{name}.json")
+
+    def planned(self) -> set[str]:
+        """Keys of all cells that any command asked for."""
+        keys = set()
+        for path in sorted((self.folder / "plans").glob("[!.]*.json")):
+            keys.update(json.loads(path.read_text())["keys"])
+        return keys
+
+    def _replace(self, target: Path, files: dict[str, bytes]) -> None:
+        self.cells.mkdir(parents=True, exist_ok=True)
+        temporary = self.cells / f".{target.name}-{uuid.uuid4().hex}"
+        temporary.mkdir()
+        for name, content in files.items():
+            with open(temporary / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync(temporary)
+        if target.exists():
+            old = self.cells / f".old-{target.name}-{uuid.uuid4().hex}"
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+        _sync(self.cells)
+
+
+def _sync(folder: Path) -> None:
+    """Flush a folder's entries to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _parquet(columns: dict) -> bytes:
+    """The same bytes for the same columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("byzantine-benchmark", "torch", "numpy", "numba", "scipy", "hydra-core"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

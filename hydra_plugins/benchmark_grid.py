@@ -1,0 +1,78 @@
+"""The launcher and the sweeper that hand a whole grid to the engine at once.
+
+Hydra imports this module at every start, so anything heavy is imported where it is needed.
+"""
+
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
+
+
+@dataclass
+class GridLauncherConf:
+    """Configuration of `GridLauncher`."""
+
+    _target_: str = "hydra_plugins.benchmark_grid.GridLauncher"
+
+
+@dataclass
+class GridSweeperConf:
+    """Configuration of `GridSweeper`."""
+
+    _target_: str = "hydra_plugins.benchmark_grid.GridSweeper"
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="grid", node=GridLauncherConf, provider="benchmark"
+)
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="benchmark"
+)
+
+
+class GridSweeper(Sweeper):
+    """All combinations of the swept settings, of a preset's axes, and of the default axes."""
+
+    def setup(self, *, hydra_context, task_function, config):
+        """Called by Hydra."""
+        from hydra.core.plugins import Plugins
+
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        """Called by Hydra with the overrides of the command line."""
+        from benchmark.execution import axes_of
+        from benchmark.grid import expand, first_of
+
+        config = first_of(arguments)
+        defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
+        jobs = expand(arguments, axes_of(config), defaults)
+        return [self.launcher.launch(jobs, initial_job_idx=0)]
+
+
+class GridLauncher(Launcher):
+    """Runs all jobs as cells of one grid, many at once, skipping those that are stored."""
+
+    def setup(self, *, hydra_context, task_function, config):
+        """Called by Hydra."""
+        self.config = config
+
+    def launch(self, job_overrides, initial_job_idx):
+        """Called by the sweeper with the overrides of every job."""
+        from benchmark.execution import execute, report
+        from benchmark.grid import first_of
+
+        result = execute([list(job) for job in job_overrides], first_of(job_overrides[0]))
+        report(result)
+        returned = JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")
+        if result.counts["failed"]:
+            returned.status = JobStatus.FAILED
+            returned.return_value = SystemExit(1)
+        return [returned]

@@ -1,0 +1,483 @@
+"""Loading, statistics, tables and figures, on small stores written by hand."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from benchmark import analysis, plots
+from benchmark.analysis.plots import _looks
+from benchmark.analysis.results import COLUMNS, scenario_names
+
+FIVE = [0.81, 0.84, 0.79, 0.9, 0.86]
+
+
+def write_cell(outputs, accuracy=0.5, *, attack="alie", rule="krum", pre="", f=4, seed=0, **other):
+    """Store one cell as the runs do; its accuracy grows linearly to the given one in ten rounds."""
+    given = {
+        "n": 20,
+        "declared": f,
+        "status": "done",
+        "reason": None,
+        "loss": 0.5,
+        "data": "digits",
+    }
+    given |= {"scenario": "a" * 12, "settings": {"learning_rate": 0.1, "momentum": None}} | other
+    key = f"{attack}-{rule}-{pre}-{f}-{given['declared']}-{seed}-{given['scenario'][0]}"
+    key = other.get("key", key)
+    folder = outputs / "cells" / key
+    folder.mkdir(parents=True)
+    labels = {
+        "attack": attack,
+        "aggregator": rule,
+        "pre_aggregator": pre,
+        "data": given["data"],
+        "partition": "iid",
+        "model": "mlp",
+        "fl": "fedsgd",
+    }
+    summary = {name: given[name] for name in ("n", "status", "reason", "scenario")}
+    summary |= {"schema": 1, "key": key, "labels": labels, "f": f, "f_declared": given["declared"]}
+    summary |= {"seed": seed, "num_classes": 10, "seconds": 1.0, "versions": {}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    fl = {"_target_": "x.Y", "rounds": 10, "nested": {"a": 1}, **given["settings"]}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"fl": fl, "seed": seed}))
+    if given["status"] == "done":
+        rounds = np.arange(11)
+        evaluated = np.where(rounds % 5 == 0, rounds / 10, np.nan)
+        columns = dict.fromkeys(
+            ["aggregation_error", "byzantine_weight", "validation_loss", "byzantine_clients"], 0.0
+        )
+        columns |= {
+            "round": rounds,
+            "test_accuracy": evaluated * accuracy,
+            "test_loss": np.where(rounds % 5 == 0, given["loss"], np.nan),
+            "validation_accuracy": evaluated,
+            "honest_accuracy": np.nan,
+            "train_loss": np.where(rounds > 0, 1.0, np.nan),
+            "discarded": 0,
+        }
+        pd.DataFrame(columns).to_parquet(folder / "metrics.parquet", index=False)
+    return folder
+
+
+def blocked(reason="bulyan needs n >= 4 f + 3, has n=20, f=6"):
+    return {"status": "infeasible", "reason": reason}
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.get_lines() if line.get_label()[0] != "_"}
+
+
+# ---------------------------------------------------------------------------------------- loading
+
+
+def test_load_has_a_row_for_each_evaluation(tmp_path):
+    write_cell(tmp_path, 0.8, pre="clipping+nnm", seed=3)
+    frame = analysis.load(tmp_path)
+    settings = ["fl.learning_rate", "fl.momentum", "fl.rounds"]
+    assert list(frame.columns) == [*COLUMNS, *settings]
+    assert list(frame["round"]) == [0, 5, 10]
+    np.testing.assert_allclose(frame["test_accuracy"], [0, 0.4, 0.8])
+    assert np.isnan(frame["train_loss"][0]) and frame["train_loss"][1] == 1
+    assert frame["defence"][0] == "clipping+nnm+krum"
+    assert frame["byzantine_fraction"][0] == 0.2
+    assert frame["fl.learning_rate"][0] == 0.1
+
+
+def test_load_keeps_evaluations_whose_loss_is_not_a_number(tmp_path):
+    write_cell(tmp_path, 0.1, seed=0, loss=np.nan)
+    write_cell(tmp_path, 0.1, seed=1, loss=np.inf)
+    assert len(analysis.load(tmp_path)) == 6
+
+
+def test_load_gives_cells_that_are_not_done_one_row(tmp_path):
+    write_cell(tmp_path, seed=0)
+    write_cell(tmp_path, rule="bulyan", **blocked("too few"))
+    write_cell(tmp_path, seed=1, status="failed", reason="RuntimeError: boom")
+    frame = analysis.load(tmp_path).set_index("status")
+    assert frame.loc["infeasible", "reason"] == "too few"
+    assert frame.loc["failed", "reason"] == "RuntimeError: boom"
+    assert frame.loc[["failed", "infeasible"], ["test_accuracy", "round"]].isna().all(axis=None)
+    assert len(frame) == 5
+
+
+def test_load_ignores_temporary_and_unfinished_folders(tmp_path):
+    write_cell(tmp_path)
+    (tmp_path / "cells" / "unfinished").mkdir()
+    write_cell(tmp_path / ".tmp")
+    write_cell(tmp_path, key=".half", seed=1)
+    assert analysis.load(str(tmp_path))["key"].nunique() == 1
+
+
+def test_load_of_nothing_says_what_to_do(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=r"^no results in .*benchmark\.run -m") as error:
+            analysis.load(folder)
+        assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_load_refuses_another_schema(tmp_path):
+    path = write_cell(tmp_path) / "summary.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(ValueError, match="schema 2, this version reads 1"):
+        analysis.load(tmp_path)
+
+
+def test_analysis_does_not_load_the_simulation():
+    code = "import sys, benchmark.plots; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_analysis_does_not_touch_matplotlib_settings(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    write_cell(tmp_path)
+    analysis.accuracy_versus_f(analysis.load(tmp_path), tmp_path, formats=["png"])
+    assert dict(matplotlib.rcParams) == before
+
+
+# ------------------------------------------------------------------------------------- statistics
+
+
+def test_interval_is_students_t_over_seeds(tmp_path):
+    for seed, accuracy in enumerate(FIVE):
+        write_cell(tmp_path, accuracy, seed=seed)
+    (row,) = analysis.accuracy_by_attack(analysis.load(tmp_path)).to_dict("records")
+    low, high = stats.t.interval(0.95, 4, np.mean(FIVE), stats.sem(FIVE))
+    assert (row["mean"], row["ci_low"], row["ci_high"]) == pytest.approx((0.84, low, high))
+    assert (row["seeds"], row["failed"], row["infeasible"], row["round"]) == (5, 0, False, 10)
+
+
+def test_interval_is_clipped_and_needs_two_seeds(tmp_path):
+    write_cell(tmp_path, 0.99, seed=0)
+    write_cell(tmp_path, 0.91, seed=1)
+    write_cell(tmp_path, 0.9, seed=0, rule="median")
+    rows = analysis.accuracy_by_attack(analysis.load(tmp_path)).set_index("defence")
+    half = stats.t.ppf(0.975, 1) * 0.04  # standard error of 0.99 and 0.91
+    assert rows.loc["krum", "ci_low"] == pytest.approx(0.95 - half)
+    assert rows.loc["krum", "ci_high"] == 1
+    assert rows.loc["median", "mean"] == 0.9
+    assert rows.loc["median", ["ci_low", "ci_high"]].isna().all()
+
+
+def test_failed_and_infeasible_cells_are_counted_not_averaged(tmp_path):
+    write_cell(tmp_path, 0.6, seed=0)
+    write_cell(tmp_path, seed=1, status="failed", reason="boom")
+    write_cell(tmp_path, rule="bulyan", f=6, **blocked())
+    rows = analysis.accuracy_by_attack(analysis.load(tmp_path)).set_index("defence")
+    krum = rows.loc["krum", ["mean", "seeds", "failed", "infeasible", "reason"]]
+    assert list(krum) == [0.6, 1, 1, False, "boom"]
+    assert np.isnan(rows.loc["bulyan", "mean"]) and rows.loc["bulyan", "infeasible"]
+    assert rows.loc["bulyan", "reason"].startswith("bulyan needs")
+
+
+def test_cells_without_byzantine_clients_count_for_every_attack(tmp_path):
+    write_cell(tmp_path, 0.9, attack="none", f=0)
+    write_cell(tmp_path, 0.5, attack="alie")
+    write_cell(tmp_path, 0.7, attack="ipm", f=0)  # has its own, keeps it
+    rows = analysis.accuracy_by_attack(analysis.load(tmp_path))
+    clean = rows[rows["f"] == 0].set_index("attack")["mean"]
+    assert clean.drop("alie").to_dict() == {"none": 0.9, "ipm": 0.7}
+    assert clean["alie"] in (0.9, 0.7)
+    assert list(rows.loc[rows["f"] == 4, "attack"]) == ["alie"]
+
+
+def test_cells_that_only_their_settings_tell_apart_are_refused(tmp_path):
+    write_cell(tmp_path, key="one")
+    write_cell(tmp_path, key="other")
+    with pytest.raises(ValueError, match="cells one and other differ in settings but not in label"):
+        analysis.final_cells(analysis.load(tmp_path))
+
+
+def test_worst_case_is_the_lowest_mean(tmp_path):
+    # Each seed's own minimum would give a mean of 0.4; the means are 0.55, 0.5 and, untouched, 0.1.
+    for seed, values in enumerate([(0.4, 0.6, 0.1), (0.7, 0.4, 0.1)]):
+        for attack, accuracy in zip(("alie", "ipm", "none"), values, strict=True):
+            write_cell(tmp_path, accuracy, attack=attack, seed=seed)
+    (row,) = analysis.worst_case(analysis.load(tmp_path)).to_dict("records")
+    assert row["mean"] == pytest.approx(0.5)
+    assert (row["attack"], row["worst_attack"], row["seeds"]) == ("worst", "ipm", 2)
+
+
+def test_worst_case_interval_matches_t_when_one_attack_dominates(tmp_path):
+    for seed, accuracy in enumerate(FIVE):
+        write_cell(tmp_path, accuracy, seed=seed)
+        write_cell(tmp_path, accuracy + 0.05, seed=seed, attack="ipm")
+    frame = analysis.load(tmp_path)
+    (row,) = analysis.worst_case(frame).to_dict("records")
+    low, high = stats.t.interval(0.95, 4, np.mean(FIVE), stats.sem(FIVE))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((low, high), abs=2e-3)
+    pd.testing.assert_frame_equal(analysis.worst_case(frame), analysis.worst_case(frame))
+
+
+def test_worst_case_resamples_seeds_jointly(tmp_path):
+    # Two attacks with opposite luck: their minimum hardly moves, far less than either mean.
+    for seed, accuracy in enumerate(FIVE):
+        write_cell(tmp_path, accuracy, seed=seed)
+        write_cell(tmp_path, 1.68 - accuracy, seed=seed, attack="ipm")
+    frame = analysis.load(tmp_path)
+    (row,) = analysis.worst_case(frame).to_dict("records")
+    single = analysis.accuracy_by_attack(frame).iloc[0]
+    assert row["ci_high"] - row["ci_low"] < 0.75 * (single["ci_high"] - single["ci_low"])
+
+
+def test_worst_case_interval_covers():
+    """On simulated experiments with three equally strong attacks and five seeds."""
+    from benchmark.analysis.statistics import _error_of_minimum, _interval
+
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(200):
+        scores = 0.5 + rng.normal(0, 0.02, (5, 1)) + rng.normal(0, 0.02, (5, 3))
+        low, high = _interval(scores.mean(axis=0).min(), _error_of_minimum(scores, 500), 5)
+        hits += low <= 0.5 <= high
+    assert hits >= 178  # 188 expected
+
+
+def test_worst_case_needs_every_attack_that_others_faced(tmp_path):
+    for attack in ("alie", "ipm"):
+        write_cell(tmp_path, 0.5, attack=attack)
+        write_cell(tmp_path, attack=attack, rule="bulyan", **blocked("too few"))
+    write_cell(tmp_path, 0.9, rule="median")
+    write_cell(tmp_path, rule="median", attack="ipm", status="failed", reason="boom")
+    rows = analysis.worst_case(analysis.load(tmp_path)).set_index("defence")
+    assert rows["mean"].to_dict() == pytest.approx(
+        {"krum": 0.5, "bulyan": np.nan, "median": np.nan}, nan_ok=True
+    )
+    assert rows.loc["median", "reason"] == "not finished under ipm"
+    assert rows["infeasible"].to_dict() == {"krum": False, "bulyan": True, "median": False}
+
+
+def test_one_attack_has_no_worst_case(tmp_path):
+    write_cell(tmp_path)
+    write_cell(tmp_path, attack="none")
+    rows = analysis.summarise(analysis.load(tmp_path))
+    assert set(rows["attack"]) == {"alie", "none"}
+
+
+# ----------------------------------------------------------------------------------------- tables
+
+
+def grid(outputs):
+    """Two attacks, four defences, three f, two seeds; bulyan infeasible at f=6, one cell failed."""
+    for attack, harm in (("alie", 0.05), ("sign_flip", 0.02)):
+        for rule, pre, base in (
+            ("mean", "", 0.7),
+            ("krum", "", 0.8),
+            ("krum", "nnm", 0.9),
+            ("bulyan", "", 0.85),
+        ):
+            for f in (0, 2, 6):
+                for seed in (0, 1):
+                    where = {"attack": attack, "rule": rule, "pre": pre, "f": f, "seed": seed}
+                    if rule == "bulyan" and f == 6:
+                        write_cell(outputs, **where, **blocked())
+                    elif (attack, rule, pre, f, seed) == ("alie", "krum", "", 6, 1):
+                        write_cell(outputs, **where, status="failed", reason="boom")
+                    else:
+                        write_cell(outputs, base - harm * f / 2 + 0.001 * seed, **where)
+
+
+def test_markdown_is_a_table_a_person_reads(tmp_path):
+    grid(tmp_path)
+    text = analysis.markdown(analysis.load(tmp_path))
+    assert "## digits, iid, mlp, fedsgd\n\nn = 20 clients; test accuracy after 10 rounds; " in text
+    assert "1 cell failed, see python -m benchmark.status" in text
+    table = text.split("### f = 6 of n = 20 (30%)\n\n")[1].strip().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert cells[0] == ["defence", "alie", "sign_flip", "worst"]
+    assert cells[2] == ["mean", "55.0 ± 0.6", "64.0 ± 0.6", cells[2][3]]
+    assert cells[3] == ["bulyan", "infeasible", "infeasible", "infeasible"]
+    assert cells[4][:2] == ["krum", "65.0"]  # a single seed: no interval
+    # The best is clear of all others except where the only rival's interval is unknown.
+    assert cells[5][:3] == ["nnm+krum", "**75.0 ± 0.6** ≈", "**84.0 ± 0.6**"]
+    clean = text.split("### f = 0 of n = 20 (0%)\n\n")[1].splitlines()
+    assert clean[0].split() == ["|", "defence", "|", "none", "|"]
+
+
+def test_overlapping_intervals_are_not_called_best(tmp_path):
+    for rule, accuracies in (("krum", (0.7, 0.8)), ("median", (0.72, 0.81))):
+        for seed, accuracy in enumerate(accuracies):
+            write_cell(tmp_path, accuracy, rule=rule, seed=seed)
+    assert "** ≈ |" in analysis.markdown(analysis.load(tmp_path))
+
+
+def test_summary_table_has_a_row_for_each_point(tmp_path):
+    grid(tmp_path)
+    table = analysis.summary_table(analysis.load(tmp_path))
+    assert len(table) == 3 * 4 * 3  # two attacks and the worst case, four defences, three f
+    assert not table.duplicated(["scenario", "attack", "defence", "f"]).any()
+    worst = table[(table["attack"] == "worst") & (table["f"] == 2)].set_index("defence")
+    assert worst.loc["nnm+krum", "mean"] == pytest.approx(0.8505)
+    assert worst.loc["nnm+krum", "worst_attack"] == "alie"
+
+
+# ---------------------------------------------------------------------------------------- figures
+
+
+def test_figure_has_a_panel_an_attack_and_a_line_a_defence(tmp_path):
+    grid(tmp_path)
+    figure = analysis.accuracy_figure(analysis.load(tmp_path))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["alie", "sign_flip", "worst case over attacks"]
+    for ax in figure.axes:
+        assert set(lines(ax)) == {"mean", "krum", "nnm+krum", "bulyan"}
+        assert len(ax.collections) == 4  # the bands
+        assert ax.get_ylim()[1] >= 1
+    np.testing.assert_allclose(lines(figure.axes[1])["krum"].get_xdata(), [0, 0.1, 0.3])
+    np.testing.assert_allclose(lines(figure.axes[1])["krum"].get_ydata(), [0.8005, 0.7805, 0.7405])
+    crosses = [line for line in figure.axes[0].get_lines() if line.get_label() == "_infeasible"]
+    assert [list(cross.get_xdata()) for cross in crosses] == [[0.3]]
+    (chance,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "_chance"]
+    assert list(chance.get_ydata()) == [0.1, 0.1]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "mean",
+        "bulyan",
+        "krum",
+        "nnm+krum",
+        "chance level",
+        "infeasible at this f",
+    ]
+    words = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+    assert "digits, iid, mlp, fedsgd" in words and "over 1 to 2 seeds" in words
+    assert "Infeasible: bulyan at f = 6." in words and "1 cell failed" in words
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [
+        "0\n0%",
+        "2\n10%",
+        "6\n30%",
+    ]
+
+
+def test_texts_stay_inside_the_figure(tmp_path):
+    grid(tmp_path)
+    for k in range(10):
+        name = f"a_rule_with_a_rather_long_name[strength=0.{k}]"
+        write_cell(tmp_path, 0.5, rule=name, pre="clipping+nnm")
+    figure = analysis.accuracy_figure(analysis.load(tmp_path))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in [*figure.texts, *figure.legends]]
+    boxes += [ax.get_tightbbox() for ax in figure.axes]
+    width, height = figure.bbox.size
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+    assert all(box.y0 >= 0 and box.y1 <= height for box in boxes)
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[k + 1 :])
+
+
+def test_single_f_is_drawn_as_points_with_bars(tmp_path):
+    for rule in ("mean", "krum", "median"):
+        for seed in (0, 1):
+            write_cell(tmp_path, 0.5 + 0.1 * seed, rule=rule, seed=seed)
+    (ax,) = analysis.accuracy_figure(analysis.load(tmp_path)).axes
+    assert len(ax.containers) == 3
+    places = [container.lines[0].get_xdata()[0] for container in ax.containers]
+    assert len(set(places)) == 3
+    low, high = ax.get_xlim()
+    assert all(low < place < high for place in places)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["4\n20%"]
+
+
+def test_one_seed_has_no_band(tmp_path):
+    for f in (0, 2, 4):
+        write_cell(tmp_path, f=f)
+    figure = analysis.accuracy_figure(analysis.load(tmp_path))
+    assert any("1 seed, no interval" in text.get_text() for text in figure.texts)
+
+
+def test_no_attack_has_a_panel_only_with_byzantine_clients(tmp_path):
+    write_cell(tmp_path, attack="none", f=0)
+    write_cell(tmp_path, attack="alie", f=2)
+    (ax,) = analysis.accuracy_figure(analysis.load(tmp_path)).axes
+    assert list(lines(ax)["krum"].get_xdata()) == [0, 0.1]
+    write_cell(tmp_path, attack="none", f=2)
+    figure = analysis.accuracy_figure(analysis.load(tmp_path))
+    assert [ax.get_title() for ax in figure.axes] == ["none", "alie"]
+
+
+def test_declared_f_has_its_own_line_only_where_it_matters(tmp_path):
+    for f in (0, 2, 4):
+        write_cell(tmp_path, f=f, declared=4)
+    (ax,) = analysis.accuracy_figure(analysis.load(tmp_path)).axes
+    assert set(lines(ax)) == {"krum"}
+    write_cell(tmp_path, f=2)
+    (ax,) = analysis.accuracy_figure(analysis.load(tmp_path)).axes
+    assert list(lines(ax)["krum (declared f=4)"].get_xdata()) == [0, 0.1, 0.2]
+    assert list(lines(ax)["krum"].get_xdata()) == [0.1, 0.2]
+
+
+def test_looks_are_stable_and_differ_without_colour():
+    names = ["mean", *(f"rule{k:02}" for k in range(16))]
+    looks = _looks(names[::-1])
+    assert list(looks) == names
+    assert len({(look["marker"], look.get("markerfacecolor")) for look in looks.values()}) == 17
+    in_grey = {(look["marker"], look.get("markerfacecolor") == "white") for look in looks.values()}
+    assert len(in_grey) == 17
+    assert _looks(names[1:])["rule03"] == looks["rule03"]
+
+
+def test_scenarios_of_the_same_name_get_their_own_figure_and_title(tmp_path):
+    for scenario, rate in (("b" * 12, 0.1), ("c" * 12, 0.2)):
+        for f in (0, 2):
+            settings = {"learning_rate": rate, "num_byzantine": f}
+            write_cell(tmp_path, f=f, scenario=scenario, settings=settings)
+    write_cell(tmp_path, f=0, scenario="d" * 12, data="mnist[0.5 of/all]")
+    write_cell(tmp_path, scenario="e" * 12, data="cifar", **blocked())
+    frame = analysis.load(tmp_path)
+    paths = analysis.accuracy_versus_f(frame, tmp_path / "new" / "figures", formats=["png"])
+    assert [path.name for path in paths] == [
+        "accuracy_vs_f-digits-iid-mlp-fedsgd-bbbbbb.png",
+        "accuracy_vs_f-digits-iid-mlp-fedsgd-cccccc.png",
+        "accuracy_vs_f-mnist_0.5_of_all_-iid-mlp-fedsgd.png",
+    ]
+    assert scenario_names(frame)["b" * 12][0] == "digits, iid, mlp, fedsgd (learning_rate=0.1)"
+    with pytest.raises(ValueError, match="one scenario, this table has 4"):
+        analysis.accuracy_figure(frame)
+    with pytest.raises(ValueError, match="no finished cell"):
+        analysis.accuracy_figure(frame[frame["data"] == "cifar"])
+
+
+def test_figures_are_the_same_every_time(tmp_path):
+    grid(tmp_path)
+    frame = analysis.load(tmp_path)
+    first = analysis.accuracy_versus_f(frame, tmp_path / "1")
+    second = analysis.accuracy_versus_f(frame.sample(frac=1, random_state=0), tmp_path / "2")
+    assert [path.suffix for path in first] == [".pdf", ".png"]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+
+
+# ---------------------------------------------------------------------------------------- command
+
+
+def test_command_writes_everything_and_prints_paths(tmp_path, capsys):
+    grid(tmp_path)
+    plots.main([f"outputs={tmp_path}"])
+    printed = capsys.readouterr().out.splitlines()
+    stem = str(tmp_path / "figures" / "accuracy_vs_f-digits-iid-mlp-fedsgd")
+    assert printed == [
+        str(tmp_path / "figures" / "summary.csv"),
+        str(tmp_path / "figures" / "summary.md"),
+        f"{stem}.pdf",
+        f"{stem}.png",
+    ]
+    assert len(pd.read_csv(printed[0])) == 36
+    plots.main([f"outputs={tmp_path}", f"folder={tmp_path / 'elsewhere'}"])
+    assert (tmp_path / "elsewhere" / "summary.md").read_text(encoding="utf-8").startswith("# ")
+
+
+def test_command_errors_are_one_line(tmp_path):
+    write_cell(tmp_path / "failed", status="failed", reason="boom")
+    with pytest.raises(ValueError, match=r"^no finished cell in .* \(1 failed\): see [^\n]*$"):
+        plots.main([f"outputs={tmp_path / 'failed'}"])
+    with pytest.raises(ValueError, match=r"^unknown argument colour=red: [^\n]*$"):
+        plots.main(["colour=red"])
+    command = [sys.executable, "-m", "benchmark.plots", f"outputs={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: no results in") and done.stderr.count("\n") == 1

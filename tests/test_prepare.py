@@ -1,0 +1,236 @@
+"""The prepare command, against a server on this machine."""
+
+import functools
+import gzip
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import threading
+from dataclasses import fields
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from benchmark.config import conf_dir
+from benchmark.data import CIFAR10, MNIST, DataError, FashionMNIST
+from benchmark.data.cifar import BATCHES, MANIFEST
+from benchmark.data.files import download
+from benchmark.prepare import main
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; cuts short what is under /truncated/ and counts requests."""
+
+    requests = ()
+
+    def do_GET(self):
+        type(self).requests += (self.path,)
+        if self.path.startswith("/truncated/"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """(folder that is served, its address, handler class)."""
+    handler = type("FreshHandler", (Handler,), {})
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "127.0.0.1")
+    monkeypatch.setattr("benchmark.data.files.PAUSE", 0)
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
+    ) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        yield folder, f"http://127.0.0.1:{httpd.server_port}/", handler
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def mnist(server, monkeypatch):
+    """A small MNIST on the server, at the second of two mirrors; returns its contents."""
+    folder, address, _ = server
+    contents = {}
+    for name, shape in zip(MNIST.FILES, [(20, 28, 28), (20,), (10, 28, 28), (10,)], strict=True):
+        array = np.arange(np.prod(shape)) % 10
+        header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+        contents[name] = header + array.astype(np.uint8).tobytes()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(contents[name]))
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(MNIST, "FILES", sums)
+    monkeypatch.setattr(MNIST, "MIRRORS", (f"{address}absent/", address))
+    return contents
+
+
+@pytest.fixture(autouse=True)
+def away_from_the_internet(tmp_path, monkeypatch):
+    """No test may reach a real mirror, or the user's own files."""
+    monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path / "data"))
+    for source in (MNIST, FashionMNIST, CIFAR10):
+        monkeypatch.setattr(source, "MIRRORS", ())
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of the command."""
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def failure(capsys, *arguments):
+    """The one line of an unsuccessful command."""
+    code, out, err = run(capsys, *arguments)
+    assert code == 1 and not out and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+def test_fetches_then_finds(mnist, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "data" / "mnist"
+    code, out, _ = run(capsys, "data=mnist")
+    assert (code, out) == (0, f"mnist: verified, in {folder}\n")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == mnist
+    assert MNIST().load().train_x.shape == (20, 1, 28, 28)
+
+    monkeypatch.setattr(MNIST, "MIRRORS", ())
+    assert run(capsys, "data=mnist")[:2] == (0, f"mnist: already in {folder}, verified\n")
+
+
+def test_mends_only_what_is_broken(mnist, server, tmp_path, capsys):
+    root = tmp_path / "root"
+    root.mkdir()
+    for name, content in mnist.items():
+        (root / name).write_bytes(content)
+    name = "t10k-labels-idx1-ubyte"
+    (root / name).write_bytes(b"rubbish")
+    assert run(capsys, "data=mnist", f"data.root={root}")[0] == 0
+    assert (root / name).read_bytes() == mnist[name]
+    assert server[2].requests == (f"/absent/{name}.gz", f"/{name}.gz")
+
+
+def test_failures_name_each_mirror_and_leave_nothing(mnist, server, tmp_path, capsys, monkeypatch):
+    folder, address, handler = server
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(b"something else")
+    closed = "http://127.0.0.1:9/"  # the discard port, on which nobody listens
+    mirrors = (f"{address}absent/", f"{address}truncated/", closed, address)
+    monkeypatch.setattr(MNIST, "MIRRORS", mirrors)
+    line = failure(capsys, "data=mnist", f"data.root={tmp_path / 'root'}")
+    reasons = ("HTTP status 404", "ChunkedEncodingError", "ConnectionError", "corrupt")
+    for mirror, reason in zip(mirrors, reasons, strict=True):
+        assert f"{mirror}train-images-idx3-ubyte.gz: {reason}" in line
+    assert line.startswith("error: data=mnist: download failed")
+    assert list((tmp_path / "root").iterdir()) == []
+    assert len(handler.requests) == 3 * 3  # three attempts at three mirrors that answer
+
+
+def test_retries_until_the_mirror_recovers(server, tmp_path):
+    folder, address, handler = server
+    got = []
+
+    def accept(part):
+        if len(handler.requests) < 3:
+            raise DataError("not yet")
+        got.append(part.read_bytes())
+
+    (folder / "file").write_bytes(b"content")
+    download([f"{address}file"], tmp_path / "new" / "folder", accept, progress=False)
+    assert got == [b"content"] and len(handler.requests) == 3
+
+
+def test_mirror_that_decompresses(mnist, server, tmp_path):
+    for name, content in mnist.items():
+        (server[0] / f"{name}.gz").write_bytes(content)
+    assert MNIST(root=str(tmp_path / "root")).prepare(progress=False) == tmp_path / "root"
+
+
+def test_https_only(tmp_path):
+    with pytest.raises(ValueError, match="https only"):
+        download(["http://example.org/file"], tmp_path, lambda part: None)
+
+
+def test_cifar(server, tmp_path, capsys, monkeypatch):
+    folder, address, _ = server
+    with tarfile.open(folder / CIFAR10.ARCHIVE, "w:gz") as tar:
+        for name in BATCHES:
+            content = bytes(3073 * 10)
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    digest = hashlib.sha256((folder / CIFAR10.ARCHIVE).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR10, "SHA256", digest)
+    monkeypatch.setattr(CIFAR10, "BATCH_SIZE", 10)
+    monkeypatch.setattr(CIFAR10, "MIRRORS", (address,))
+    root = tmp_path / "root"
+    for answer in (f"cifar10: verified, in {root}\n", f"cifar10: already in {root}, verified\n"):
+        assert run(capsys, "data=cifar10", f"data.root={root}")[:2] == (0, answer)
+    assert {path.name for path in root.iterdir()} == {*BATCHES, MANIFEST}
+    assert CIFAR10(root=str(root)).load().train_x.shape == (45, 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer", "tutorial"])
+def test_embedded_sets_need_nothing(name, capsys):
+    code, out, err = run(capsys, f"data={name}")
+    assert (code, err) == (0, "") and out.startswith(f"{name}: nothing to prepare")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "digits, fashion_mnist, mnist, tutorial"),
+        (("data=digits", "data=mnist"), "name one data set"),
+        (("data=imagenet",), "data=imagenet: should be one of breast_cancer, cifar10"),
+        (("data=../data/mnist",), "should be one of"),
+        (("data=mnist", "data.rot=x"), "data.rot: data=mnist has the fields root, validation"),
+        (("data=mnist", "rounds=3"), "rounds=3: should have the form"),
+        (("data=mnist", "data.root"), "data.root: should have the form"),
+        (("data=mnist", "data.validation_fraction=2"), "data.validation_fraction=2"),
+        (("data=mnist", "data.normalize=perhaps"), "data.normalize"),
+        (("data=mnist", "data.root=${nothing}"), "nothing"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys):
+    assert message in failure(capsys, *arguments)
+
+
+def test_folder_that_cannot_be_made(mnist, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "Not a directory" in failure(capsys, "data=mnist", f"data.root={tmp_path}/file/x")
+
+
+def test_help(capsys):
+    code, out, err = run(capsys, "--help")
+    assert code == 0 and "data=cifar10" in out and not err
+
+
+def test_command_line():
+    command = [sys.executable, "-m", "benchmark.prepare", "data=nothing"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False
+    )
+    assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("group", ["data", "partition"])
+def test_configs_hold_the_defaults_of_their_classes(group):
+    paths = sorted((conf_dir() / group).glob("*.yaml"))
+    assert len(paths) == 6
+    for path in paths:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        target = get_class(config.pop("_target_"))
+        assert config == {field.name: field.default for field in fields(target)}
+        assert target(**config) == target()
