@@ -1,5 +1,6 @@
 """From jobs to stored cells: compose, check, drop what is stored, simulate, store."""
 
+import importlib
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -105,8 +106,16 @@ def _simulate(cells: list[Cell], engine: Engine, workloads, result: Result) -> N
             progress.advance(outcome)
 
 
-def report(result: Result) -> None:
-    """Say what was done and what went wrong."""
+def report(result: Result, function: str | None = None) -> None:
+    """Say what was done and what went wrong.
+
+    Args:
+        result: of `execute`.
+        function: dotted name of a preset's report, called with the results' data frame.
+
+    Raises:
+        ConfigError: if the function cannot be imported.
+    """
     infeasible, failed = (
         [(cell, reason) for cell, status, reason in result.problems if status == wanted]
         for wanted in ("infeasible", "failed")
@@ -123,6 +132,23 @@ def report(result: Result) -> None:
     print(f"{len(result.cells)} cells: {', '.join(parts)}; results in {result.store.folder}/")
     if len(result.cells) == 1 and not failed:
         _describe(result.store, result.cells[0])
+    if function and not failed:
+        print(_imported(function)(_frame(result)))
+
+
+def _imported(name: str):
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"report={name} cannot be imported: {error}") from None
+
+
+def _frame(result: Result):
+    from benchmark.analysis import load
+
+    frame = load(result.store.folder)
+    return frame[frame["key"].isin({cell.key for cell in result.cells})]
 
 
 def _describe(store: Store, cell: Cell) -> None:

@@ -21,7 +21,7 @@ def _hydra_main(config: DictConfig) -> None:
     try:
         jobs = expand(list(HydraConfig.get().overrides.task), axes_of(config))
         result = execute(jobs, config, alone=not config.grid)
-        report(result)
+        report(result, config.report)
         _ended.update(failed=result.counts["failed"])
     except Exception as error:  # raised again outside: Hydra would print a line of its own
         _ended.update(error=error)

@@ -69,8 +69,9 @@ class GridLauncher(Launcher):
         from benchmark.execution import execute, report
         from benchmark.grid import first_of
 
-        result = execute([list(job) for job in job_overrides], first_of(job_overrides[0]))
-        report(result)
+        config = first_of(job_overrides[0])
+        result = execute([list(job) for job in job_overrides], config)
+        report(result, config.report)
         returned = JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")
         if result.counts["failed"]:
             returned.status = JobStatus.FAILED

@@ -142,6 +142,13 @@ def _collect(group):
     }
 
 
+def mean_interval(values):
+    """Mean of one value a seed and its interval (mean, low, high); NaN ends for a single value."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    low, high = _interval(np.mean(values), error, len(values))
+    return float(np.mean(values)), float(low), float(high)
+
+
 def _interval(mean, error, seeds):
     """mean -+ t * error with seeds - 1 degrees of freedom, clipped to [0, 1]; NaN for one seed."""
     quantile = stdtrit(np.maximum(np.asarray(seeds, dtype=float) - 1, 1), (1 + CONFIDENCE) / 2)

@@ -1,0 +1,1 @@
+"""Reports of presets that reproduce published results: measured beside published."""
