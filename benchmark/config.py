@@ -5,8 +5,10 @@ their fields are the schema of their YAML. The federated algorithm and the engin
 """
 
 import importlib
+import inspect
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,8 @@ class FL:
         if self.algorithm == "fedavg":
             _demand(local.count(None) == 1, "local_epochs", local[0],
                     f"or fl.local_steps={local[1]}: set exactly one of the two")  # fmt: skip
+            _demand(self.gradient_clip is None, "gradient_clip", self.gradient_clip,
+                    "belongs to fl=fedsgd")  # fmt: skip
         else:
             _demand(local == (None, None), "local_steps", local[1],
                     f"and fl.local_epochs={local[0]} belong to fl=fedavg")  # fmt: skip
@@ -158,12 +162,18 @@ class Engine:
     Attributes:
         device: a torch device, `cpu` or `cuda`.
         memory_gb: upper bound for the memory of the cells in flight.
-        threads: CPU threads; null: one for each core.
+        threads: CPU threads; null: one for each core, or one in all where cells are small.
     """
 
     device: str = "cpu"
     memory_gb: float = 4.0
     threads: int | None = None
+
+    def __post_init__(self):
+        for name in ("memory_gb", "threads"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"engine.{name}={value} must be positive")
 
 
 ConfigStore.instance().store(group="fl", name="schema", node=FL)
@@ -217,7 +227,10 @@ def build(node: Any, where: str) -> Component:
         ConfigError: if it cannot be imported, or a key is unknown or of the wrong type.
         ValueError: if the component rejects a value.
     """
-    values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{where}={plain} must be a mapping with a _target_")
+    values = dict(plain)
     target = values.pop("_target_", None)
     if not isinstance(target, str) or "." not in target:
         raise ConfigError(f"{where}._target_={target} must be a dotted name, my_package.MyClass")
@@ -231,6 +244,9 @@ def build(node: Any, where: str) -> Component:
         kept = {key: value for key, value in asdict(built).items() if key != "root"}
         return Component(built, {"_target_": target, **kept})
     try:
+        if where == "model" and not hasattr(found, "build"):  # makes a torch module, once it can
+            inspect.signature(found).bind(input_shape=None, num_classes=None, **values)
+            return Component(partial(found, **values), {"_target_": target, **values})
         return Component(found(**values), {"_target_": target, **values})
     except TypeError as error:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None

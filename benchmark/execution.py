@@ -57,6 +57,8 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
         DataError: if data are missing or corrupt.
     """
     engine = typed(Engine, config.engine, "engine")
+    if not isinstance(config.outputs, str):
+        raise ConfigError(f"outputs={config.outputs} must be a folder")
     store = Store(config.outputs)
     composer = Composer()
     cells = list({cell.key: cell for cell in (composer.cell(job) for job in jobs)}.values())
@@ -77,7 +79,10 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
         todo += [replace(cell, problem=problem) for cell, problem in checked if problem]
         if alone and todo:
             raise ConfigError(todo[0].problem)
-    store.plan(cells, sys.argv)
+    try:
+        store.plan(cells, sys.argv)
+    except OSError as error:
+        raise ConfigError(f"outputs={config.outputs}: {error}") from None
     for cell in todo:
         result.add(cell, "infeasible", cell.problem)
         if store_status[cell.key] != "infeasible":
@@ -129,8 +134,9 @@ def report(result: Result, function: str | None = None) -> None:
     parts += [f"{result.stored} already stored"] if result.stored else []
     parts += [f"{len(infeasible)} infeasible"] if infeasible else []
     parts += [f"{len(failed)} failed"] if failed else []
-    print(f"{len(result.cells)} cells: {', '.join(parts)}; results in {result.store.folder}/")
-    if len(result.cells) == 1 and not failed:
+    cells = f"{len(result.cells)} cell{'s' * (len(result.cells) != 1)}"
+    print(f"{cells}: {', '.join(parts)}; results in {result.store.folder}/")
+    if len(result.cells) == 1 and not result.problems:
         _describe(result.store, result.cells[0])
     if function and not failed:
         print(_imported(function)(_frame(result)))

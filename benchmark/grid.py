@@ -24,6 +24,7 @@ SCHEMA = 1  # of a cell's config; raise it when the same config comes to mean an
 GROUPS = ("attack", "aggregator", "data", "partition", "model", "fl")
 _ALIASES = {"little_is_enough": "alie"}
 _COUNTS = ("fl.byzantine_fraction", "fl.num_byzantine")
+_TWINS = (_COUNTS, ("fl.num_clients", "fl.num_honest"), ("fl.local_epochs", "fl.local_steps"))
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,10 @@ class Composer:
             (groups if chooses else values).append(line)
         base, choices = self._base(tuple(groups))
         config = base.copy() if values else base
-        for line in values:
-            _apply(config, self._parsed[line])
+        parsed = [self._parsed[line] for line in values]
+        _make_way(config, parsed)
+        for override in parsed:
+            _apply(config, override)
         return self._checked(config, base, choices)
 
     def _base(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict]:
@@ -210,7 +213,7 @@ class Composer:
         except ConfigError as error:
             problems.append(str(error))
             fl = None
-        if not isinstance(config.seed, int) or config.seed < 0:
+        if type(config.seed) is not int or config.seed < 0:
             raise ConfigError(f"seed={config.seed} must be a whole number, 0 or more")
         plain = {
             **{group: part.config for group, part in parts.items()},
@@ -248,11 +251,36 @@ class Composer:
         return f"{name}[{settings}]" if settings else name
 
 
+def _make_way(config: DictConfig, overrides: list) -> None:
+    """Take back what a job's overrides replace without naming it.
+
+    A setting replaces its twin, and a new `_target_` the settings of the component that was there.
+    """
+    named = {override.key_or_group: override.value() for override in overrides}
+    for pair in _TWINS:
+        given = [name for name in pair if named.get(name) is not None]
+        if len(given) == 2:
+            values = " and ".join(f"{name}={named[name]}" for name in pair)
+            raise ConfigError(f"{values}: set one of the two")
+        if given:
+            OmegaConf.update(config, pair[1 - pair.index(given[0])], None)
+    for key, value in named.items():
+        where, _, last = key.rpartition(".")
+        node = OmegaConf.select(config, where) if last == "_target_" else None
+        if OmegaConf.is_dict(node) and node.get("_target_") != value:
+            with open_dict(node):
+                for other in [k for k in node if f"{where}.{k}" not in named]:
+                    del node[other]
+
+
 def _apply(config: DictConfig, override) -> None:
     """A value override, as Hydra applies it, with one-line errors."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     key = override.key_or_group
+    top = key.partition(".")[0]
+    if top not in config:  # +experimnt=demo
+        raise unknown_setting(top, config)
     if not (override.is_add() or override.is_force_add() or override.is_delete()):
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config

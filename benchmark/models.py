@@ -1,15 +1,17 @@
 """Models whose parameters are one flat vector, and whose gradients come for many clients at once.
 
 A model computes with P parameter vectors, each shared by Q clients: in one-step algorithms a cell's
-clients all start from the same weights (P = 1, Q clients), in local training each has its own
-(P pairs of cell and client, Q = 1). Forward and input gradients are products over all P * Q
+clients all start from the same weights (P cells, Q clients each), in local training each has its
+own (P pairs of cell and client, Q = 1). Forward and input gradients are products over all P * Q
 batches; only the weight gradients are per client, and are accumulated straight into the rows of
-the update matrix.
+the update matrices.
 
 Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (rows may be longer).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -19,12 +21,15 @@ from torch import Tensor
 from benchmark.kernels.pooling import relu_pool, relu_pool_backward
 
 
+_LOCKSTEP_WORK = 1 << 23  # multiplications; a few times what starting an operation costs
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b for (P, M, K) and (P, K, N); a single matrix takes the plain matrix product."""
     return (a[0] @ b[0])[None] if len(a) == 1 else torch.bmm(a, b)
 
 
-def _mix(out: Tensor, new: Tensor, beta: float, alpha: float) -> None:
+def mix(out: Tensor, new: Tensor, beta: float, alpha: float) -> None:
     """out <- beta * out + alpha * new; with beta = 0 whatever was there is forgotten, NaN too."""
     if beta == 0:
         torch.mul(new, alpha, out=out)
@@ -52,13 +57,20 @@ class Linear:
         """Gradient with respect to x."""
         return product(dy, weights[0].mT)
 
-    def accumulate(self, gradients, x, dy, beta, alpha):
-        """gradients <- beta * gradients + alpha * gradient, for each client's examples."""
-        dw, db = gradients
-        clients = len(dw)
+    def accumulate(self, blocks, clients, x, dy, beta, alpha):
+        """gradients <- beta * gradients + alpha * gradient, for each client's examples.
+
+        `blocks` hold the gradients of some of the clients each, (rows, *shape).
+        """
         dy = dy.reshape(clients, -1, self.outputs)
-        dw.baddbmm_(x.reshape(clients, -1, self.inputs).mT, dy, beta=beta, alpha=alpha)
-        _mix(db, dy.sum(1), beta, alpha)
+        x = x.reshape(clients, -1, self.inputs).mT
+        bias = dy.sum(1)
+        start = 0
+        for dw, db in blocks:
+            rows = slice(start, start + len(dw))
+            dw.baddbmm_(x[rows], dy[rows], beta=beta, alpha=alpha)
+            mix(db, bias[rows], beta, alpha)
+            start = rows.stop
 
 
 class Conv2d:
@@ -85,16 +97,15 @@ class Conv2d:
         ]
         return torch.stack([v.permute(0, 2, 3, 1) for v in dx]) if len(dx) > 1 else _nhwc(dx[0])
 
-    def accumulate(self, gradients, x, dy, beta, alpha):
+    def accumulate(self, blocks, clients, x, dy, beta, alpha):
         """As `Linear.accumulate`, one convolution a client."""
-        dw, db = gradients
-        clients = len(dw)
         x = x.reshape(clients, -1, *x.shape[2:])
         dy = dy.reshape(clients, -1, *dy.shape[2:])
-        for client in range(clients):
-            _, w, b = self._backward(dy[client], x[client], dw[client], (False, True, True))
-            _mix(dw[client], w.permute(0, 2, 3, 1), beta, alpha)
-            _mix(db[client], b, beta, alpha)
+        rows = ((dw[row], db[row]) for dw, db in blocks for row in range(len(dw)))
+        for client, (dw, db) in enumerate(rows):
+            _, w, b = self._backward(dy[client], x[client], dw, (False, True, True))
+            mix(dw, w.permute(0, 2, 3, 1), beta, alpha)
+            mix(db, b, beta, alpha)
 
     def _backward(self, dy, x, w, wanted):
         return torch.ops.aten.convolution_backward(
@@ -149,7 +160,7 @@ class Sequential:
     Attributes:
         num_parameters: D.
         images: whether the input is (channels, height, width) images rather than plain features.
-        widths: row widths of all products, for whoever has to align batches.
+        widths: row widths of all matrices, see `lockstep`.
     """
 
     def __init__(self, layers: list, images: bool = False):
@@ -167,6 +178,17 @@ class Sequential:
         ]
         return torch.cat(parts)
 
+    def lockstep(self, examples: int) -> bool:
+        """Whether it pays to compute several parameter vectors at once, on so many examples each.
+
+        Small products do, large ones fill the machine alone. The last bits of MKL's products
+        depend on whether a matrix starts at a multiple of 64 bytes, so batching is also refused
+        where it would shift the matrices of all but the first parameter vector.
+        """
+        aligned = all(examples * width % 16 == 0 for width in self.widths)
+        work = examples * self.num_parameters
+        return aligned and not self.images and work < _LOCKSTEP_WORK
+
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Class scores.
 
@@ -177,7 +199,7 @@ class Sequential:
         Returns:
             (P, M, classes).
         """
-        return self._forward(parameters, x)[0]
+        return self._forward(self.views(parameters), x)[0]
 
     def accumulate_gradients(
         self,
@@ -185,7 +207,8 @@ class Sequential:
         x: Tensor,
         y: Tensor,
         sample_weights: Tensor,
-        out: Tensor,
+        out: list,
+        clients: int,
         beta: float,
         alpha: float,
     ) -> Tensor:
@@ -194,38 +217,41 @@ class Sequential:
         The loss of a client is sum_b sample_weights[b] * cross-entropy(b).
 
         Args:
-            parameters: (P, >= D); may be `out` itself if Q = 1 (a step of gradient descent).
+            parameters: (P, >= D).
             x: (P, Q * B, *input shape).
             y: (P, Q * B) class indices.
             sample_weights: (P, Q * B).
-            out: (P * Q, >= D), changed in place.
+            out: blocks of rows, each as `views` gives them, changed in place. They take up the
+                clients in order; the last ones, if any are left over, go without. With Q = 1 it
+                may be the parameters themselves: a step of gradient descent.
+            clients: P * Q.
 
         Returns:
             (P, Q * B) the weighted loss of every example.
         """
-        scores, kept = self._forward(parameters, x)
+        weights = self.views(parameters)
+        scores, kept = self._forward(weights, x)
         losses, dy = cross_entropy(scores, y, sample_weights)
-        weights = self._split(parameters)
-        gradients = self._split(out)
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
-            # The input gradient first: `gradients` may be the very weights that it needs.
+            # The input gradient first: `out` may be the very weights that it needs.
             dx = layer.input_gradient(weights[index], kept[index], dy) if index else None
             if layer.shapes:
-                layer.accumulate(gradients[index], kept[index], dy, beta, alpha)
+                blocks = [block[index] for block in out]
+                layer.accumulate(blocks, clients, kept[index], dy, beta, alpha)
             dy = dx
         return losses
 
-    def _forward(self, parameters, x):
+    def _forward(self, weights, x):
         if self.images:
             x = x.permute(0, 1, 3, 4, 2).contiguous()
         kept = []
-        for layer, weights in zip(self.layers, self._split(parameters), strict=True):
-            x, keep = layer.forward(weights, x)
+        for layer, tensors in zip(self.layers, weights, strict=True):
+            x, keep = layer.forward(tensors, x)
             kept.append(keep)
         return x, kept
 
-    def _split(self, rows: Tensor) -> list[tuple[Tensor, ...]]:
+    def views(self, rows: Tensor) -> list[tuple[Tensor, ...]]:
         """The parameter tensors of every layer as views of (R, >= D) rows, each (R, *shape)."""
         views, start = [], 0
         for layer in self.layers:
@@ -241,12 +267,21 @@ class TorchModel:
     """Any torch module without buffers, by batched forward passes and one backward pass.
 
     Several times slower than explicit gradients; the way in for a user's own model.
+
+    Args:
+        make: returns the module, freshly initialised by torch's global generator.
     """
 
     images = False
     widths = ()
 
-    def __init__(self, module: torch.nn.Module):
+    def lockstep(self, examples: int) -> bool:
+        """See `Sequential.lockstep`: nothing is known of a user's module."""
+        return False
+
+    def __init__(self, make: Callable[[], torch.nn.Module]):
+        self.make = make
+        module = self._seeded(0)
         if any(True for _ in module.buffers()):
             raise ValueError(
                 "model has buffers (BatchNorm statistics?), which cannot be aggregated: "
@@ -258,13 +293,14 @@ class TorchModel:
         self.num_parameters = sum(prod(shape) for shape in self.shapes)
 
     def initial(self, generator: torch.Generator) -> Tensor:
-        """(D,) the module's own initialisation, repeated under the generator's seed."""
+        """(D,) the parameters of a module made under the generator's seed."""
+        module = self._seeded(generator.initial_seed())
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    def _seeded(self, seed: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator.initial_seed())
-            for part in self.module.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
-        return torch.cat([p.detach().flatten() for p in self.module.parameters()])
+            torch.manual_seed(seed)
+            return self.make()
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """See `Sequential.logits`."""
@@ -277,17 +313,24 @@ class TorchModel:
         call = lambda p, v: torch.func.functional_call(self.module, p, (v,))  # noqa: E731
         return torch.vmap(call)(tensors, x)
 
-    def accumulate_gradients(self, parameters, x, y, sample_weights, out, beta, alpha):
+    def views(self, rows: Tensor) -> Tensor:
+        """See `Sequential.views`; here the rows themselves."""
+        return rows[:, : self.num_parameters]
+
+    def accumulate_gradients(self, parameters, x, y, sample_weights, out, clients, beta, alpha):
         """See `Sequential.accumulate_gradients`."""
-        rows, shared = len(out), len(out) // len(parameters)
+        shared = clients // len(parameters)
         weights = parameters[:, : self.num_parameters].repeat_interleave(shared, 0)
         weights = weights.detach().requires_grad_()
         with torch.enable_grad():
-            scores = self.logits(weights, x.reshape(rows, -1, *x.shape[2:]))
+            scores = self.logits(weights, x.reshape(clients, -1, *x.shape[2:]))
             flat = scores.flatten(0, 1)
             losses = F.cross_entropy(flat, y.flatten(), reduction="none") * sample_weights.flatten()
             (gradient,) = torch.autograd.grad(losses.sum(), weights)
-        _mix(out[:, : self.num_parameters], gradient, beta, alpha)
+        start = 0
+        for block in out:
+            mix(block, gradient[start : start + len(block)], beta, alpha)
+            start += len(block)
         return losses.detach().reshape(y.shape)
 
 
@@ -320,6 +363,10 @@ class MLP:
 
     hidden: list[int]
 
+    def __post_init__(self):
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"hidden must be positive widths, got {self.hidden}")
+
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> Sequential:
         """The model for these data."""
         widths = [prod(input_shape), *self.hidden, num_classes]
@@ -339,9 +386,9 @@ class CNN:
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> Sequential:
         """The model for these data."""
         channels, height, width = _image_shape(self, input_shape)
-        flat = 50 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
-        if flat <= 0:
+        if min(height, width) < 16:
             raise ValueError(f"model CNN needs images of 16 x 16 or more, got {height} x {width}")
+        flat = 50 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
         layers = [Conv2d(channels, 20, 5), ReLUPool(), Conv2d(20, 50, 5), ReLUPool()]
         layers += [Linear(flat, 500), ReLU(), Linear(500, num_classes)]
         return Sequential(layers, images=True)
@@ -377,5 +424,7 @@ def build_model(architecture, input_shape: tuple[int, ...], num_classes: int):
     A user's `model._target_` may be a class or function that takes `input_shape` and `num_classes`
     and returns a `torch.nn.Module` without buffers.
     """
-    built = architecture.build(input_shape, num_classes)
-    return TorchModel(built) if isinstance(built, torch.nn.Module) else built
+    make = getattr(architecture, "build", architecture)
+    make = partial(make, input_shape=input_shape, num_classes=num_classes)
+    built = make()
+    return TorchModel(make) if isinstance(built, torch.nn.Module) else built

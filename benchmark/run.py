@@ -40,6 +40,7 @@ def one_line(error: Exception) -> str:
 
 def main() -> None:
     """Run, and turn errors that are the user's into one line."""
+    _ended.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise; how errors are shown is decided here
     from benchmark.data import DataError
 

@@ -11,12 +11,14 @@ A folder is written under a temporary name, flushed to disk and renamed, so a pr
 moment leaves whole cells only. The metrics of a cell depend on nothing but its config.
 """
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import shutil
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -131,13 +133,17 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
         _sync(temporary)
-        if target.exists():
+        while True:
+            try:
+                temporary.rename(target)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
             old = self.cells / f".old-{target.name}-{uuid.uuid4().hex}"
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
+            with suppress(FileNotFoundError):  # another process may be doing the same
+                target.rename(old)
+                shutil.rmtree(old)
         _sync(self.cells)
 
 

@@ -74,17 +74,18 @@ class Updates:
         return over_basis @ self.basis @ over_basis.T
 
     @cached_property
+    def centred(self) -> np.ndarray:
+        """(m, m) float64 inner products <x_i - c, x_j - c> about a centre c, a multiple of a
+        client's vector, that cancels in all distances, and with it its rounding."""
+        over_basis, basis = self._over_basis(), self.basis
+        if np.ptp(over_basis[:, -1]) < 1e-9:  # otherwise the pivot does not cancel, and c = 0
+            over_basis, basis = over_basis[:, :-1], basis[:-1, :-1]
+        return basis if self.mixing is None else over_basis @ basis @ over_basis.T
+
+    @cached_property
     def distances(self) -> np.ndarray:
         """(m, m) float64 squared distances |x_i - x_j|^2, 0 on the diagonal."""
-        over_basis = self._over_basis()
-        shift = over_basis[:, -1]
-        if np.ptp(shift) < 1e-9:  # affine combinations: the pivot cancels, and with it its rounding
-            over_basis, basis = over_basis[:, :-1], self.basis[:-1, :-1]
-        else:
-            basis = self.basis
-        if self.mixing is None:
-            return squared_distances(basis)
-        return squared_distances(over_basis @ basis @ over_basis.T)
+        return squared_distances(self.centred)
 
     @property
     def norms(self) -> np.ndarray:
@@ -203,8 +204,12 @@ class Rule(_Component):
         reason = feasibility(self, len(matrix), f)
         if reason:
             raise Infeasible(reason)
-        if counts is not None and len(counts) != len(matrix):
-            raise ValueError(f"counts has {len(counts)} entries for {len(matrix)} vectors")
+        if counts is not None:
+            counts = np.asarray(counts, float)
+            if counts.shape != (len(matrix),):
+                raise ValueError(f"counts has {counts.size} entries for {len(matrix)} vectors")
+            if not (counts.min() >= 0 and 0 < counts.sum() < np.inf):
+                raise ValueError("counts must be finite, not negative and not all zero")
         context = Context(client_ids=np.arange(len(matrix)))
         vector, _, _ = self.step(Updates(matrix, counts=counts), f, self.init(), context)
         return restore(vector)
@@ -312,15 +317,21 @@ def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
     if isinstance(updates, torch.Tensor):
         matrix, restore = updates.detach(), lambda result: result
     elif isinstance(updates, list | tuple) and len(updates) and isinstance(updates[0], torch.Tensor):
-        matrix, restore = torch.stack([u.detach() for u in updates]), lambda result: result
+        try:
+            matrix, restore = torch.stack([u.detach() for u in updates]), lambda result: result
+        except (AttributeError, RuntimeError) as error:
+            raise ValueError(f"updates must be n vectors of d numbers: {error}") from None
     else:
         array = np.asarray(updates)
         if array.dtype.kind not in "fiu":
             raise ValueError(f"updates must be numbers, got an array of {array.dtype}")
-        array = array if array.dtype.kind == "f" else array.astype(np.float64)
-        matrix, restore = torch.from_numpy(np.array(array)), lambda result: result.numpy()
-    if matrix.ndim != 2:
+        size = array.dtype.itemsize if array.dtype.kind == "f" else 8
+        array = np.array(array, {2: np.float16, 4: np.float32}.get(size, np.float64))
+        matrix, restore = torch.from_numpy(array), lambda result: result.numpy()
+    if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
         raise ValueError(f"updates must be n vectors of d numbers, got shape {tuple(matrix.shape)}")
+    if matrix.is_complex() or matrix.dtype == torch.bool:
+        raise ValueError(f"updates must be numbers, got a tensor of {matrix.dtype}")
     if not matrix.is_floating_point():
         matrix = matrix.to(torch.float32)
     if not bool(torch.isfinite(matrix).all()):

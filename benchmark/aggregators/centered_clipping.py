@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.base import Report, Rule, positive
-from benchmark.kernels.gram import gram, squared_distances
+from benchmark.kernels.gram import distances_from, gram
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,10 @@ class CenteredClipping(Rule):
         over_basis[:m, :n] = mixing
         over_basis[m, n] = 1.0
         over_basis[:, -1] = over_basis.sum(1)
-        squared = squared_distances(over_basis @ gram(updates.clients, centre) @ over_basis.T)
+        inner = over_basis @ gram(updates.clients, centre) @ over_basis.T
         weights = np.eye(m + 1)[m]
         for _ in range(self.iterations):
-            toward = squared @ weights
-            distance = np.sqrt(np.maximum(toward - 0.5 * weights @ toward, 0.0))[:m]
+            distance = distances_from(weights, inner)[:m]
             scale = np.minimum(1.0, self.tau / np.maximum(distance, 1e-300)) / m
             weights = weights * (1.0 - scale.sum())
             weights[:m] += scale

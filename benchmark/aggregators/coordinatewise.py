@@ -76,5 +76,10 @@ class TrimmedMean(_RanksRule):
 
     def ranks(self, n, f):
         """b..n-b-1"""
-        b = f if self.ratio is None else int(np.floor(self.ratio * n + 1e-9))
+        b = f if self.ratio is None else trimmed(self.ratio, n)
         return b, n - b
+
+
+def trimmed(ratio: float, n: int) -> int:
+    """How many of n values go at each end: floor(ratio * n), at least one or two stay."""
+    return min(int(np.floor(ratio * n + 1e-9)), (n - 1) // 2)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.aggregators.base import WeightsRule, one_of, positive
+from benchmark.kernels.gram import distances_from
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class GeometricMedian(WeightsRule):
 
     Attributes:
         nu: smoothing, in units of the distances.
-        T: iterations at most; they stop early once the weights have settled. RFA takes 3.
+        T: iterations at most; they stop early once z has settled. RFA takes 3.
         start: from the `mean` or from `zero`.
         weighted: a_i proportional to the sample counts instead of 1/n.
     """
@@ -39,18 +40,16 @@ class GeometricMedian(WeightsRule):
         """(m,) the weights b_i / sum b of the last iteration."""
         prior = updates.counts if self.weighted else np.ones(len(updates))
         prior = prior / prior.sum()
-        squared = updates.distances
         weights = prior
         for iteration in range(self.T):
             if iteration == 0 and self.start == "zero":
                 distance = updates.norms
-            else:  # |z - x_i|^2 for z = sum_j w_j x_j with sum_j w_j = 1
-                toward = squared @ weights
-                distance = np.sqrt(np.maximum(toward - 0.5 * weights @ toward, 0.0))
+            else:
+                distance = distances_from(weights, updates.centred)
             new = prior / np.maximum(self.nu, distance)
             new = new / new.sum()
-            settled = np.abs(new - weights).max() < 1e-10
+            moved = (np.abs(new - weights) * distance).sum()  # bounds how far z goes
             weights = new
-            if settled and iteration > 0:
+            if iteration > 0 and moved <= 1e-10 * (weights * distance).sum():
                 break
         return weights

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.aggregators.base import Report, Rule, Updates, WeightsRule, one_of
+from benchmark.aggregators.coordinatewise import trimmed
+from benchmark.kernels.selection import iterated_krum
 from benchmark.kernels.order import nearest_mean, nearest_share, sorted_mean, sorted_share
 
 _DISTANCES = ("squared", "plain", "fourth")
@@ -104,7 +106,7 @@ class MultiKrum(_KrumBase):
         m = max(1, len(updates) - f - 2) if self.m is None else self.m
         best = np.argsort(self._scores(updates, f), kind="stable")[:m]
         weights = np.zeros(len(updates))
-        weights[best] = 1.0 / m
+        weights[best] = 1.0 / len(best)  # a filter before it may have left fewer than m
         return weights
 
 
@@ -145,14 +147,8 @@ class Bulyan(Rule):
         if self.selection == "oneshot":
             scores = krum_scores(updates.distances, f, self.distance)
             return np.sort(np.argsort(scores, kind="stable")[:theta])
-        left = np.arange(len(updates))
-        for _ in range(theta):
-            if len(left) == 1:
-                left = left[:0]
-                break
-            scores = krum_scores(updates.distances[np.ix_(left, left)], f, self.distance)
-            left = np.delete(left, np.argmin(scores))
-        return np.setdiff1d(np.arange(len(updates)), left)
+        power = {"squared": 1.0, "plain": 0.5, "fourth": 2.0}[self.distance]
+        return np.sort(iterated_krum(updates.distances**power, f, theta))
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
@@ -164,7 +160,7 @@ class Bulyan(Rule):
             vector = nearest_mean(rows, theta - 2 * f)
             share = lambda: nearest_share(rows, everybody, theta - 2 * f)  # noqa: E731
         else:
-            b = int(np.floor(self.ratio * theta + 1e-9))
+            b = trimmed(self.ratio, theta)
             vector = sorted_mean(rows, b, theta - b)
             share = lambda: sorted_share(rows, everybody, b, theta - b)  # noqa: E731
         mixing = np.abs(selected.mixing)

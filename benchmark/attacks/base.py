@@ -132,12 +132,14 @@ class Attack:
         reason = self.check(len(matrix) + f, f)
         if reason:
             raise Infeasible(reason)
+        if f == 0:
+            return restore(matrix[:0].clone())
         own_matrix = None if own is None else as_matrix(own)[0].to(matrix)
         if own_matrix is not None and own_matrix.shape != (f, matrix.shape[1]):
             raise ValueError(f"own must have shape {(f, matrix.shape[1])}, got {tuple(own_matrix.shape)}")
-        if f == 0:
-            return restore(matrix[:0].clone())
         target = None if replacement is None else as_matrix([replacement])[0][0].to(matrix)
+        if target is not None and len(target) != matrix.shape[1]:
+            raise ValueError(f"replacement must have {matrix.shape[1]} numbers, got {len(target)}")
         view = View(
             n=len(matrix) + f,
             f=f,

@@ -75,6 +75,10 @@ class InnerProductManipulation(Attack):
     epsilon: float = 0.1
     reads: ClassVar[frozenset] = frozenset({"honest"})
 
+    def check(self, n: int, f: int) -> str | None:
+        """An honest client, to take the mean of."""
+        return None if f < n else f"InnerProductManipulation needs f < n, got n={n}, f={f}"
+
     def step(self, view, state):
         """See `Attack.step`."""
         return (view.honest_mean * -self.epsilon).expand(view.f, -1), state

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 _BLOCK_VALUES = 1 << 18  # values in a block: about a megabyte, so that it stays in cache
-_ILL_CONDITIONED = 1e-5  # typical squared distance, relative to the squared distance to the pivot
+_ILL_CONDITIONED = 1e-2  # typical squared distance, relative to the squared distance to the pivot
 
 
 def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
@@ -28,12 +28,16 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
     """
     n = len(x)
     products = _products(x, extra, pivot=0)
-    if not np.isfinite(products).all():  # float32 overflowed: some row is astronomically long
+    if not 1e-30 < np.abs(products).max() < np.inf:  # float32 over- or underflowed
         x, extra = x.double(), None if extra is None else extra.double()
         products = _products(x, extra, pivot=0)
-    medoid, ratio = _conditioning(products[:n, :n])
-    if ratio < _ILL_CONDITIONED:  # the pivot is an outlier far from a tight cluster
-        products = _products(x, extra, pivot=medoid)
+        if not np.isfinite(products).all():
+            raise ValueError("updates are too long: their squared lengths must be below 1e308")
+    for _ in range(4):  # outliers of several magnitudes are left one after the other
+        medoid, ratio = _conditioning(products[:n, :n])
+        if ratio >= _ILL_CONDITIONED:
+            break
+        products = _products(x, extra, pivot=medoid)  # the pivot was far from a tight cluster
     return products
 
 
@@ -67,8 +71,19 @@ def _conditioning(centred: np.ndarray) -> tuple[int, float]:
 
 
 def squared_distances(inner: np.ndarray) -> np.ndarray:
-    """|v_i - v_j|^2 from inner products <v_i, v_j>, (n, n); exactly 0 on the diagonal."""
+    """|v_i - v_j|^2 from inner products <v_i, v_j>, (n, n); exactly 0 on the diagonal, and exactly
+    symmetric, so that what is equally far stays so (matrix products are not, in the last bit)."""
     lengths = np.diagonal(inner)
-    squared = np.maximum(lengths[:, None] + lengths[None, :] - 2.0 * inner, 0.0)
+    squared = np.maximum(lengths[:, None] + lengths[None, :] - (inner + inner.T), 0.0)
     np.fill_diagonal(squared, 0.0)
     return squared
+
+
+def distances_from(weights: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """(n,) distances |v_i - z| from the average z = sum_j weights[j] v_j, the weights of sum 1.
+
+    From inner products <v_i, v_j> about a centre among most of the vectors, not from squared
+    distances: of those, a vector of length 1e20 and weight 1e-20 adds 1e20 that must cancel.
+    """
+    toward = inner @ weights
+    return np.sqrt(np.maximum(np.diagonal(inner) - 2.0 * toward + weights @ toward, 0.0))

@@ -34,8 +34,9 @@ def sorted_mean(x: torch.Tensor, low: int, high: int) -> torch.Tensor:
 def nearest_mean(x: torch.Tensor, count: int) -> torch.Tensor:
     """Mean of the `count` values nearest the median, of every column.
 
-    The values nearest to a point are consecutive order statistics, so the window of `count`
-    sorted values whose farther end is nearest the median is taken (the lowest of equal ones).
+    They are consecutive order statistics: a window of `count` sorted values moves up from the
+    lowest as long as the value that would come in is nearer than the one that would go out, so of
+    equally near ones the lower stays.
 
     Args:
         x: (n, d), finite. Not changed.
@@ -48,13 +49,8 @@ def nearest_mean(x: torch.Tensor, count: int) -> torch.Tensor:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         ordered = torch.sort(x, dim=0).values
         median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-        ends = torch.stack(
-            [
-                torch.maximum(median - ordered[s], ordered[s + count - 1] - median)
-                for s in range(n - count + 1)
-            ]
-        )
-        window = ends.argmin(0) + torch.arange(count, device=x.device)[:, None]
+        first = (median - ordered[: n - count] > ordered[count:] - median).sum(0)
+        window = first + torch.arange(count, device=x.device)[:, None]
         return ordered.gather(0, window).mean(0)
     out = torch.empty(x.shape[1], dtype=x.dtype)
     _nearest_mean(*_array(x), _network(n, 0, n), count, out.numpy())
@@ -155,34 +151,36 @@ def _sorted_mean(x, d, network, low, high, out):
 
 
 @njit(cache=True, inline="always")
-def _nearest_window(block, n, count, k):
-    """First rank of the `count` sorted values of column k that lie nearest their median."""
-    median = (block[(n - 1) // 2, k] + block[n // 2, k]) / 2
-    first = 0
-    best = max(median - block[0, k], block[count - 1, k] - median)
-    for s in range(1, n - count + 1):
-        end = max(median - block[s, k], block[s + count - 1, k] - median)
-        if end < best:
-            best = end
-            first = s
-    return first
+def _nearest_windows(block, count, width, first):
+    """First rank of the `count` sorted values nearest the median, for every column of a block."""
+    n = len(block)
+    median = np.empty(width, block.dtype)
+    for k in range(width):
+        median[k] = (block[(n - 1) // 2, k] + block[n // 2, k]) / 2
+        first[k] = 0
+    for s in range(n - count):  # once the value that would come in is farther, it stays so
+        for k in range(width):
+            first[k] += median[k] - block[s, k] > block[s + count, k] - median[k]
 
 
 @njit(parallel=True, cache=True)
 def _nearest_mean(x, d, network, count, out):
     n = len(x)
     scale = x.dtype.type(1.0 / count)
+    zero = x.dtype.type(0.0)
     for index in prange((d + _COLUMNS - 1) // _COLUMNS):
         start = index * _COLUMNS
         width = min(_COLUMNS, d - start)
         block = np.empty((n, _COLUMNS), x.dtype)
         _sort_block(x, network, start, width, block)
+        first = np.empty(width, np.int32)
+        _nearest_windows(block, count, width, first)
+        total = np.zeros(width, x.dtype)
+        for r in range(n):
+            for k in range(width):
+                total[k] += block[r, k] if first[k] <= r < first[k] + count else zero
         for k in range(width):
-            first = _nearest_window(block, n, count, k)
-            total = block[first, k]
-            for r in range(first + 1, first + count):
-                total += block[r, k]
-            out[start + k] = total * scale
+            out[start + k] = total[k] * scale
 
 
 @njit(parallel=True, cache=True)
@@ -196,20 +194,41 @@ def _kept_share(x, d, network, rows, low, count):
         width = min(_COLUMNS, d - start)
         block = np.empty((n, _COLUMNS), x.dtype)
         _sort_block(x, network, start, width, block)
+        first = np.full(width, low, np.int32)
+        if low < 0:
+            _nearest_windows(block, count, width, first)
+        smallest = np.empty(width, x.dtype)
+        largest = np.empty(width, x.dtype)
         for k in range(width):
-            first = low if low >= 0 else _nearest_window(block, n, count, k)
-            smallest = block[first, k]
-            largest = block[first + count - 1, k]
-            for r in range(len(rows)):
-                value = x[rows[r], start + k]
-                if smallest < value < largest:
-                    shares[index, r] += 1.0
-                elif smallest <= value <= largest:
-                    equal = 0
-                    for i in range(n):
-                        equal += x[i, start + k] == value
-                    kept = 0
-                    for i in range(first, first + count):
-                        kept += block[i, k] == value
-                    shares[index, r] += kept / equal
+            smallest[k] = block[first[k], k]
+            largest[k] = block[first[k] + count - 1, k]
+        inside = np.zeros(width, np.int32)
+        for i in range(n):
+            for k in range(width):
+                inside[k] += smallest[k] <= x[i, start + k] <= largest[k]
+        for r in range(len(rows)):
+            row = x[rows[r], start : start + width]
+            total = 0
+            for k in range(width):
+                total += (smallest[k] <= row[k] <= largest[k]) & (inside[k] == count)
+            shares[index, r] = total
+        for k in range(width):
+            if inside[k] != count:  # equal values on both sides of an end of the window
+                for r in range(len(rows)):
+                    shares[index, r] += _tied_share(
+                        x, block, start + k, k, x[rows[r], start + k], first[k], count
+                    )
     return shares.sum(0) / (d * count)
+
+
+@njit(cache=True)
+def _tied_share(x, block, column, k, value, first, count):
+    kept = 0
+    for r in range(first, first + count):
+        kept += block[r, k] == value
+    if kept == 0:
+        return 0.0
+    equal = 0
+    for i in range(len(x)):
+        equal += x[i, column] == value
+    return kept / equal

@@ -19,14 +19,22 @@ class Batches:
         self.seed = seed
         self.batch_size = batch_size
         self._epochs: dict[int, tuple[int, np.ndarray]] = {}
-        self._round: tuple[int, dict] = (0, {})
+        self._single: tuple[int, np.ndarray | None] = (0, None)
+        self._local: tuple[int, dict] = (0, {})
 
-    def single(self, client: int, round: int) -> np.ndarray:
-        """(batch_size,) examples of a round's one step.
+    def single(self, round: int) -> np.ndarray:
+        """(clients, batch_size) examples of every client in a round's one step.
 
-        The client goes through its data in a random order, anew each time less than a batch is
-        left.
+        A client goes through its data in a random order, anew each time less than a batch is left.
         """
+        if self._single[0] != round:
+            rows = np.empty((len(self.shards), self.batch_size), dtype=np.int64)
+            for client, row in enumerate(rows):
+                row[:] = self._next(client, round)
+            self._single = (round, rows)
+        return self._single[1]
+
+    def _next(self, client: int, round: int) -> np.ndarray:
         per_epoch = len(self.shards[client]) // self.batch_size
         epoch, place = divmod(round - 1, per_epoch)
         known = self._epochs.get(client)
@@ -43,9 +51,9 @@ class Batches:
         Every epoch goes through the client's data in a new random order; the last batch of an
         epoch may be short. With `steps`, epochs follow each other until there are so many batches.
         """
-        if self._round[0] != round:
-            self._round = (round, {})
-        memo = self._round[1]
+        if self._local[0] != round:
+            self._local = (round, {})
+        memo = self._local[1]
         if client not in memo:
             shard, size = self.shards[client], self.batch_size
             per_epoch = -(-len(shard) // size)

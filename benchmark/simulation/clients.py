@@ -10,43 +10,58 @@ import math
 import numpy as np
 import torch
 
+from benchmark.models import mix
 from benchmark.simulation.streams import generator
 
 
-def gradients(run, round: int) -> None:
-    """FedSGD: the gradient, or worker momentum, of every client that takes part."""
-    fl, model = run.cell.fl, run.workload.model
-    clients = run.computing
-    rows = run.buffer[run.first : run.received]
-    batches = np.stack([run.batches.single(c, round) for c in clients])
-    x, y = fetch(run.workload, batches.ravel())
+def gradients(runs: list, round: int) -> None:
+    """FedSGD: the gradient, or worker momentum, of every client of some runs that takes part.
+
+    The runs have equally many clients to compute. Products of several runs are padded to a
+    multiple of four matrices, see `LocalTraining`; a run that could be computed with others is
+    padded also when it is alone.
+    """
+    fl, workload = runs[0].cell.fl, runs[0].workload
+    model, count = workload.model, len(runs[0].computing)
+    many = model.lockstep(count * fl.batch_size)
+    padded = runs + runs[-1:] * (-len(runs) % 4) if many else runs
+    batches = np.stack([run.batches.single(round)[run.computing] for run in padded])
+    x, y = fetch(workload, batches)
     if fl.horizontal_flip != "none":
-        x = flip(x, run.cell.seed, clients, round, fl.batch_size)
-    y = poisoned(run, y.view(batches.shape)).view(1, -1)
-    weights = torch.full(y.shape, 1.0 / fl.batch_size, device=y.device)
+        x = torch.stack([flip(images, run, round) for images, run in zip(x, padded, strict=True)])
+    for labels, run in zip(y, runs, strict=False):
+        poison(run, labels[: len(run.byzantine) - run.first])
+    parameters = torch.cat([run.parameters for run in padded]) if many else runs[0].parameters
+    weights = torch.full((len(padded), count * fl.batch_size), 1.0 / fl.batch_size, device=y.device)
     at_worker = fl.momentum > 0 and fl.momentum_at == "worker"
     beta = fl.momentum if at_worker else 0.0
-    alpha = 1.0 - fl.momentum if fl.momentum > 0 and fl.dampening and at_worker else 1.0
-    if at_worker and run.momenta is not None:
-        rows.copy_(run.momenta[clients])
-    if fl.gradient_clip is None:
-        losses = model.accumulate_gradients(run.parameters, x[None], y, weights, rows, beta, alpha)
+    alpha = 1.0 - fl.momentum if fl.dampening and at_worker else 1.0
+    rows = [run.buffer[run.first : run.received] for run in runs]
+    if at_worker:
+        for run, target in zip(runs, rows, strict=True):
+            run.recall(target)
+    clipped = fl.gradient_clip is not None
+    out = [torch.zeros_like(target) for target in rows] if clipped else rows
+    losses = model.accumulate_gradients(
+        parameters,
+        x.flatten(1, 2),
+        y.flatten(1),
+        weights,
+        [model.views(block) for block in out],
+        len(padded) * count,
+        0.0 if clipped else beta,
+        1.0 if clipped else alpha,
+    ).view(len(padded), count, -1).sum(2)  # fmt: skip
+    for index, (run, fresh, target) in enumerate(zip(runs, out, rows, strict=True)):
         if fl.weight_decay:
-            rows.add_(run.parameters, alpha=alpha * fl.weight_decay)
-    else:
-        fresh = torch.zeros_like(rows)
-        losses = model.accumulate_gradients(run.parameters, x[None], y, weights, fresh, 0.0, 1.0)
-        if fl.weight_decay:
-            fresh.add_(run.parameters, alpha=fl.weight_decay)
-        norms = torch.linalg.vector_norm(fresh, dim=1, keepdim=True)
-        fresh *= (fl.gradient_clip / norms.clamp_min(1e-30)).clamp_max(1.0)
-        if beta:
-            rows.mul_(beta).add_(fresh, alpha=alpha)
-        else:
-            rows.copy_(fresh)
-    if at_worker and run.momenta is not None:
-        run.momenta[clients] = rows
-    run.train_loss = losses.view(len(clients), -1).sum(1)[-len(run.honest) :].mean()
+            fresh.add_(run.parameters, alpha=fl.weight_decay * (1.0 if clipped else alpha))
+        if clipped:
+            norms = torch.linalg.vector_norm(fresh, dim=1, keepdim=True)
+            fresh *= (fl.gradient_clip / norms.clamp_min(1e-30)).clamp_max(1.0)
+            mix(target, fresh, beta, alpha)
+        if at_worker:
+            run.remember(target)
+        run.train_loss = losses[index, len(run.byzantine) - run.first :].mean()
 
 
 class LocalTraining:
@@ -86,6 +101,9 @@ class LocalTraining:
         rate = fl.rate(round)
         scale = np.where(examples >= 0, rate / np.maximum(counts, 1), 0.0)
         scale = torch.from_numpy(scale.astype(np.float32)).to(device)
+        # Short batches are filled up, with weight zero, by an example of their own: any other
+        # might bring a NaN into them.
+        examples = np.where(examples >= 0, examples, examples[:, :, :1])
         flips = self._flips(plans, examples.shape, round)
         cells = np.array([plan[0] for plan in plans] + [plans[-1][0]] * (size - len(plans)))
         starts = torch.cat([run.parameters for run in self.runs])
@@ -98,17 +116,17 @@ class LocalTraining:
         for step in range(steps[0]):
             busy = sum(count > step for count in steps)
             rows = -(-busy // 4) * 4
-            idle = models[busy:rows].clone() if fl.weight_decay else None
+            idle = models[busy:rows].clone()
             x = features[index[step, :rows].flatten()].unflatten(0, (rows, self.batch))
             if flips is not None:
                 x = torch.where(flips[step, :rows, :, None, None, None], x.flip(-1), x)
             part = models[:rows]
             losses = model.accumulate_gradients(
-                part, x, labels[step, :rows], scale[step, :rows], part, decay, -1.0
-            )
-            if idle is not None:
-                models[busy:rows] = idle
-            total[:rows] += losses.sum(1)
+                part, x, labels[step, :rows], scale[step, :rows], [model.views(part)], rows,
+                decay, -1.0,
+            )  # fmt: skip
+            models[busy:rows] = idle
+            total[:busy] += losses[:busy].sum(1)
         total /= rate
         self._deliver(plans, models, total)
 
@@ -117,8 +135,8 @@ class LocalTraining:
         labels = y[torch.from_numpy(np.maximum(examples, 0)).to(y.device)]
         for row, (index, place, _) in enumerate(plans):
             run = self.runs[index]
-            if run.cell.attack.poisons and run.first + place < len(run.byzantine):
-                labels[:, row] = poison(run, labels[:, row])
+            if run.first + place < len(run.byzantine):
+                poison(run, labels[:, row])
         return labels
 
     def _flips(self, plans, shape, round) -> torch.Tensor | None:
@@ -134,49 +152,40 @@ class LocalTraining:
     def _deliver(self, plans, models, total) -> None:
         fl = self.fl
         at_worker = fl.momentum > 0 and fl.momentum_at == "worker"
-        alpha = 1.0 - fl.momentum if fl.dampening else 1.0
+        alpha = 1.0 - fl.momentum if fl.dampening and at_worker else 1.0
         where = {(plan[0], plan[1]): row for row, plan in enumerate(plans)}
         for index, run in enumerate(self.runs):
             source = [where[index, place] for place in range(len(run.computing))]
             picked = torch.tensor(source, device=models.device)
             rows = run.buffer[run.first : run.received]
-            deltas = models[picked] - run.parameters
+            deltas = models[picked].sub_(run.parameters)
             if at_worker:
-                if run.momenta is not None:
-                    rows.copy_(run.momenta[run.computing])
-                rows.mul_(fl.momentum).add_(deltas, alpha=alpha)
-                if run.momenta is not None:
-                    run.momenta[run.computing] = rows
-            else:
-                rows.copy_(deltas)
+                run.recall(rows)
+            mix(rows, deltas, fl.momentum if at_worker else 0.0, alpha)
+            if at_worker:
+                run.remember(rows)
             steps = torch.tensor([len(plans[s][2]) for s in source], device=models.device)
-            run.train_loss = (total[picked] / steps)[-len(run.honest) :].mean()
+            losses = total[picked] / steps
+            run.train_loss = losses[len(run.byzantine) - run.first :].mean()
 
 
 def fetch(workload, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training examples and their labels."""
+    """Training examples (*shape, *input shape) and labels (*shape) for an array of indices."""
     x, y = workload.splits["train"]
     index = torch.from_numpy(examples).to(x.device)
-    return x[index], y[index]
+    return x[index.flatten()].unflatten(0, index.shape), y[index]
 
 
-def flip(x: torch.Tensor, seed: int, clients, round: int, batch_size: int) -> torch.Tensor:
-    """Mirror each image with probability one half, by a stream of each client."""
-    draws = [generator(seed, "flips", int(c), round).random(batch_size) for c in clients]
-    mask = torch.from_numpy(np.concatenate(draws) < 0.5).to(x.device)
-    return torch.where(mask[:, None, None, None], x.flip(-1), x)
+def flip(x: torch.Tensor, run, round: int) -> torch.Tensor:
+    """Mirror each image (clients, batch, *shape) with probability 1/2, by the client's stream."""
+    draws = [generator(run.cell.seed, "flips", int(c), round).random(x.shape[1])
+             for c in run.computing]  # fmt: skip
+    mask = torch.from_numpy(np.stack(draws) < 0.5).to(x.device)
+    return torch.where(mask[:, :, None, None, None], x.flip(-1), x)
 
 
-def poisoned(run, labels: torch.Tensor) -> torch.Tensor:
-    """(clients, batch) labels, those of Byzantine clients changed if the attack does so."""
-    byzantine = len(run.byzantine) - run.first
-    if run.cell.attack.poisons and byzantine > 0:
-        labels = labels.clone()
-        labels[:byzantine] = poison(run, labels[:byzantine])
-    return labels
-
-
-def poison(run, labels: torch.Tensor) -> torch.Tensor:
-    """Labels as a Byzantine client of the run sees them."""
-    changed = run.cell.attack.poison(labels.cpu().numpy(), run.workload.dataset.num_classes)
-    return torch.from_numpy(np.ascontiguousarray(changed)).to(labels)
+def poison(run, labels: torch.Tensor) -> None:
+    """Change the labels of Byzantine clients as the run's attack does, in place."""
+    if run.cell.attack.poisons and labels.numel():
+        changed = run.cell.attack.poison(labels.cpu().numpy(), run.workload.dataset.num_classes)
+        labels.copy_(torch.from_numpy(np.ascontiguousarray(changed)))

@@ -5,9 +5,11 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numba
 import torch
 
 from benchmark.config import ConfigError, Engine
+from benchmark.models import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
 from benchmark.simulation.run import Run
 from benchmark.simulation.workload import Workloads, group_name
@@ -15,6 +17,7 @@ from benchmark.simulation.workload import Workloads, group_name
 # Rows of the cells in flight should fit the last-level cache of a CPU; more of them only share
 # Python's overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 16 << 20
+_SINGLE_THREAD_BYTES = 2 << 20
 
 
 @dataclass
@@ -58,19 +61,25 @@ def simulate(
     """
     engine = engine or Engine()
     workloads = workloads or Workloads(engine.device)
-    if engine.threads is not None:
-        import numba
-
-        torch.set_num_threads(engine.threads)
-        numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
     groups = {}
     for cell in cells:
         groups.setdefault(group_name(cell), []).append(cell)
     for group in groups.values():
         group.sort(key=lambda cell: (cell.seed, cell.n))  # neighbours share their batches
         size = _cells_at_once(group, workloads.of(group[0]), engine)
+        _use_threads(engine.threads, group, workloads.of(group[0]))
         for start in range(0, len(group), size):
             yield from _block(group[start : start + size], workloads.of(group[0]))
+
+
+def _use_threads(threads: int | None, group: list, workload) -> None:
+    """One thread where the work is so small that threads mostly wait for each other."""
+    cores = numba.config.NUMBA_NUM_THREADS
+    if threads is None:
+        small = max(cell_bytes(cell, workload) for cell in group) < _SINGLE_THREAD_BYTES
+        threads = 1 if small else cores
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, cores))
 
 
 def _cells_at_once(group: list, workload, engine: Engine) -> int:
@@ -78,7 +87,7 @@ def _cells_at_once(group: list, workload, engine: Engine) -> int:
     budget = engine.memory_gb * 2**30
     if need > budget:
         raise ConfigError(
-            f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.1f}"
+            f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
         )
     if engine.device == "cpu":
         budget = min(budget, _CACHE_BYTES)
@@ -126,26 +135,45 @@ def _block(cells: list, workload) -> Iterator[Outcome]:
 def _compute(runs: list, round: int, failed: list) -> list:
     """Everybody's updates; the runs that got there."""
     began = time.perf_counter()
-    if runs and runs[0].cell.fl.algorithm == "fedavg":
+    alive = []
+    for together in _partners(runs):
         try:
-            LocalTraining(runs).compute(round)
-            alive = runs
-        except Exception:  # one cell's data may be to blame: each alone
-            alive = [
+            _updates(together, round)
+            alive += together
+        except Exception:  # one of them may be to blame: each alone
+            alive += [
                 run
-                for run in runs
-                if _guarded(run.cell, failed, lambda run=run: LocalTraining([run]).compute(round))
+                for run in together
+                if _guarded(run.cell, failed, lambda run=run: _updates([run], round))
             ]
-    else:
-        alive = [
-            run
-            for run in runs
-            if _guarded(run.cell, failed, lambda run=run: gradients(run, round))
-        ]
     share = (time.perf_counter() - began) / max(1, len(runs))
     for run in alive:
         run.gradient_seconds = share
     return alive
+
+
+def _partners(runs: list) -> list[list]:
+    """Runs whose updates are computed in one program."""
+    groups = {}
+    for index, run in enumerate(runs):
+        count = len(run.computing)
+        if isinstance(run.workload.model, TorchModel):
+            name = (index,)  # of its operations nobody knows whether bits depend on the company
+        elif run.cell.fl.algorithm == "fedavg":
+            name = "all"
+        elif run.workload.model.lockstep(count * run.cell.fl.batch_size):
+            name = count
+        else:
+            name = (index,)
+        groups.setdefault(name, []).append(run)
+    return list(groups.values())
+
+
+def _updates(runs: list, round: int) -> None:
+    if runs[0].cell.fl.algorithm == "fedavg":
+        LocalTraining(runs).compute(round)
+    else:
+        gradients(runs, round)
 
 
 def _guarded(cell, failed: list, work) -> bool:

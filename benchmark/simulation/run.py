@@ -75,6 +75,16 @@ class Run:
         everybody = np.concatenate([self.byzantine, self.honest])
         self.computing = everybody[self.first :]
 
+    def recall(self, rows: torch.Tensor) -> None:
+        """Put the momenta of this round's clients into their rows, if not there already."""
+        if self.momenta is not None:
+            rows.copy_(self.momenta[self.computing])
+
+    def remember(self, rows: torch.Tensor) -> None:
+        """Keep the momenta of this round's clients by their ids, if the rows do not."""
+        if self.momenta is not None:
+            self.momenta[self.computing] = rows
+
     def finish_round(self, round: int) -> None:
         """Attack, aggregate, step, evaluate where due, and record."""
         began = time.perf_counter()
@@ -135,6 +145,7 @@ class Run:
         updates = self.buffer[f : f + k, : self.width]
         ids = np.concatenate([self.honest, self.byzantine])
         declared = -(-fl.declared_byzantine * k // self.cell.n)
+        first_byzantine = len(self.honest)
         finite = torch.isfinite(updates.sum(1))
         if not bool(finite.all()):
             finite = torch.isfinite(updates).all(1)
@@ -142,6 +153,7 @@ class Run:
             updates, ids = updates[finite], ids[kept]
             honest = updates[: kept[: len(self.honest)].sum()]
             self._honest_mean = honest.mean(0)
+            first_byzantine = len(honest)
         discarded = k - len(updates)
         declared = max(0, declared - discarded)
         record = {"byzantine_clients": f, "discarded": discarded}
@@ -159,7 +171,7 @@ class Run:
             seen, declared, self._rule_state, context
         )
         error = torch.linalg.vector_norm(vector - self._honest_mean)
-        rows = np.flatnonzero(np.isin(ids, self.byzantine))
+        rows = np.arange(first_byzantine, len(ids))
         record["byzantine_weight"] = float(report.share(rows).sum()) if len(rows) else 0.0
         record["aggregation_error"] = float(error)
         self._step(vector, round)
@@ -201,7 +213,7 @@ class Run:
             labels = flip_labels(y[index], self.workload.dataset.num_classes)
             weights = torch.full((1, size), 1.0 / size, device=x.device)
             model.accumulate_gradients(
-                target, x[index][None], labels[None], weights, target, 1.0,
-                -attack.target_learning_rate,
+                target, x[index][None], labels[None], weights, [model.views(target)], 1,
+                1.0, -attack.target_learning_rate,
             )  # fmt: skip
         return target[0, : self.width]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from benchmark.config import canonical
+from benchmark.config import ConfigError, canonical
 from benchmark.models import build_model
 from benchmark.simulation.batches import Batches
 from benchmark.simulation.streams import generator
@@ -65,10 +65,17 @@ class Workloads:
 
     Args:
         device: a torch device.
+
+    Raises:
+        ConfigError: if there is no such device.
     """
 
     def __init__(self, device: str):
-        self.device = torch.device(device)
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # unknown, or not in this machine
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"engine.device={device}: {reason}") from None
         self._known: dict = {}
 
     def of(self, cell) -> Workload:

@@ -1,0 +1,521 @@
+"""The batched engine against a sequential one, and against itself in other company."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from hydra import initialize_config_dir
+from sequential import Recorded, Reference
+
+from benchmark.aggregators import Mean, Rule
+from benchmark.attacks import Attack, LabelFlip
+from benchmark.config import ConfigError, Engine, conf_dir
+from benchmark.data import Dataset
+from benchmark.grid import Composer
+from benchmark.models import Logistic, build_model
+from benchmark.simulation import simulate
+from benchmark.simulation.streams import torch_generator
+
+HERE = __name__
+SMALL = [
+    "model=logistic",
+    "partition=dirichlet",
+    "fl.num_clients=11",
+    "fl.num_byzantine=2",
+    "fl.batch_size=8",
+    "fl.rounds=6",
+    "fl.evaluate_every=2",
+]
+MLP = ["model=mlp", "model.hidden=[10]"]
+IMAGES = [f"data._target_={HERE}.Images", "partition=iid", "fl.num_clients=5", "fl.batch_size=4"]
+IMAGES += ["fl.num_byzantine=1", "fl.rounds=3", "fl.evaluate_every=1", "seed=1"]
+EXACT = {"round", "byzantine_clients", "discarded"}
+
+
+def choices(group):
+    """All names of a config group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Noise of 28 x 28 pixels with a bright spot that names the class; perhaps broken examples."""
+
+    broken: float = 0.0
+    size: int = 60
+
+    def load(self):
+        rng = np.random.default_rng(5)
+        count = self.size + 20
+        y = rng.integers(0, 10, count)
+        x = rng.standard_normal((count, 1, 28, 28), dtype=np.float32)
+        x[np.arange(count), 0, 2 * y + 3, 20 - y] += 8
+        train, held = slice(0, self.size), slice(self.size, None)
+        x[train][rng.random(self.size) < self.broken] = np.nan
+        return Dataset("images", x[train], y[train], x[held], y[held], x[held], y[held], 10)
+
+
+@dataclass(frozen=True)
+class Infinite(Attack):
+    """Every other Byzantine client sends an infinity, the others nothing."""
+
+    every: int = 2
+
+    def step(self, view, state):
+        sent = torch.zeros(view.f, view.like.shape[1])
+        sent[:: self.every, 3] = math.inf
+        return sent, state
+
+
+@dataclass(frozen=True)
+class Remembering(Attack):
+    """Sends the honest mean of the round before: an attack with a state."""
+
+    reads: ClassVar[frozenset] = frozenset({"honest"})
+
+    def step(self, view, state):
+        mean = view.honest.mean(0)
+        return (mean if state is None else state).expand(view.f, -1), mean.clone()
+
+
+@dataclass(frozen=True)
+class Explodes(Rule):
+    """The mean, until a round in which it raises."""
+
+    at: int = 3
+
+    def check(self, n, f):
+        return None
+
+    def step(self, updates, f, state, context):
+        if context.round == self.at:
+            raise ArithmeticError("it went off\nand this is the second line")
+        return Mean().step(updates, f, state, context)
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composer = Composer()
+
+        def cell(*overrides):
+            made = composer.cell(list(overrides))
+            assert made.problem is None
+            return made
+
+        yield cell
+
+
+def trained(cells, engine=None):
+    """The metrics of every cell, in the order of `cells`."""
+    outcomes = {id(outcome.cell): outcome for outcome in simulate(cells, engine)}
+    assert len(outcomes) == len(cells)
+    assert all(outcome.status == "done" for outcome in outcomes.values()), [
+        outcome.traceback for outcome in outcomes.values()
+    ]
+    return [outcomes[id(cell)].metrics for cell in cells]
+
+
+def recorded(cell, name=""):
+    """The same cell with a rule that writes down what it sees."""
+    return replace(cell, rule=Recorded(cell.rule, name))
+
+
+def same(a, b):
+    """Whether two cells' metrics are the same numbers, bit for bit."""
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(np.array(a[name], float), np.array(b[name], float), name)
+    return True
+
+
+def close(a, b, tolerance):
+    """Every row of a is near that of b, as measured by its length."""
+    assert a.shape == b.shape
+    error, length = torch.linalg.vector_norm(torch.stack([a - b, b]), dim=-1)
+    assert bool((error <= tolerance * length).all()), (error / length).max()
+
+
+def agree(cell):
+    """The engine and the reference come to the same updates, aggregates and metrics.
+
+    With ReLU an input near zero may fall on either side of it, though it does so rarely.
+    """
+    tolerance = 2e-5 if isinstance(cell.model, Logistic) else 5e-3
+    witness = recorded(cell)
+    metrics, watched = trained([cell, witness])
+    assert same(metrics, watched)
+    dataset = cell.data.load()
+    model = build_model(cell.model, dataset.input_shape, dataset.num_classes)
+    reference = Reference(cell, model.initial(torch_generator(cell.seed, "initial model")))
+    expected = reference.run()
+    assert len(witness.rule.rounds) == len(reference.rounds)
+    for ours, theirs in zip(witness.rule.rounds, reference.rounds, strict=True):
+        assert ours.clients.tolist() == theirs.clients.tolist()
+        close(ours.received, theirs.received, tolerance)
+        close(ours.aggregate, theirs.aggregate, tolerance)
+    examples = len(dataset.test_y)
+    atol = {"aggregation_error": 1e-6, "byzantine_weight": 2e-3}
+    atol |= dict.fromkeys(("test_accuracy", "validation_accuracy"), 1.1 / examples)
+    atol["honest_accuracy"] = 1.1 / len(dataset.train_y)
+    for name, values in metrics.items():
+        right = expected.get(name, [math.nan] * len(values))
+        if name in EXACT:
+            assert values == right, name
+        else:
+            np.testing.assert_allclose(
+                values, right, rtol=5 * tolerance, atol=atol.get(name, 0), err_msg=name
+            )
+    return metrics
+
+
+# --------------------------------------------------------------------- the engine and the reference
+
+FEDSGD = {
+    "plain": ["fl.momentum=0"],
+    "momentum": [],
+    "momentum without dampening": ["fl.dampening=false", "fl.learning_rate=0.05"],
+    "server momentum": ["fl.momentum_at=server"],
+    "server momentum without dampening": [
+        "fl.momentum_at=server", "fl.dampening=false", "fl.learning_rate=0.05",
+    ],
+    "gradient clip": ["fl.gradient_clip=0.5", "fl.momentum=0"],
+    "gradient clip, momentum and decay": ["fl.gradient_clip=0.5", "fl.weight_decay=0.1"],
+    "weight decay": ["fl.weight_decay=0.1", "fl.momentum=0"],
+    "weight decay and momentum": ["fl.weight_decay=0.1"],
+    "weight decay and server momentum": ["fl.weight_decay=0.1", "fl.momentum_at=server"],
+    "multistep": ["fl.schedule=multistep", "fl.milestones=[2,4]", "fl.decay=0.3"],
+    "cosine": ["fl.schedule=cosine"],
+    "server learning rate": ["fl.server_learning_rate=0.3"],
+    "sampled clients": ["fl.client_fraction=0.6", "fl.momentum=0"],
+    "sampled clients with momentum": ["fl.client_fraction=0.6"],
+    "sampled clients, momentum and clip": ["fl.client_fraction=0.6", "fl.gradient_clip=0.3"],
+    "sampled clients and label flip": ["fl.client_fraction=0.6", "attack=label_flip"],
+    "sampled clients and noise": ["fl.client_fraction=0.6", "attack=random"],
+    "training accuracy": ["fl.evaluate_train=true"],
+    "overestimated f": ["fl.declared_byzantine=3"],
+    "underestimated f": ["fl.declared_byzantine=1"],
+    "no Byzantine client": ["fl.num_byzantine=0"],
+    "mirror images": ["fl.horizontal_flip=train"],
+    "mirror images in tests too": ["fl.horizontal_flip=both", "fl.gradient_clip=0.5"],
+    "weighted mean": ["aggregator=mean", "aggregator.weighted=true"],
+    "shared data": ["partition=shared"],
+    "hidden layer": [*MLP, "attack=ipm"],
+    "hidden layer, sampled clients": [*MLP, "fl.client_fraction=0.6", "fl.momentum=0"],
+    "two hidden layers": [*MLP, "model.hidden=[12,7]"],
+    "table": ["data=breast_cancer"],
+    "natural clients": ["data=tutorial", "data.num_clients=11", "partition=natural"],
+    "attack with a state": [f"attack._target_={HERE}.Remembering"],
+}  # fmt: skip
+
+FEDAVG = {
+    "epochs": [],
+    "one epoch of short batches": ["fl.local_epochs=1", "fl.batch_size=13"],
+    "steps": ["fl.local_epochs=null", "fl.local_steps=7"],
+    "weight decay": ["fl.weight_decay=0.3"],
+    "weight decay and steps": ["fl.weight_decay=0.3", "fl.local_epochs=null", "fl.local_steps=3"],
+    "server learning rate": ["fl.server_learning_rate=0.6"],
+    "cosine": ["fl.schedule=cosine"],
+    "momentum": ["fl.momentum=0.8"],
+    "momentum without dampening": ["fl.momentum=0.3", "fl.dampening=false"],
+    "server momentum": ["fl.momentum=0.8", "fl.momentum_at=server"],
+    "sampled clients": ["fl.client_fraction=0.6"],
+    "sampled clients with momentum": ["fl.client_fraction=0.6", "fl.momentum=0.5"],
+    "sampled clients and label flip": ["fl.client_fraction=0.6", "attack=label_flip"],
+    "weighted mean": ["aggregator=mean", "aggregator.weighted=true"],
+    "mirror images": ["fl.horizontal_flip=both"],
+    "label flip": ["attack=label_flip"],
+    "noise": ["attack=random"],
+    "model replacement": ["attack=model_replacement", "fl.server_learning_rate=0.5"],
+    "natural clients": ["data=tutorial", "data.num_clients=11", "partition=natural"],
+    "hidden layer": MLP,
+    "two hidden layers and weight decay": [*MLP, "model.hidden=[12,7]", "fl.weight_decay=0.1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", FEDSGD.values(), ids=FEDSGD)
+def test_fedsgd(compose, settings):
+    metrics = agree(compose("aggregator=trimmed_mean", *SMALL, *settings))
+    assert len(metrics["round"]) == 7
+
+
+@pytest.mark.parametrize("settings", FEDAVG.values(), ids=FEDAVG)
+def test_fedavg(compose, settings):
+    base = ["fl=fedavg", "fl.local_epochs=2", "partition.alpha=0.5", "partition.min_size=9"]
+    if any(setting.startswith("partition=") for setting in settings):
+        base = base[:2]
+    base += ["fl.rounds=4", "fl.batch_size=16"]
+    agree(compose("aggregator=trimmed_mean", *SMALL, *base, *settings))
+
+
+@pytest.mark.parametrize("attack", choices("attack"))
+def test_every_attack(compose, attack):
+    agree(compose(f"attack={attack}", "aggregator=median", *SMALL, "seed=2"))
+
+
+@pytest.mark.parametrize("aggregator", choices("aggregator"))
+def test_every_rule(compose, aggregator):
+    agree(compose("attack=alie", f"aggregator={aggregator}", *SMALL, "seed=3"))
+
+
+@pytest.mark.parametrize("stage", [*choices("pre_aggregator"), "[clipping,nnm]", "[bucketing,nnm]"])
+def test_every_stage(compose, stage):
+    settings = ["attack=sign_flip", "aggregator=trimmed_mean", f"pre_aggregator={stage}", "seed=4"]
+    agree(compose(*settings, *SMALL))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model=cnn"],
+        ["model=cnn", "fl=fedavg", "fl.local_epochs=null", "fl.local_steps=2"],
+        ["model=lenet", "fl.client_fraction=0.8", "fl.horizontal_flip=train"],
+        ["model=lenet", "fl=fedavg", "fl.local_epochs=1", "fl.batch_size=5"],
+    ],
+    ids=" ".join,
+)
+def test_convolutions(compose, settings):
+    agree(compose("attack=ipm", "aggregator=trimmed_mean", *IMAGES, *settings))
+
+
+# ------------------------------------------------------------------ updates that are not finite
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_updates_that_are_not_finite_are_discarded(compose, algorithm):
+    settings = [f"attack._target_={HERE}.Infinite", "aggregator=median", *IMAGES]
+    settings += ["model=logistic", "fl.momentum=0", f"fl={algorithm}", "+data.broken=0.1"]
+    metrics = agree(compose(*settings, "fl.num_clients=7", "fl.num_byzantine=2", "fl.rounds=6"))
+    discarded = metrics["discarded"][1:]
+    assert min(discarded) >= 1 and max(discarded) > 1  # an attacker always, honest ones at times
+    assert math.isnan(metrics["train_loss"][1 + discarded.index(max(discarded))])
+
+
+def test_a_momentum_that_is_not_finite_stays_so(compose):
+    settings = ["attack=random", "aggregator=mean", *IMAGES, "model=logistic", "+data.broken=0.1"]
+    metrics = agree(compose(*settings, "fl.rounds=8"))
+    assert metrics["discarded"] == sorted(metrics["discarded"]) and metrics["discarded"][-1] > 0
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+@pytest.mark.parametrize("aggregator", ["mean", "krum"])
+def test_a_round_without_any_finite_update_leaves_the_model(compose, algorithm, aggregator):
+    settings = [f"aggregator={aggregator}", *IMAGES, "model=logistic", f"fl={algorithm}"]
+    cell = compose(*settings, "+data.broken=1", "attack=none")
+    metrics = agree(cell)
+    assert metrics["discarded"] == [0, 5, 5, 5]
+    assert len(set(metrics["test_loss"])) == 1 and np.isfinite(metrics["test_loss"][0])
+    assert np.isnan(metrics["aggregation_error"]).all()
+
+
+def test_too_few_finite_updates_for_the_rule_leave_the_model(compose):
+    settings = [f"attack._target_={HERE}.Infinite", "aggregator=krum", *IMAGES, "model=logistic"]
+    settings += ["fl.num_byzantine=3", "fl.declared_byzantine=1"]
+    metrics = agree(compose(*settings))  # Krum with n = 3 and f = 0
+    assert metrics["discarded"] == [0, 2, 2, 2] and len(set(metrics["test_loss"])) == 4
+    metrics = agree(compose(*settings, "+attack.every=1"))  # with n = 2 it is not defined
+    assert metrics["discarded"] == [0, 3, 3, 3] and len(set(metrics["test_loss"])) == 1
+
+
+# --------------------------------------------------------------------------------- in any company
+
+COMPANY = {
+    "fedsgd logistic": SMALL,
+    "fedsgd mlp": [*SMALL, *MLP],
+    "fedsgd mlp, odd sizes": [*SMALL, *MLP, "model.hidden=[7,5]", "fl.batch_size=3"],
+    "fedsgd mlp, large batches": [*SMALL, "partition=iid", *MLP, "fl.batch_size=64"],
+    "fedsgd mlp, sampled": [*SMALL, *MLP, "fl.client_fraction=0.7", "fl.gradient_clip=0.5"],
+    "fedavg mlp": [
+        *SMALL, *MLP, "fl=fedavg", "fl.local_epochs=1", "fl.rounds=3", "fl.batch_size=13",
+    ],
+    "fedavg mlp, steps": [
+        *SMALL, *MLP, "fl=fedavg", "fl.local_epochs=null", "fl.local_steps=3", "fl.weight_decay=0.1",
+    ],
+    "fedsgd cnn": [*IMAGES, "model=cnn", "fl.rounds=2"],
+    "fedavg cnn": [
+        *IMAGES, "model=cnn", "fl.rounds=1", "fl=fedavg", "fl.local_epochs=null",
+        "fl.local_steps=2", "+data.size=40",
+    ],
+    "fedsgd torch module": [*SMALL, f"model._target_={HERE}.Narrow"],
+    "fedavg torch module": [
+        *SMALL, f"model._target_={HERE}.Narrow", "fl=fedavg", "fl.local_epochs=null",
+        "fl.local_steps=3",
+    ],
+}  # fmt: skip
+OTHERS = [
+    ["attack=sign_flip", "aggregator=trimmed_mean"],
+    ["attack=random", "aggregator=mean", "fl.num_byzantine=1"],
+    ["attack=alie", "aggregator=geometric_median", "seed=7"],
+    ["attack=label_flip", "aggregator=median", "fl.num_byzantine=0"],
+    ["attack=ipm", "aggregator=centered_clipping", "seed=7", "fl.num_byzantine=1"],
+    ["attack=none", "aggregator=faba", "pre_aggregator=nnm"],
+    ["attack=random", "aggregator=mean", "fl.num_clients=4", "fl.num_byzantine=1"],
+]
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A torch module of a user's own, as an architecture with `build`."""
+
+    def build(self, input_shape, num_classes):
+        return torch.nn.Sequential(
+            torch.nn.Flatten(),
+            torch.nn.Linear(math.prod(input_shape), 5),
+            torch.nn.Tanh(),
+            torch.nn.Linear(5, num_classes),
+        )
+
+
+@pytest.mark.parametrize("settings", COMPANY.values(), ids=COMPANY)
+def test_a_cell_does_not_depend_on_its_company(compose, settings):
+    cells = [compose(*settings, *other) for other in OTHERS]
+    together = trained(cells)
+    assert len({repr(metrics["test_loss"]) for metrics in together}) == len(cells)
+    for metrics, again in zip(together[::-1], trained(cells[::-1]), strict=True):
+        assert same(metrics, again)
+    for metrics, again in zip(together[1:4], trained(cells[1:4]), strict=True):
+        assert same(metrics, again)
+    for cell, metrics in zip(cells, together, strict=True):
+        assert same(trained([cell])[0], metrics)
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_a_cell_does_not_depend_on_the_memory(compose, algorithm):
+    base = [*SMALL, f"fl={algorithm}", "fl.rounds=2"]
+    cells = [compose(*base, f"seed={seed}") for seed in (1, 2, 3)]
+    need = least_memory(cells[0])
+    logs = {}
+    for memory in (4.0, 1.5 * need):
+        shared = []
+        watched = [replace(c, rule=Recorded(c.rule, c.seed, log=shared)) for c in cells]
+        logs[memory] = (trained(watched, Engine(memory_gb=memory)), shared)
+    lockstep, one_by_one = logs.values()
+    assert lockstep[1] == [(seed, round) for round in (1, 2) for seed in (1, 2, 3)]
+    assert one_by_one[1] == [(seed, round) for seed in (1, 2, 3) for round in (1, 2)]
+    for a, b in zip(lockstep[0], one_by_one[0], strict=True):
+        assert same(a, b)
+
+
+def least_memory(cell):
+    """The smallest `engine.memory_gb` that suffices for the cell, within a few per cent."""
+    low, high = 2.0**-30, 2.0**-4
+    while high > 1.05 * low:
+        middle = math.sqrt(low * high)
+        try:
+            next(iter(simulate([cell], Engine(memory_gb=middle))))
+            high = middle
+        except ConfigError:
+            low = middle
+    return high
+
+
+def test_a_cell_larger_than_the_memory_is_an_error(compose):
+    with pytest.raises(ConfigError, match=r"^engine\.memory_gb=1e-05 .* needs [\d.e-]+$") as error:
+        list(simulate([compose(*SMALL)], Engine(memory_gb=1e-5)))
+    needed = float(str(error.value).split()[-1])
+    assert needed > 1e-5
+    trained([compose(*SMALL, "fl.rounds=1")], Engine(memory_gb=1.1 * needed))
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_a_seed_fixes_all_but_the_attack_and_the_rule(compose, algorithm):
+    base = [*SMALL, f"fl={algorithm}", "fl.rounds=1", "seed=5"]
+    rows, starts, honest = [], [], []
+    for attack, rule in [("none", "mean"), ("random", "krum"), ("alie", "bulyan")]:
+        cell = recorded(compose(f"attack={attack}", f"aggregator={rule}", *base))
+        metrics = trained([cell])[0]
+        seen = cell.rule.rounds[0]
+        expected = Reference(cell, torch.zeros(cell_width(cell)))
+        honest.append(sorted(set(range(11)) - expected.byzantine))
+        rows.append(seen.received[honest[-1]])
+        starts.append((metrics["test_loss"][0], metrics["validation_loss"][0]))
+    assert honest[0] == honest[1] == honest[2] and len(honest[0]) == 9
+    assert starts[0] == starts[1] == starts[2]
+    close(rows[1], rows[0], 1e-5)
+    close(rows[2], rows[0], 1e-5)
+    other = recorded(compose("attack=none", "aggregator=mean", *base[:-1], "seed=6"))
+    metrics = trained([other])[0]
+    assert metrics["test_loss"][0] != starts[0][0]
+    assert not torch.allclose(other.rule.rounds[0].received[honest[0]], rows[0], rtol=0.01)
+
+
+def cell_width(cell):
+    dataset = cell.data.load()
+    return build_model(cell.model, dataset.input_shape, dataset.num_classes).num_parameters
+
+
+# ------------------------------------------------------------------------------- failures and seams
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_a_rule_that_raises_fails_alone(compose, algorithm):
+    base = [*SMALL, f"fl={algorithm}", "fl.rounds=4"]
+    cells = [compose(*base, f"seed={seed}") for seed in (1, 2)]
+    bad = compose(*base, f"aggregator._target_={HERE}.Explodes", "seed=1")
+    late = compose(*base, f"aggregator._target_={HERE}.Explodes", "+aggregator.at=5", "seed=1")
+    outcomes = {o.cell.key: o for o in simulate([cells[0], bad, cells[1], late])}
+    assert len(outcomes) == 4
+    failed = outcomes.pop(bad.key)
+    assert failed.status == "failed" and failed.metrics is None
+    assert failed.reason == "ArithmeticError: it went off"
+    assert "in step" in failed.traceback and "second line" in failed.traceback
+    assert all(outcome.status == "done" for outcome in outcomes.values())
+    for cell, metrics in zip(cells, trained(cells), strict=True):
+        assert same(outcomes[cell.key].metrics, metrics)
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_an_attack_on_the_data_that_raises_fails_alone(compose, algorithm):
+    base = [*SMALL, f"fl={algorithm}", "fl.rounds=4"]
+    cells = [compose(*base, "attack=label_flip", f"seed={seed}") for seed in (1, 2, 3)]
+    bad = compose(*base, f"attack._target_={HERE}.Quits", "seed=2")
+    outcomes = {o.cell.key: o for o in simulate([cells[0], bad, *cells[1:]])}
+    failed = outcomes.pop(bad.key)
+    assert len(bad.attack.calls) > 3
+    assert failed.status == "failed" and failed.reason == "ArithmeticError: no more"
+    for cell, metrics in zip(cells, trained(cells), strict=True):
+        assert same(outcomes[cell.key].metrics, metrics)
+
+
+@dataclass(frozen=True)
+class Quits(LabelFlip):
+    """Flips labels three times, then raises."""
+
+    calls: list = field(default_factory=list)
+
+    def poison(self, labels, num_classes):
+        self.calls.append(1)
+        if len(self.calls) > 3:
+            raise ArithmeticError("no more")
+        return super().poison(labels, num_classes)
+
+
+def test_an_attack_that_reads_more_than_it_declares_fails(compose):
+    cell = compose(*SMALL, f"attack._target_={HERE}.Spy")
+    (outcome,) = simulate([cell])
+    assert outcome.status == "failed"
+    assert outcome.reason.startswith("Forbidden: ") and "'honest'" in outcome.reason
+
+
+@dataclass(frozen=True)
+class Spy(Attack):
+    def step(self, view, state):
+        return view.honest[: view.f], state
+
+
+def test_evaluation_is_where_it_is_due(compose):
+    metrics = trained([compose(*SMALL, "fl.rounds=5", "fl.evaluate_every=2")])[0]
+    assert metrics["round"] == [0, 1, 2, 3, 4, 5]
+    assert [math.isfinite(value) for value in metrics["test_loss"]] == [1, 0, 1, 0, 1, 1]
+    often = trained([compose(*SMALL, "fl.rounds=5", "fl.evaluate_every=1")])[0]
+    assert often["test_loss"][4] == metrics["test_loss"][4]
+    assert often["aggregation_error"][1:] == metrics["aggregation_error"][1:]
+
+
+def test_training_learns(compose):
+    settings = ["attack=sign_flip", "aggregator=trimmed_mean", *SMALL, "fl.rounds=60"]
+    accuracy = trained([compose(*settings, *MLP)])[0]["test_accuracy"]
+    assert accuracy[0] < 0.3 and accuracy[-1] > 0.6

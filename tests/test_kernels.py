@@ -1,0 +1,367 @@
+"""The hand-tuned numerics against the plain thing: sorting, Gram matrices, pooling."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.kernels.gram import distances_from, gram, squared_distances
+from benchmark.kernels.order import nearest_mean, nearest_share, sorted_mean, sorted_share
+from benchmark.kernels.pooling import relu_pool, relu_pool_backward
+
+quick = settings(max_examples=25, deadline=None)
+DTYPES = [np.float32, np.float64]
+RTOL = {np.float32: 2e-6, np.float64: 1e-14}
+
+
+def draw(n, d, dtype, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(dtype)
+
+
+# --- order statistics ---------------------------------------------------------------------------
+
+
+def ranges(n):
+    """Windows of ranks: everything, ends, the middle, trimmed by one and by a third."""
+    windows = {(0, n), (0, 1), (n - 1, n), ((n - 1) // 2, n // 2 + 1)}
+    windows |= {(b, n - b) for b in (1, n // 3) if 2 * b < n}
+    return sorted(windows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [*range(1, 41), 63, 64, 65, 100, 127, 128, 129, 200])
+def test_sorted_mean_of_any_number_of_rows(n, dtype):
+    x = draw(n, 9, dtype, n)
+    ordered = np.sort(x, axis=0)
+    for low, high in ranges(n):
+        got = sorted_mean(torch.from_numpy(x), low, high).numpy()
+        assert got.dtype == dtype and got.shape == (9,)
+        wanted = ordered[low:high].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(got, wanted, rtol=RTOL[dtype], atol=n * np.finfo(dtype).eps)
+        if high - low == 1:
+            assert np.array_equal(got, ordered[low])  # a value that was there, bit for bit
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [*range(1, 41), 64, 65, 100, 200])
+def test_nearest_mean_of_any_number_of_rows(n, dtype):
+    x = draw(n, 9, dtype, n)
+    for count in sorted({1, 2, n // 2, n - 2, n - 1, n} & set(range(1, n + 1))):
+        if count == 1 and n % 2 == 0:
+            continue  # the two middle ones are equally near: rounding decides
+        got = nearest_mean(torch.from_numpy(x), count).numpy()
+        assert got.dtype == dtype and got.shape == (9,)
+        wanted = reference.nearest_mean(x.astype(np.float64), count)
+        np.testing.assert_allclose(got, wanted, rtol=RTOL[dtype], atol=n * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 2, 511, 512, 513, 1023, 1024, 1025, 1700])
+def test_no_column_is_lost_between_blocks(d, dtype):
+    x = draw(11, d, dtype)
+    columns = np.sort(x, axis=0)
+    wide = torch.from_numpy(x)
+    assert np.array_equal(sorted_mean(wide, 5, 6).numpy(), columns[5])
+    assert np.array_equal(sorted_mean(wide, 0, 1).numpy(), columns[0])
+    np.testing.assert_allclose(sorted_mean(wide, 2, 9), columns[2:9].mean(0), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        nearest_mean(wide, 5), reference.nearest_mean(x.astype(float), 5), rtol=0, atol=1e-6
+    )
+    assert np.array_equal(x, draw(11, d, dtype))  # unchanged
+
+
+@quick
+@given(st.integers(2, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_nearest_mean_with_ties(n, count, seed):
+    """On a grid of integers all of it is exact, and many values are equally near the median."""
+    count = min(count, n)
+    x = np.random.default_rng(seed).integers(-3, 4, size=(n, 40)).astype(np.float64)
+    wanted = reference.nearest_mean(x, count)
+    for dtype in DTYPES:
+        got = nearest_mean(torch.from_numpy(x.astype(dtype)), count).numpy()
+        np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_nearest_mean_by_hand():
+    """0 1 2 3 10 about their median 2: first 2, then 1 (as far as 3, but lower), 3, 0, 10.
+    -3 -3 -2 -1 9 about -2: first -2, then -3: the window that ends nearest, -3 -3, has not got it.
+    """
+    x = torch.tensor([[10.0, -1.0], [0.0, -3.0], [2.0, 9.0], [3.0, -3.0], [1.0, -2.0]])
+    got = [nearest_mean(x, count).tolist() for count in (1, 2, 3, 4)]
+    wanted = [[2, -2], [1.5, -2.5], [2, -8 / 3], [1.5, -2.25]]
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    np.testing.assert_allclose(nearest_mean(x, 5), [16 / 5, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_huge_row_does_not_spill(dtype):
+    """Kept values are summed as they are: nothing is computed by taking 1e30 away again."""
+    x = draw(9, 600, dtype)
+    x[3] = 1e30
+    rest = np.delete(x, 3, axis=0)
+    ordered = np.sort(rest.astype(np.float64), axis=0)  # 1e30 comes last
+    got = sorted_mean(torch.from_numpy(x), 1, 8).numpy()
+    np.testing.assert_allclose(got, ordered[1:8].mean(axis=0), rtol=0, atol=1e-6)
+    got = nearest_mean(torch.from_numpy(x), 7).numpy()
+    wanted = reference.nearest_mean(x.astype(np.float64), 7)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+
+
+LAYOUTS = {
+    "transposed": lambda x: torch.from_numpy(np.ascontiguousarray(x.T)).T,
+    "padded rows": lambda x: F.pad(torch.from_numpy(x), (0, 5), value=1e9)[:, : x.shape[1]],
+    "every other row": lambda x: torch.from_numpy(np.repeat(x, 2, axis=0))[::2],
+    "every other column": lambda x: torch.from_numpy(np.repeat(x, 2, axis=1))[:, ::2],
+    "last rows of a buffer": lambda x: F.pad(torch.from_numpy(x), (3, 0, 4, 0), value=1e9)[4:, 3:],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("d", [1, 7, 513])
+def test_memory_layout_does_not_matter(layout, n, d):
+    x = draw(n, d, np.float32)
+    plain, odd = torch.from_numpy(x), LAYOUTS[layout](x)
+    assert torch.equal(plain, odd)
+    low, high = (n - 1) // 3, n - (n - 1) // 3
+    assert torch.equal(sorted_mean(plain, low, high), sorted_mean(odd, low, high))
+    assert torch.equal(nearest_mean(plain, (n + 1) // 2), nearest_mean(odd, (n + 1) // 2))
+    rows = np.arange(n)
+    assert np.array_equal(sorted_share(plain, rows, low, high), sorted_share(odd, rows, low, high))
+    np.testing.assert_allclose(gram(plain), gram(odd), rtol=1e-5, atol=1e-6)
+
+
+def test_other_dtypes_go_through_torch():
+    x = torch.from_numpy(draw(8, 30, np.float32)).bfloat16()
+    ordered = np.sort(x.float().numpy(), axis=0)
+    got = sorted_mean(x, 2, 6)
+    assert got.dtype == torch.bfloat16
+    np.testing.assert_allclose(got.float(), ordered[2:6].mean(0), rtol=0.02, atol=0.02)
+    grid = torch.from_numpy(
+        np.random.default_rng(0).integers(-3, 4, size=(9, 60)).astype(np.float32)
+    )
+    np.testing.assert_allclose(  # the branch for other devices, on exact numbers with ties
+        nearest_mean(grid.bfloat16(), 4).float(), nearest_mean(grid, 4), rtol=0.01, atol=0
+    )
+
+
+def brute_share(x, kept):
+    """Average over the columns of (kept copies of a value) / (all its copies) / (all kept)."""
+    share = np.zeros(len(x))
+    for column in x.T:
+        stay = kept(sorted(column))
+        for i, value in enumerate(column):
+            share[i] += stay.count(value) / list(column).count(value) / len(stay)
+    return share / x.shape[1]
+
+
+def nearest(count):
+    def kept(ordered):
+        middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+        return sorted(ordered, key=lambda value: (abs(value - middle), value))[:count]
+
+    return kept
+
+
+@quick
+@given(st.integers(1, 12), st.sampled_from([1, 3, 530]), st.booleans(), st.integers(0, 2**32 - 1))
+def test_shares(n, d, ties, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-2, 3, (n, d)).astype(np.float64) if ties else rng.normal(size=(n, d))
+    low = int(rng.integers(n))
+    high = int(rng.integers(low + 1, n + 1))
+    count = int(rng.integers(1, n + 1))
+    matrix, everybody = torch.from_numpy(x), np.arange(n)
+    got = sorted_share(matrix, everybody, low, high)
+    np.testing.assert_allclose(got, brute_share(x, lambda ordered: ordered[low:high]), atol=1e-12)
+    assert got.sum() == pytest.approx(1)
+    some = rng.permutation(n)[: n // 2]
+    np.testing.assert_allclose(sorted_share(matrix, some, low, high), got[some], atol=1e-12)
+    if count > 1 or n % 2 == 1 or ties:
+        got = nearest_share(matrix, everybody, count)
+        np.testing.assert_allclose(got, brute_share(x, nearest(count)), atol=1e-12)
+        assert got.sum() == pytest.approx(1)
+        np.testing.assert_allclose(nearest_share(matrix, some, count), got[some], atol=1e-12)
+    assert len(sorted_share(matrix, np.array([], int), low, high)) == 0
+
+
+def test_shares_by_hand():
+    """Column one: 1 2 3 4, ranks 1..2 keep 2 and 3, half each. Column two: 0 0 0 5, ranks 1..2 keep
+    two of three zeros, a third each. The average is half of the sum of both."""
+    x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 5.0], [4.0, 0.0]])
+    share = sorted_share(x, np.arange(4), 1, 3)
+    np.testing.assert_allclose(share, [1 / 6, 1 / 4 + 1 / 6, 1 / 4, 1 / 6])
+
+
+# --- Gram matrices ------------------------------------------------------------------------------
+
+
+def true_distances(x):
+    x = x.astype(np.float64)
+    return np.array([((x - row) ** 2).sum(axis=1) for row in x])
+
+
+def measured_distances(x):
+    return squared_distances(gram(torch.from_numpy(x))[:-1, :-1])
+
+
+def relative_error(measured, true):
+    """The largest off the diagonal."""
+    others = ~np.eye(len(true), dtype=bool)
+    return (np.abs(measured - true)[others] / true[others]).max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 20, 33])
+@pytest.mark.parametrize("d", [1, 5, 2047, 2048, 2049, 9000])
+def test_gram(n, d, dtype):
+    """Inner products about one of the rows, the last one belonging to that row itself."""
+    x = draw(n, d, dtype)
+    products = gram(torch.from_numpy(x))
+    assert products.shape == (n + 1, n + 1) and products.dtype == np.float64
+    x = x.astype(np.float64)
+    pivot = int(np.argmin(np.diagonal(products)[:n]))
+    vectors = np.vstack([x - x[pivot], x[pivot]])
+    lengths = np.sqrt((vectors**2).sum(axis=1))
+    error = np.abs(products - vectors @ vectors.T)
+    assert np.all(error <= 50 * np.finfo(dtype).eps * np.outer(lengths, lengths) + 1e-300)
+
+
+def test_gram_by_hand():
+    """About the first row, (1, 2): rows (0, 0), (2, -2), (3, 2); extra (-1, -1); the row itself."""
+    x = torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 4.0]])
+    wanted = [
+        [0, 0, 0, 0, 0],
+        [0, 8, 2, 0, -2],
+        [0, 2, 13, -5, 7],
+        [0, 0, -5, 2, -3],
+        [0, -2, 7, -3, 5],
+    ]
+    assert gram(x, torch.tensor([0.0, 1.0])).tolist() == wanted
+    assert squared_distances(gram(x)[:3, :3]).tolist() == [[0, 8, 13], [8, 0, 17], [13, 17, 0]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [3, 100, 20000])
+def test_distances_far_from_the_origin(d, dtype):
+    """Near 1000 with spread 0.01: a float32 X @ X.T knows nothing of these distances."""
+    x = (1000 + 0.01 * draw(30, d, np.float64)).astype(dtype)
+    true = true_distances(x)
+    assert relative_error(measured_distances(x), true) < 1e-5
+    naive = squared_distances((x @ x.T).astype(np.float64))
+    if dtype == np.float32:
+        assert relative_error(naive, true) > 0.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1e1, 1e2, 3e2, 1e3, 1e4, 1e8, 1e15, 1e20, 1e30])
+@pytest.mark.parametrize("where", [0, 4, 19])
+def test_one_long_row_spoils_no_distance(where, size, dtype):
+    """Wherever it stands, above all first, where the pivot is sought."""
+    x = draw(20, 50, dtype)
+    x[where] *= size
+    assert relative_error(measured_distances(x), true_distances(x)) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_rows_of_several_magnitudes(dtype):
+    x = draw(20, 50, dtype)
+    x[:7] *= np.array([1e15, 1e10, 1e10, 1e5, 1e5, 1e2, 1e2], dtype)[:, None]
+    assert relative_error(measured_distances(x), true_distances(x)) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1e-25, 1e-18, 1e-12, 1e12, 1e18, 1e30])
+def test_distances_at_every_scale(size, dtype):
+    x = draw(12, 50, dtype) * dtype(size)
+    error = relative_error(measured_distances(x) / size**2, true_distances(x) / size**2)
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [2, 7, 15, 20, 51])
+@pytest.mark.parametrize("d", [1, 6, 100, 20000])
+def test_equal_rows_are_at_distance_zero_and_all_is_symmetric(n, d, dtype):
+    """Ties go to the lowest index only where equal distances come out equal."""
+    x = draw(n, d, dtype)
+    x[n // 2 :] = x[n // 2]
+    x[0] += 100
+    measured = measured_distances(x)
+    assert not measured[n // 2 :, n // 2 :].any()
+    assert np.array_equal(measured, measured.T)
+    assert not np.diagonal(measured).any() and measured.min() >= 0
+    mixing = np.random.default_rng(0).dirichlet(np.ones(n), n)
+    mixed = squared_distances(mixing @ gram(torch.from_numpy(x))[:-1, :-1] @ mixing.T)
+    assert np.array_equal(mixed, mixed.T)
+
+
+def test_all_rows_equal_or_zero():
+    for value in (0.0, 1e-30, 1.0, 1e30):
+        assert not measured_distances(np.full((6, 40), value, np.float32)).any()
+
+
+def test_rows_too_long_for_float64_are_an_error_of_one_line():
+    with pytest.raises(ValueError, match=r"^updates are too long.*1e308$"):
+        gram(torch.full((3, 2), 1e200, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [3.0]]))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e8, 1e16, 1e30])
+def test_distances_from_an_average(size):
+    """An average in which a row of length `size` has weight about 1 / size."""
+    x = draw(9, 30, np.float64)
+    x[2] *= size
+    weights = np.full(9, 1.0)
+    weights[2] = 1 / size
+    weights /= weights.sum()
+    z = weights @ x
+    measured = distances_from(weights, gram(torch.from_numpy(x))[:-1, :-1])
+    np.testing.assert_allclose(measured, np.sqrt(((x - z) ** 2).sum(axis=1)), rtol=1e-10)
+
+
+# --- pooling ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 2, 1), (3, 4, 6, 5), (2, 5, 7, 3), (2, 3, 2, 4), (4, 28, 28, 2), (1, 9, 8, 17)]
+)
+def test_relu_pool(shape, dtype):
+    x = draw(int(np.prod(shape)), 1, dtype).reshape(shape)
+    mine = torch.from_numpy(x.copy())
+    pooled, place = relu_pool(mine)
+    theirs = torch.from_numpy(x.copy()).permute(0, 3, 1, 2).requires_grad_()
+    wanted = F.max_pool2d(F.relu(theirs), 2)
+    assert torch.equal(pooled, wanted.detach().permute(0, 2, 3, 1))
+    assert torch.equal(mine, torch.from_numpy(x))
+    assert place.dtype == torch.uint8 and place.shape == pooled.shape
+    assert torch.equal(place == 4, pooled == 0)
+    grad = torch.from_numpy(draw(pooled.numel(), 1, dtype, 1).reshape(pooled.shape))
+    wanted.backward(grad.permute(0, 3, 1, 2))
+    back = relu_pool_backward(grad, place, shape)
+    assert torch.equal(back, theirs.grad.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relu_pool_of_ties_and_of_nothing_positive(dtype):
+    """Windows (2 2 / 2 2), (-1 0 / -3 -2) and (0 1 / 1 0): the first of equal ones, or nowhere."""
+    x = torch.tensor([[2, 2, -1, 0, 0, 1], [2, 2, -3, -2, 1, 0]], dtype=dtype)[None, :, :, None]
+    pooled, place = relu_pool(x.contiguous())
+    assert pooled.flatten().tolist() == [2, 0, 1]
+    assert place.flatten().tolist() == [0, 4, 1]
+    back = relu_pool_backward(torch.ones_like(pooled), place, tuple(x.shape))
+    assert back[0, :, :, 0].tolist() == [[1, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relu_pool_backward_of_a_gradient_in_another_layout(dtype):
+    x = torch.randn(2, 6, 4, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    pooled, place = relu_pool(x)
+    grad = torch.randn(2, 3, 3, 2, dtype=dtype).permute(0, 3, 1, 2).permute(0, 2, 1, 3)
+    assert grad.shape == pooled.shape and not grad.is_contiguous()
+    assert torch.equal(
+        relu_pool_backward(grad, place, tuple(x.shape)),
+        relu_pool_backward(grad.contiguous(), place, tuple(x.shape)),
+    )

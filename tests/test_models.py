@@ -1,0 +1,349 @@
+"""Explicit gradients against autograd, for many parameter vectors and many clients each."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import initialize_config_dir
+from sequential import fill, flat, module_for
+
+from benchmark.config import ConfigError, conf_dir
+from benchmark.grid import Composer
+from benchmark.models import (
+    CNN,
+    MLP,
+    LeNet,
+    Logistic,
+    TorchModel,
+    build_model,
+    cross_entropy,
+)
+from benchmark.simulation import simulate
+from benchmark.simulation.streams import torch_generator
+
+HERE = __name__
+MODELS = {
+    "logistic": (Logistic(), (7,), 3),
+    "logistic on images": (Logistic(), (2, 3, 4), 3),
+    "mlp": (MLP([6]), (5,), 3),
+    "mlp on images": (MLP([6, 4]), (2, 4, 3), 10),
+    "cnn": (CNN(), (1, 28, 28), 10),
+    "cnn, colour, oblong": (CNN(), (3, 17, 22), 4),
+    "lenet": (LeNet(), (1, 28, 28), 10),
+    "lenet, colour": (LeNet(), (3, 32, 32), 5),
+    "lenet, small and oblong": (LeNet(), (1, 8, 11), 10),
+    "lenet, large": (LeNet(), (2, 33, 40), 3),
+}
+
+
+def drawn(name, vectors, clients, batch, seed=0):
+    """A model, and parameters and weighted examples for it."""
+    architecture, shape, classes = MODELS[name]
+    model = build_model(architecture, shape, classes)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.stack([model.initial(generator) for _ in range(vectors)])
+    x = torch.randn(vectors, clients * batch, *shape, generator=generator)
+    y = torch.randint(classes, (vectors, clients * batch), generator=generator)
+    weights = torch.rand(vectors, clients * batch, generator=generator)
+    weights[:, ::3] = 0.0  # the padding of short batches
+    return model, rows, x, y, weights
+
+
+def by_autograd(name, rows, x, y, weights, clients):
+    """(P * Q, D) gradients and (P, Q * B) weighted losses."""
+    module = module_for(*MODELS[name])
+    gradients, losses = [], []
+    for row, images, labels, shares in zip(rows, x, y, weights, strict=True):
+        fill(module, row)
+        loss = F.cross_entropy(module(images), labels, reduction="none") * shares
+        losses.append(loss.detach())
+        for part in loss.reshape(clients, -1).sum(1):
+            gradient = torch.autograd.grad(part, list(module.parameters()), retain_graph=True)
+            gradients.append(flat(module, gradient))
+    return torch.stack(gradients), torch.stack(losses)
+
+
+def near(a, b, tolerance=1e-5):
+    assert a.shape == b.shape
+    error = torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)
+    assert error < tolerance, float(error)
+
+
+@pytest.mark.parametrize("beta, alpha", [(0.0, 1.0), (0.9, 0.1), (1.0, -0.5)])
+@pytest.mark.parametrize("vectors, clients, batch", [(1, 1, 4), (1, 3, 2), (3, 1, 2), (2, 3, 4)])
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_are_those_of_autograd(name, vectors, clients, batch, beta, alpha):
+    model, rows, x, y, weights = drawn(name, vectors, clients, batch)
+    gradients, losses = by_autograd(name, rows, x, y, weights, clients)
+    before = torch.randn(vectors * clients, model.num_parameters)
+    out = before.clone()
+    got = accumulate(model, rows, x, y, weights, out, beta, alpha)
+    near(out, beta * before + alpha * gradients)
+    near(got, losses)
+    assert torch.equal(got[:, ::3], torch.zeros_like(got[:, ::3]))
+
+
+def accumulate(model, rows, x, y, weights, out, beta, alpha):
+    return model.accumulate_gradients(
+        rows, x, y, weights, [model.views(out)], len(out), beta, alpha
+    )
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet, small and oblong"])
+def test_what_was_there_is_forgotten_with_beta_zero(name):
+    model, rows, x, y, weights = drawn(name, 2, 2, 3)
+    out = torch.full((4, model.num_parameters), math.nan)
+    accumulate(model, rows, x, y, weights, out, 0.0, 2.0)
+    near(out, 2 * by_autograd(name, rows, x, y, weights, 2)[0])
+
+
+@pytest.mark.parametrize("name", ["logistic", "mlp", "cnn", "lenet"])
+def test_a_step_of_gradient_descent_in_place(name):
+    model, rows, x, y, weights = drawn(name, 2, 1, 4)
+    gradients, _ = by_autograd(name, rows, x, y, weights, 1)
+    after = rows.clone()
+    accumulate(model, after, x, y, weights, after, 0.95, -0.3)
+    near(after, 0.95 * rows - 0.3 * gradients)
+    assert not torch.allclose(after, 0.95 * rows)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_rows_may_be_longer_than_the_parameters(name):
+    model, rows, x, y, weights = drawn(name, 2, 2, 2)
+    width = model.num_parameters
+    wide = torch.full((2, width + 9), 7.0)
+    wide[:, :width] = rows
+    out = torch.zeros(4, width + 5)
+    out[:, width:] = 3.0
+    accumulate(model, wide, x, y, weights, out, 0.0, 1.0)
+    near(out[:, :width], by_autograd(name, rows, x, y, weights, 2)[0])
+    assert bool((out[:, width:] == 3).all()) and bool((wide[:, width:] == 7).all())
+    assert torch.equal(wide[:, :width], rows)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_results_may_go_to_several_blocks_of_rows(name):
+    model, rows, x, y, weights = drawn(name, 2, 3, 2)
+    first, second = torch.zeros(4, model.num_parameters), torch.zeros(1, model.num_parameters)
+    blocks = [model.views(first), model.views(second)]  # the sixth client's goes nowhere
+    model.accumulate_gradients(rows, x, y, weights, blocks, 6, 0.0, 1.0)
+    near(torch.cat([first, second]), by_autograd(name, rows, x, y, weights, 3)[0][:5])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits(name):
+    model, rows, x, *_ = drawn(name, 2, 1, 3, seed=1)
+    module = module_for(*MODELS[name])
+    got = model.logits(rows, x.clone())
+    for row, images, scores in zip(rows, x, got, strict=True):
+        fill(module, row)
+        near(scores, module(images).detach())
+
+
+def test_the_examples_are_left_as_they_are():
+    for name in ("mlp", "cnn"):
+        model, rows, x, y, weights = drawn(name, 1, 2, 2)
+        copies = [t.clone() for t in (x, y, weights)]
+        accumulate(model, rows, x, y, weights, torch.zeros(2, model.num_parameters), 0.0, 1.0)
+        model.logits(rows, x)
+        assert all(torch.equal(a, b) for a, b in zip(copies, (x, y, weights), strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initial_weights(name):
+    architecture, shape, classes = MODELS[name]
+    model = build_model(architecture, shape, classes)
+    module = module_for(architecture, shape, classes)
+    first = model.initial(torch_generator(3, "initial model"))
+    assert first.shape == (model.num_parameters,) and first.dtype == torch.float32
+    assert model.num_parameters == sum(p.numel() for p in module.parameters())
+    assert torch.equal(first, model.initial(torch_generator(3, "initial model")))
+    assert not torch.equal(first, model.initial(torch_generator(4, "initial model")))
+    fill(module, first)
+    for theirs, ours in zip(
+        module_for(architecture, shape, classes).parameters(), module.parameters(), strict=True
+    ):
+        bound = 1 / math.sqrt(fan_in(module, ours))
+        assert ours.abs().max() <= bound and theirs.abs().max() <= bound
+        if ours.numel() > 100:
+            assert ours.abs().max() > 0.9 * bound
+            assert abs(float(ours.std()) * math.sqrt(3) / bound - 1) < 0.15
+
+
+def fan_in(module, parameter):
+    (owner,) = [m for m in module.modules() if any(p is parameter for p in m.parameters(False))]
+    return owner.weight[0].numel()
+
+
+def test_numbers_of_parameters():
+    assert build_model(CNN(), (1, 28, 28), 10).num_parameters == 431_080
+    assert build_model(LeNet(), (1, 28, 28), 10).num_parameters == 61_706
+    assert build_model(LeNet(), (1, 32, 32), 10).num_parameters == 61_706
+    assert build_model(MLP([100]), (1, 28, 28), 10).num_parameters == 79_510
+    assert build_model(Logistic(), (30,), 2).num_parameters == 62
+
+
+@pytest.mark.parametrize("side", [8, 12, 15])
+def test_images_too_small_for_the_cnn(side):
+    with pytest.raises(ValueError, match=f"16 x 16 or more, got {side} x 28"):
+        build_model(CNN(), (1, side, 28), 10)
+    with pytest.raises(ValueError, match=f"16 x 16 or more, got {side} x {side}"):
+        build_model(CNN(), (1, side, side), 10)
+    assert build_model(CNN(), (1, 16, 16), 10).num_parameters > 0
+
+
+@pytest.mark.parametrize("architecture", [CNN(), LeNet()], ids=["cnn", "lenet"])
+def test_convolutions_need_images(architecture):
+    with pytest.raises(ValueError, match=r"needs images, got features \(30,\)"):
+        build_model(architecture, (30,), 2)
+
+
+def test_widths_must_be_positive():
+    with pytest.raises(ValueError, match=r"hidden .* \[5, 0\]"):
+        MLP([5, 0])
+    assert build_model(MLP([]), (5,), 2).num_parameters == 12
+
+
+# Cross-entropy
+
+
+def test_cross_entropy_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    scores = (torch.randn(3, 5, 4, generator=generator) * 5).requires_grad_()
+    y = torch.randint(4, (3, 5), generator=generator)
+    weights = torch.rand(3, 5, generator=generator)
+    expected = weights * F.cross_entropy(scores.movedim(2, 1), y, reduction="none")
+    (gradient,) = torch.autograd.grad(expected.sum(), scores)
+    losses, dy = cross_entropy(scores.detach().clone(), y, weights)
+    near(losses, expected.detach())
+    near(dy, gradient)
+
+
+def test_cross_entropy_of_huge_scores_is_finite():
+    scores = torch.tensor([[[1e4, 0.0, -1e4], [3e38, 0.0, 0.0]]])
+    losses, gradient = cross_entropy(scores, torch.tensor([[2, 0]]), torch.ones(1, 2))
+    assert losses.tolist() == [[2e4, 0.0]]
+    assert gradient.tolist() == [[[1.0, 0.0, -1.0], [0.0, 0.0, 0.0]]]
+
+
+# A user's own torch module
+
+
+class Own(torch.nn.Module):
+    """A module with an unusual parameter, by another initialisation than torch's."""
+
+    def __init__(self, input_shape, num_classes, width=6):
+        super().__init__()
+        self.first = torch.nn.Linear(math.prod(input_shape), width)
+        torch.nn.init.normal_(self.first.weight, std=0.3)
+        self.scale = torch.nn.Parameter(torch.rand(()))
+        self.last = torch.nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.scale * self.first(x.flatten(1))))
+
+
+def with_buffers(input_shape, num_classes):
+    return torch.nn.Sequential(torch.nn.BatchNorm1d(input_shape[0]))
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Our MLP as a torch module, with our initial weights of a seed."""
+
+    seed: int
+    width: int = 8
+
+    def build(self, input_shape, num_classes):
+        ours = MLP([self.width])
+        module = module_for(ours, input_shape, num_classes)
+        model = build_model(ours, input_shape, num_classes)
+        fill(module, model.initial(torch_generator(self.seed, "initial model")))
+        return module
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composer = Composer()
+        yield lambda *overrides: composer.cell(list(overrides))
+
+
+@pytest.mark.parametrize("vectors, clients", [(1, 3), (4, 1), (2, 2)])
+def test_gradients_of_a_torch_module(vectors, clients):
+    torch.manual_seed(0)
+    module = Own((2, 3), 4)
+    model = build_model(lambda input_shape, num_classes: Own(input_shape, num_classes), (2, 3), 4)
+    assert isinstance(model, TorchModel) and model.num_parameters == 6 * 6 + 6 + 1 + 6 * 4 + 4
+    rows = torch.stack([model.initial(torch.Generator().manual_seed(i)) for i in range(vectors)])
+    x = torch.randn(vectors, clients * 2, 2, 3)
+    y = torch.randint(4, (vectors, clients * 2))
+    weights = torch.rand(vectors, clients * 2)
+    expected, losses, scores = [], [], []
+    for row, features, labels, shares in zip(rows, x, y, weights, strict=True):
+        torch.nn.utils.vector_to_parameters(row, module.parameters())
+        scores.append(module(features).detach())
+        loss = F.cross_entropy(module(features), labels, reduction="none") * shares
+        losses.append(loss.detach())
+        for part in loss.reshape(clients, -1).sum(1):
+            gradient = torch.autograd.grad(part, list(module.parameters()), retain_graph=True)
+            expected.append(torch.cat([g.flatten() for g in gradient]))
+    near(model.logits(rows, x), torch.stack(scores))
+    for beta in (0.0, 0.5):
+        before = torch.full((vectors * clients, model.num_parameters), math.nan if beta == 0 else 1)
+        out = before.clone()
+        got = accumulate(model, rows, x, y, weights, out, beta, 2.0)
+        near(got, torch.stack(losses))
+        near(out, (beta * before if beta else 0.0) + 2 * torch.stack(expected))
+
+
+def test_initial_weights_of_a_torch_module_are_its_own_and_follow_the_seed():
+    model = build_model(Own, (200,), 4)
+    torch.manual_seed(1)
+    first = model.initial(torch_generator(0, "initial model"))
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    assert torch.equal(first, model.initial(torch_generator(0, "initial model")))
+    assert torch.equal(state, torch.random.get_rng_state())
+    other = model.initial(torch_generator(1, "initial model"))
+    assert bool((first != other).all())
+    assert abs(float(first[:1200].std()) - 0.3) < 0.05
+
+
+def test_a_module_with_buffers_is_refused(compose):
+    with pytest.raises(ValueError, match="buffers"):
+        build_model(with_buffers, (5,), 3)
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_a_torch_module_trains_as_our_own_layers_do(compose, algorithm):
+    settings = [f"fl={algorithm}", "fl.rounds=4", "fl.evaluate_every=1", "seed=3", "fl.num_clients=9"]
+    settings += ["aggregator=trimmed_mean", "data=breast_cancer", "fl.num_byzantine=2"]
+    twin = compose(*settings, f"model._target_={HERE}.Twin", "+model.seed=3")
+    cells = [compose(*settings, "model.hidden=[8]"), twin]
+    metrics = {o.cell.key: o.metrics for o in simulate(cells)}
+    ours, theirs = (metrics[cell.key] for cell in cells)
+    for name in ("test_loss", "train_loss", "aggregation_error", "byzantine_weight"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("settings, width", [([], 6), (["+model.width=3"], 3)])
+def test_a_class_or_function_by_its_target(compose, settings, width):
+    cell = compose(f"model._target_={HERE}.Own", *settings, "fl.rounds=1", "fl.num_clients=5",
+                   "fl.num_byzantine=1")  # fmt: skip
+    assert cell.problem is None
+    assert cell.config["model"] == {"_target_": f"{HERE}.Own"} | (
+        {"width": 3} if settings else {}
+    )
+    assert build_model(cell.model, (64,), 10).num_parameters == 65 * width + 1 + 10 * (width + 1)
+    (outcome,) = simulate([cell])
+    assert outcome.status == "done", outcome.traceback
+
+
+def test_a_target_with_settings_that_it_does_not_take(compose):
+    with pytest.raises(ConfigError, match=r"^model: test_models\.Own does not take .*'depth'") as error:
+        compose(f"model._target_={HERE}.Own", "+model.depth=3")
+    assert "\n" not in str(error.value)
