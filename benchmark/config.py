@@ -82,6 +82,8 @@ class FL:
     def resolved(self) -> "FL":
         """The same with n, f and the declared f as counts.
 
+        A given num_honest is kept: n then differs within one scenario, see `grid.Cell`.
+
         Raises:
             ConfigError: if a value makes no sense whatever the attack and the rule.
         """
@@ -113,7 +115,6 @@ class FL:
         declared = f if self.declared_byzantine is None else self.declared_byzantine
         values = asdict(self) | {
             "num_clients": n,
-            "num_honest": None,
             "byzantine_fraction": None,
             "num_byzantine": f,
             "declared_byzantine": declared,

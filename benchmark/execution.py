@@ -40,8 +40,10 @@ class Result:
 
 def axes_of(config: DictConfig) -> list[dict]:
     """The blocks of axes of a preset."""
+    if not config.grid:
+        return []
     grid = OmegaConf.to_container(config.grid, resolve=True)
-    return grid if isinstance(grid, list) else [grid] if grid else []
+    return grid if isinstance(grid, list) else [grid]
 
 
 def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Result:
@@ -130,7 +132,7 @@ def report(result: Result, function: str | None = None) -> None:
     for cell, reason in failed:
         print(f"failed: {cell.title}: {reason} (see {result.store.cells / cell.key}/traceback.txt)")
     done = result.counts["done"]
-    parts = [f"{done} trained" if done else "nothing to train"]
+    parts = [f"{done} trained" if done or failed else "nothing to train"]
     parts += [f"{result.stored} already stored"] if result.stored else []
     parts += [f"{len(infeasible)} infeasible"] if infeasible else []
     parts += [f"{len(failed)} failed"] if failed else []

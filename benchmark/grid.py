@@ -197,6 +197,13 @@ class Composer:
                 self._built[name] = Component(f"{where}: {error}", plain)
         return self._built[name]
 
+    def _algorithm(self, node: DictConfig) -> FL:
+        plain = OmegaConf.to_container(node, resolve=True)
+        name = ("fl", canonical(plain))
+        if name not in self._built:
+            self._built[name] = typed(FL, plain, "fl")
+        return self._built[name]
+
     def _checked(self, config: DictConfig, base: DictConfig, choices: dict) -> Cell:
         parts = {g: self._build(config[g], g) for g in GROUPS if g != "fl"}
         chain = config.pre_aggregator or {}
@@ -206,8 +213,9 @@ class Composer:
             self._label(f"pre_aggregator.{name}", config, base, {}, name) for name in chain
         )
         labels["fl"] = choices.get("fl", config.fl.algorithm)
-        raw = typed(FL, config.fl, "fl")
-        problems = [p.value for p in (*parts.values(), *stages.values()) if isinstance(p.value, str)]
+        raw = self._algorithm(config.fl)
+        built = (*parts.values(), *stages.values())
+        problems = [part.value for part in built if isinstance(part.value, str)]
         try:
             fl = raw.resolved()
         except ConfigError as error:
@@ -243,7 +251,10 @@ class Composer:
         name = _ALIASES.get(name, name)
         if config is base or mine == standard:
             return name
-        ours, theirs = self._build(mine, where).config, self._build(standard, where).config
+        ours = self._build(mine, where).config
+        theirs = ours | dict.fromkeys(ours.keys() - {"_target_"})  # of a stage that was added
+        if standard is not None:
+            theirs = self._build(standard, where).config
         if ours.get("_target_") != theirs.get("_target_"):
             name, theirs = str(ours.get("_target_")).rpartition(".")[2], {}
         differing = {k: v for k, v in ours.items() if k != "_target_" and theirs.get(k) != v}
@@ -327,7 +338,8 @@ def participants(fl: FL) -> int:
 
 
 def _scenario(config: dict, fl: FL) -> str:
-    shared = {k: v for k, v in config.items() if k not in ("attack", "aggregator", "pre_aggregator", "seed")}
+    differing = ("attack", "aggregator", "pre_aggregator", "seed")
+    shared = {k: v for k, v in config.items() if k not in differing}
     varying = ("num_byzantine", "declared_byzantine")
     varying += ("num_clients",) if fl.num_honest is not None else ()
     shared["fl"] = {k: v for k, v in config["fl"].items() if k not in varying}

@@ -54,7 +54,10 @@ class GridSweeper(Sweeper):
         config = first_of(arguments)
         defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
         jobs = expand(arguments, axes_of(config), defaults)
-        return [self.launcher.launch(jobs, initial_job_idx=0)]
+        returned = self.launcher.launch(jobs, initial_job_idx=0)
+        if any(job.status is JobStatus.FAILED for job in returned):
+            raise SystemExit(1)  # Hydra itself would end with 0
+        return [returned]
 
 
 class GridLauncher(Launcher):

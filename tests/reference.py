@@ -3,6 +3,8 @@
 Nothing here uses the package. Ties go to the lowest index everywhere.
 """
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from scipy.stats import norm
@@ -61,14 +63,16 @@ def sorted_mean(x, low, high):
     return np.array([sum(sorted(column)[low:high]) / (high - low) for column in x.T])
 
 
+def nearest(values, count):
+    """The `count` values nearest the median; of equally near ones, in exact arithmetic, the lower."""
+    ordered = sorted(Fraction(value) for value in values)
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    ordered.sort(key=lambda value: (abs(value - middle), value))
+    return [float(value) for value in ordered[:count]]
+
+
 def nearest_mean(x, count):
-    out = []
-    for column in x.T:
-        ordered = sorted(column)
-        middle = (ordered[(len(x) - 1) // 2] + ordered[len(x) // 2]) / 2
-        nearest = sorted(ordered, key=lambda value: (abs(value - middle), value))
-        out.append(sum(nearest[:count]) / count)
-    return np.array(out)
+    return np.array([sum(nearest(column, count)) / count for column in x.T])
 
 
 def trimmed_mean(x, f, ratio=None):

@@ -332,7 +332,7 @@ COMPANY = {
         *SMALL, *MLP, "fl=fedavg", "fl.local_epochs=1", "fl.rounds=3", "fl.batch_size=13",
     ],
     "fedavg mlp, steps": [
-        *SMALL, *MLP, "fl=fedavg", "fl.local_epochs=null", "fl.local_steps=3", "fl.weight_decay=0.1",
+        *SMALL, *MLP, "fl=fedavg", "fl.local_steps=3", "fl.weight_decay=0.1",
     ],
     "fedsgd cnn": [*IMAGES, "model=cnn", "fl.rounds=2"],
     "fedavg cnn": [

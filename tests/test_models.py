@@ -170,7 +170,7 @@ def test_initial_weights(name):
         assert ours.abs().max() <= bound and theirs.abs().max() <= bound
         if ours.numel() > 100:
             assert ours.abs().max() > 0.9 * bound
-            assert abs(float(ours.std()) * math.sqrt(3) / bound - 1) < 0.15
+            assert abs(float(ours.detach().std()) * math.sqrt(3) / bound - 1) < 0.15
 
 
 def fan_in(module, parameter):
@@ -293,7 +293,8 @@ def test_gradients_of_a_torch_module(vectors, clients):
             expected.append(torch.cat([g.flatten() for g in gradient]))
     near(model.logits(rows, x), torch.stack(scores))
     for beta in (0.0, 0.5):
-        before = torch.full((vectors * clients, model.num_parameters), math.nan if beta == 0 else 1)
+        there = 1.0 if beta else math.nan
+        before = torch.full((vectors * clients, model.num_parameters), there)
         out = before.clone()
         got = accumulate(model, rows, x, y, weights, out, beta, 2.0)
         near(got, torch.stack(losses))
@@ -320,8 +321,9 @@ def test_a_module_with_buffers_is_refused(compose):
 
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
 def test_a_torch_module_trains_as_our_own_layers_do(compose, algorithm):
-    settings = [f"fl={algorithm}", "fl.rounds=4", "fl.evaluate_every=1", "seed=3", "fl.num_clients=9"]
-    settings += ["aggregator=trimmed_mean", "data=breast_cancer", "fl.num_byzantine=2"]
+    settings = [f"fl={algorithm}", "fl.rounds=4", "fl.evaluate_every=1", "seed=3"]
+    settings += ["aggregator=trimmed_mean", "data=breast_cancer"]
+    settings += ["fl.num_clients=9", "fl.num_byzantine=2"]
     twin = compose(*settings, f"model._target_={HERE}.Twin", "+model.seed=3")
     cells = [compose(*settings, "model.hidden=[8]"), twin]
     metrics = {o.cell.key: o.metrics for o in simulate(cells)}
@@ -344,6 +346,5 @@ def test_a_class_or_function_by_its_target(compose, settings, width):
 
 
 def test_a_target_with_settings_that_it_does_not_take(compose):
-    with pytest.raises(ConfigError, match=r"^model: test_models\.Own does not take .*'depth'") as error:
+    with pytest.raises(ConfigError, match=r"^model: .*\.Own does not take .*'depth'$"):
         compose(f"model._target_={HERE}.Own", "+model.depth=3")
-    assert "\n" not in str(error.value)

@@ -56,6 +56,7 @@ class Updates:
         self.clients = clients
         self.mixing = mixing
         self.counts = np.ones(len(self)) if counts is None else np.asarray(counts, float)
+        self._rows = None
         if basis is not None:
             self.__dict__["basis"] = basis
 
@@ -120,7 +121,9 @@ class Updates:
             if not ordered and len(np.unique(source)) == len(self.clients):
                 return self.clients
             return self.clients[torch.as_tensor(source, device=self.clients.device)]
-        return torch.as_tensor(self.mixing).to(self.clients) @ self.clients
+        if self._rows is None:
+            self._rows = torch.as_tensor(self.mixing).to(self.clients) @ self.clients
+        return self._rows
 
     def combine(self, weights: np.ndarray) -> torch.Tensor:
         """(d,) the vector sum_i weights[i] x_i."""

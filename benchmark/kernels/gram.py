@@ -1,9 +1,10 @@
 """Inner products of a few long vectors, precise where a plain float32 ``X @ X.T`` is not.
 
 The distance between two vectors that lie far from the origin and close to each other is the small
-difference of large numbers; taken from a float32 Gram matrix it is noise. Here one of the vectors,
-the pivot p, is subtracted first, block of columns by block of columns, so that the products are
-about as large as the distances; the blocks are summed in float64.
+difference of large numbers; taken from a float32 Gram matrix it is noise. So the plain product is
+looked at, and kept if distances are about as large as lengths. Otherwise one of the vectors, the
+pivot p, is subtracted first, block of columns by block of columns; the blocks are summed in
+float64.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _ILL_CONDITIONED = 1e-2  # typical squared distance, relative to the squared dis
 
 
 def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
-    """Inner products of the vectors x_1 - p, ..., x_n - p, p, where p is one of the rows of x.
+    """Inner products of the vectors x_1 - p, ..., x_n - p, p, where p is zero or a row of x.
 
     Args:
         x: (n, d), any floating-point dtype and device, finite.
@@ -23,10 +24,16 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
     Returns:
         (n + 1, n + 1) float64 on the host, one more each way with `extra`; the last row and column
         belong to p. Any linear combination of rows of x is a combination of these vectors, so all
-        inner products and distances follow. A distance is relatively precise also when |x_i| is 1e5 times larger
-        than |x_i - x_j|, and when rows differ by 20 orders of magnitude.
+        inner products and distances follow. A distance is relatively precise also when |x_i| is
+        1e5 times larger than |x_i - x_j|, and when rows differ by 20 orders of magnitude.
     """
     n = len(x)
+    if extra is None:
+        products = np.zeros((n + 1, n + 1))
+        products[:n, :n] = (x @ x.T).cpu().double().numpy()
+        in_range = 1e-30 < np.abs(products).max() < np.inf  # nothing over- or underflowed
+        if in_range and _conditioning(products[:n, :n])[1] >= _ILL_CONDITIONED:
+            return products
     products = _products(x, extra, pivot=0)
     if not 1e-30 < np.abs(products).max() < np.inf:  # float32 over- or underflowed
         x, extra = x.double(), None if extra is None else extra.double()

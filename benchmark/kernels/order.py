@@ -48,8 +48,8 @@ def nearest_mean(x: torch.Tensor, count: int) -> torch.Tensor:
     n = len(x)
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         ordered = torch.sort(x, dim=0).values
-        median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-        first = (median - ordered[: n - count] > ordered[count:] - median).sum(0)
+        middle = ordered[(n - 1) // 2] + ordered[n // 2]
+        first = (middle > ordered[: n - count] + ordered[count:]).sum(0)
         window = first + torch.arange(count, device=x.device)[:, None]
         return ordered.gather(0, window).mean(0)
     out = torch.empty(x.shape[1], dtype=x.dtype)
@@ -154,13 +154,13 @@ def _sorted_mean(x, d, network, low, high, out):
 def _nearest_windows(block, count, width, first):
     """First rank of the `count` sorted values nearest the median, for every column of a block."""
     n = len(block)
-    median = np.empty(width, block.dtype)
+    middle = np.empty(width, block.dtype)
     for k in range(width):
-        median[k] = (block[(n - 1) // 2, k] + block[n // 2, k]) / 2
+        middle[k] = block[(n - 1) // 2, k] + block[n // 2, k]  # twice the median: ties stay exact
         first[k] = 0
     for s in range(n - count):  # once the value that would come in is farther, it stays so
         for k in range(width):
-            first[k] += median[k] - block[s, k] > block[s + count, k] - median[k]
+            first[k] += middle[k] > block[s, k] + block[s + count, k]
 
 
 @njit(parallel=True, cache=True)
@@ -197,38 +197,46 @@ def _kept_share(x, d, network, rows, low, count):
         first = np.full(width, low, np.int32)
         if low < 0:
             _nearest_windows(block, count, width, first)
-        smallest = np.empty(width, x.dtype)
-        largest = np.empty(width, x.dtype)
+        # Rows equal to an end of the window share the ranks within it that have this value.
+        low_end = np.empty(width, x.dtype)
+        high_end = np.empty(width, x.dtype)
         for k in range(width):
-            smallest[k] = block[first[k], k]
-            largest[k] = block[first[k] + count - 1, k]
-        inside = np.zeros(width, np.int32)
-        for i in range(n):
-            for k in range(width):
-                inside[k] += smallest[k] <= x[i, start + k] <= largest[k]
+            low_end[k] = block[first[k], k]
+            high_end[k] = block[first[k] + count - 1, k]
+        low_share = _end_shares(x, block, start, width, first, count, low_end, low >= 0)
+        high_share = _end_shares(x, block, start, width, first, count, high_end, low >= 0)
+        part = np.empty(width, x.dtype)
+        one, zero = x.dtype.type(1.0), x.dtype.type(0.0)
         for r in range(len(rows)):
             row = x[rows[r], start : start + width]
-            total = 0
             for k in range(width):
-                total += (smallest[k] <= row[k] <= largest[k]) & (inside[k] == count)
-            shares[index, r] = total
-        for k in range(width):
-            if inside[k] != count:  # equal values on both sides of an end of the window
-                for r in range(len(rows)):
-                    shares[index, r] += _tied_share(
-                        x, block, start + k, k, x[rows[r], start + k], first[k], count
-                    )
+                value = row[k]
+                share = one if low_end[k] < value else zero
+                share = share if value < high_end[k] else zero
+                share = high_share[k] if value == high_end[k] else share
+                part[k] = low_share[k] if value == low_end[k] else share
+            shares[index, r] = part.sum()
     return shares.sum(0) / (d * count)
 
 
-@njit(cache=True)
-def _tied_share(x, block, column, k, value, first, count):
-    kept = 0
-    for r in range(first, first + count):
-        kept += block[r, k] == value
-    if kept == 0:
-        return 0.0
-    equal = 0
-    for i in range(len(x)):
-        equal += x[i, column] == value
-    return kept / equal
+@njit(cache=True, inline="always")
+def _end_shares(x, block, start, width, first, count, end, fixed):
+    """Ranks in the window whose value is `end`, over the rows that have it, for every column."""
+    kept = np.zeros(width, x.dtype)
+    equal = np.zeros(width, x.dtype)
+    one, zero = x.dtype.type(1.0), x.dtype.type(0.0)
+    if fixed:
+        for r in range(first[0], first[0] + count):
+            for k in range(width):
+                kept[k] += one if block[r, k] == end[k] else zero
+    else:
+        for k in range(width):
+            for r in range(first[k], first[k] + count):
+                kept[k] += one if block[r, k] == end[k] else zero
+    for r in range(len(x)):
+        row = x[r, start : start + width]
+        for k in range(width):
+            equal[k] += one if row[k] == end[k] else zero
+    for k in range(width):
+        kept[k] /= equal[k]
+    return kept

@@ -1,0 +1,152 @@
+"""Speed, as ratios: `make bench`, or ``python -m bench [sections] [--peers] [--tutorial FILE]``.
+
+Sections: compose, kernels, tutorial, mlp, cnn; all of them by default. The last three are of whole
+processes, start-up included. `--peers` runs ByzFL 0.0.11 in the same run (extra `peers`; minutes for the MLP, a
+quarter of an hour for the CNN) with two step counts, and extrapolates linearly to 300 steps;
+`--tutorial` takes the tutorial's document and times its script as printed. Without them the ratios
+are against the times below, taken on two cores of another machine.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SECTIONS = ("compose", "kernels", "tutorial", "mlp", "cnn")
+TUTORIAL_SECONDS_A_CELL = 9.0 / 4
+BYZFL_SECONDS = {"mlp": {20: 20.0, 60: 37.0}, "cnn": {20: 108.0, 40: 158.0}}
+STEPS = 300
+
+GRID = [
+    "data=fashion_mnist", "data.validation_fraction=0.2", "partition=dirichlet",
+    "fl.num_clients=null", "fl.num_honest=10", "fl.num_byzantine=1,2,3,4", "fl.batch_size=25",
+    "fl.momentum=0.9", f"fl.rounds={STEPS}", f"fl.evaluate_every={STEPS // 2}",
+    "fl.learning_rate=0.1", "fl.weight_decay=0.0001", "pre_aggregator=nnm",
+    "aggregator=trimmed_mean,krum,rfa", "seed=0",
+    # What ByzFL calls sign flipping is the honest mean reversed, epsilon = 1.
+    "attack=ipm", "attack.epsilon=1.0,2.0",
+]  # fmt: skip
+
+
+def seconds(arguments: list[str]) -> float:
+    """Wall time of `python -m benchmark.run` with a fresh store, start-up included."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "benchmark.run", *arguments, f"outputs={folder}"]
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+
+def line(name: str, value: str) -> None:
+    """One row of the table."""
+    print(f"{name:58} {value}", flush=True)
+
+
+def compose() -> None:
+    """1,000 cells from overrides to checked, keyed cells, in this process."""
+    from hydra import initialize_config_dir
+
+    from benchmark.config import conf_dir
+    from benchmark.grid import Composer, expand
+
+    axes = {"attack": ["random", "sign_flip", "alie", "ipm"],
+            "aggregator": ["mean", "median", "krum", "trimmed_mean", "faba"],
+            "fl.num_byzantine": [0, 1, 2, 3, 4], "seed": list(range(10))}  # fmt: skip
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        began = time.perf_counter()
+        composer = Composer()
+        keys = {composer.cell(job).key for job in expand([], [axes])}
+        taken = time.perf_counter() - began
+    line(f"compose and key {len(keys)} cells (limit 5 s)", f"{taken:.2f} s")
+
+
+def kernels() -> None:
+    """Rules on 50 vectors of 431,080 numbers, against one pass and one matrix product."""
+    import torch
+
+    from benchmark.aggregators import NNM, Chain, GeometricMedian, Krum, Median, TrimmedMean
+
+    x = torch.randn(50, 431_080, generator=torch.Generator().manual_seed(0))
+    one_pass, one_product = best(lambda: x.sum(0)), best(lambda: x @ x.T)
+    line("50 x 431,080: X.sum(0), X @ X.T", f"{one_pass * 1e3:.1f} ms, {one_product * 1e3:.1f} ms")
+    for name, rule in (("median", Median()), ("trimmed mean", TrimmedMean())):
+        taken = best(lambda rule=rule: rule(x, f=10))
+        line(f"  {name}", f"{taken * 1e3:.1f} ms = {taken / one_pass:.1f} x X.sum(0)")
+    chains = {"Krum": [Krum()], "geometric median": [GeometricMedian()],
+              "NNM + Krum": [NNM(), Krum()], "NNM + trimmed mean": [NNM(), TrimmedMean()]}  # fmt: skip
+    for name, stages in chains.items():
+        taken = best(lambda stages=stages: Chain(stages)(x, f=10))
+        line(f"  {name}", f"{taken * 1e3:.1f} ms = {taken / one_product:.1f} x X @ X.T")
+
+
+def best(work, runs: int = 5) -> float:
+    """Least time of several runs after a warm-up, in seconds."""
+    work()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def tutorial(document: Path | None) -> None:
+    """Tutorial 027: 4 rules x 5 attacks x 5 seeds, 30 rounds of 3 local epochs."""
+    theirs, source = TUTORIAL_SECONDS_A_CELL, "9 s for 4 cells, another machine"
+    if document is not None:
+        code = "\n".join(re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)[1:])
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        whole = time.perf_counter() - began
+        theirs, source = whole / 4, f"its script here: {whole:.1f} s for 4 cells"
+    attacks = "attack=none,tutorial_random,tutorial_sign_flip,tutorial_scale,alie"
+    ours = seconds(["-m", "+experiment=tutorial_027", attacks, "seed=0,1,2,3,4"])
+    line(f"Tutorial 027, 100 cells ({source})", f"{ours:.1f} s")
+    line("  faster a cell (goal 20)", f"{theirs / (ours / 100):.0f} x")
+
+
+def grid(model: str, peers: bool) -> None:
+    """The 24 cells: NNM and three rules x two attacks x f = 1..4, ten honest clients."""
+    times, source = BYZFL_SECONDS[model], "another machine"
+    if peers:
+        name = {"mlp": "fc_mnist", "cnn": "cnn_mnist"}[model]
+        times, source = {s: peer_seconds(name, s) for s in BYZFL_SECONDS[model]}, "same run"
+    (few, short), (many, long) = sorted(times.items())
+    theirs = short + (long - short) / (many - few) * (STEPS - few)
+    ours = seconds(["-m", f"model={model}", *(["model.hidden=[100]"] if model == "mlp" else []), *GRID])
+    measured = ", ".join(f"{s} steps {t:.0f} s" for s, t in sorted(times.items()))
+    line(f"24 cells, {model}, {STEPS} steps", f"{ours:.1f} s")
+    line(f"  ByzFL, two processes ({source}: {measured})", f"{theirs:.0f} s, extrapolated")
+    line(f"  faster (goal {10 if model == 'mlp' else 5})", f"{theirs / ours:.1f} x")
+
+
+def peer_seconds(model: str, steps: int) -> float:
+    """Wall time of ByzFL's own runner on the same grid."""
+    command = [sys.executable, str(HERE / "peer" / "byzfl_grid.py"), model, str(steps)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])["wall_seconds"]
+
+
+def main() -> None:
+    """Run the sections."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=[])
+    parser.add_argument("--peers", action="store_true", help="run ByzFL as well")
+    parser.add_argument("--tutorial", type=Path, help="the tutorial's document")
+    arguments = parser.parse_args()
+    for section in arguments.sections or SECTIONS:
+        if section == "tutorial":
+            tutorial(arguments.tutorial)
+        elif section in ("mlp", "cnn"):
+            grid(section, arguments.peers)
+        else:
+            {"compose": compose, "kernels": kernels}[section]()
+
+
+if __name__ == "__main__":
+    main()

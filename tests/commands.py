@@ -1,0 +1,36 @@
+"""The command line without the seconds that a new process takes."""
+
+import contextlib
+import io
+import sys
+from collections import namedtuple
+from unittest import mock
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+
+from benchmark import run
+
+Ended = namedtuple("Ended", "code out err")
+
+
+def command(*arguments):
+    """``python -m benchmark.run`` with these arguments: its exit code and what it printed."""
+    out, err, state = io.StringIO(), io.StringIO(), Singleton.get_state()
+    with (
+        mock.patch.object(sys, "argv", ["benchmark.run", *map(str, arguments)]),
+        mock.patch.dict("os.environ"),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        GlobalHydra.instance().clear()
+        try:
+            run.main()
+            code = 0
+        except SystemExit as error:  # as the interpreter treats it
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+            code = 1 if isinstance(error.code, str) else error.code or 0
+        finally:
+            Singleton.set_state(state)
+    return Ended(code, out.getvalue(), err.getvalue())

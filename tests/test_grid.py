@@ -1,0 +1,705 @@
+"""Overrides, presets and files of configuration become cells with stable keys."""
+
+import itertools
+import re
+from dataclasses import dataclass, fields
+
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from benchmark.aggregators import Krum, Rule, Stage, WeightsRule
+from benchmark.attacks import Attack
+from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
+from benchmark.execution import axes_of, execute
+from benchmark.grid import Composer, expand, first_of
+from benchmark.store import Store
+
+HERE = __name__
+GROUPS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl", "engine")
+CHOICES = [
+    (group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def composer(hydra):
+    return Composer()
+
+
+@pytest.fixture
+def preset(tmp_path):
+    """Writes a preset and returns the overrides that choose it."""
+
+    def write(text, name="mine"):
+        (tmp_path / "experiment").mkdir(exist_ok=True)
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+        return [f"hydra.searchpath=[file://{tmp_path}]", f"+experiment={name}"]
+
+    return write
+
+
+def sweep(composer, *overrides):
+    """The cells of a command with -m."""
+    config = first_of(list(overrides))
+    defaults = OmegaConf.to_container(config.sweep_defaults)
+    return [composer.cell(job) for job in expand(list(overrides), axes_of(config), defaults)]
+
+
+def grid(composer, *overrides):
+    """The cells of a command without -m: a lone one, or the grid of a preset."""
+    presets = any(line.startswith("+experiment=") for line in overrides)
+    axes = axes_of(first_of(list(overrides))) if presets else []
+    return [composer.cell(job) for job in expand(list(overrides), axes)]
+
+
+def values(cells, *names):
+    """What the cells have for one thing, or several, without repetitions, in order."""
+    rows = []
+    for cell in cells:
+        known = {**cell.labels, "n": cell.n, "f": cell.f, "seed": cell.seed}
+        rows.append(tuple(known[name] for name in names))
+    unique = list(dict.fromkeys(rows))
+    return [row[0] for row in unique] if len(names) == 1 else unique
+
+
+# ------------------------------------------------------------------------------------------ sweeps
+
+
+def test_a_sweep_adds_the_default_axes(composer):
+    cells = sweep(composer, "attack=random,sign_flip", "aggregator=krum,bulyan")
+    assert len(cells) == len({cell.key for cell in cells}) == 100
+    attacks, rules = ["random", "sign_flip"], ["krum", "bulyan"]
+    wanted = itertools.product(attacks, rules, [0, 2, 4, 6, 8], range(5))
+    assert values(cells, "attack", "aggregator", "f", "seed") == list(wanted)
+    assert values(cells, "n") == [20]
+    infeasible = {(c.labels["aggregator"], c.f) for c in cells if c.problem}
+    assert infeasible == {("bulyan", 6), ("bulyan", 8)}
+
+
+def test_counts_replace_fractions(composer):
+    cells = sweep(composer, "fl.num_byzantine=1,3", "seed=0,1")
+    assert values(cells, "f", "seed") == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    cells = sweep(composer, "fl.byzantine_fraction=0.1,0.25", "seed=4")
+    assert values(cells, "f", "seed") == [(2, 4), (5, 4)]
+    cells = sweep(composer, "fl.num_byzantine=2", "seed=range(2,5)")
+    assert values(cells, "f", "seed") == [(2, 2), (2, 3), (2, 4)]
+
+
+def test_a_number_of_honest_clients(composer):
+    cells = sweep(composer, "fl.num_honest=16", "seed=0", "aggregator=mean")
+    assert values(cells, "n", "f") == [(16, 0), (18, 2), (20, 4), (23, 7), (27, 11)]
+    assert len({cell.scenario for cell in cells}) == 1
+    fixed = sweep(composer, "fl.num_clients=20", "seed=0", "aggregator=mean")
+    assert len({cell.scenario for cell in fixed}) == 1
+    # What is stored names its scenario, so a cell belongs to one.
+    assert not {cell.key for cell in cells} & {cell.key for cell in fixed}
+    assert {cell.scenario for cell in cells} != {cell.scenario for cell in fixed}
+
+
+def test_a_setting_replaces_its_twin_in_a_preset(composer, preset):
+    mine = preset("fl: {num_byzantine: 3, num_honest: 8}")
+    assert values(sweep(composer, *mine, "seed=0"), "n", "f") == [
+        (8, 0), (9, 1), (10, 2), (11, 3), (13, 5),
+    ]  # fmt: skip
+    assert values(grid(composer, *mine), "n", "f") == [(11, 3)]
+    assert values(grid(composer, *mine, "fl.num_clients=30"), "n", "f") == [(30, 3)]
+    (cell,) = grid(composer, "fl=fedavg", "fl.local_steps=7")
+    assert (cell.fl.local_steps, cell.fl.local_epochs) == (7, None)
+
+
+def test_glob_sweeps(composer):
+    cells = sweep(composer, "attack=glob(*flip,exclude=tutorial*)", "fl.num_byzantine=1", "seed=0")
+    assert values(cells, "attack") == ["label_flip", "sign_flip"]
+
+
+def test_a_sweep_without_a_list_is_refused():
+    with pytest.raises(ConfigError, match=r"^fl\.momentum=interval\(0,1\): only lists"):
+        expand(["fl.momentum=interval(0,1)"], [])
+
+
+def test_stages_keep_their_order(composer):
+    for chain in (["clipping", "nnm"], ["nnm", "clipping"], ["nnm", "bucketing", "clipping"]):
+        (cell,) = grid(composer, f"pre_aggregator=[{','.join(chain)}]", "fl.num_byzantine=1")
+        names = [type(stage).__name__.lower() for stage in cell.rule.stages]
+        assert names == [*chain, "krum"]
+        assert cell.labels["pre_aggregator"] == "+".join(chain)
+        stored = [stage["_target_"].rpartition(".")[2] for stage in cell.config["pre_aggregator"]]
+        assert [name.lower() for name in stored] == chain
+    there, back = (
+        grid(composer, f"pre_aggregator=[{c}]")[0].key for c in ("clipping,nnm", "nnm,clipping")
+    )
+    assert there != back
+
+
+def test_chains_are_swept_as_single_stages_are(composer):
+    swept = ["pre_aggregator=none,nnm,[clipping,nnm]", "fl.num_byzantine=2", "seed=0"]
+    cells = sweep(composer, *swept)
+    assert values(cells, "pre_aggregator") == ["", "nnm", "clipping+nnm"]
+    assert [len(cell.rule.stages) for cell in cells] == [1, 2, 3]
+    assert cells[2].title == "attack=sign_flip aggregator=clipping+nnm+krum f=2/20 seed=0"
+
+
+def test_settings_of_a_stage(composer):
+    settings = ["pre_aggregator=[clipping,nnm]", "pre_aggregator.clipping.max_norm=0.5,2"]
+    cells = sweep(composer, *settings, "fl.num_byzantine=2", "seed=0")
+    assert [cell.rule.stages[0].max_norm for cell in cells] == [0.5, 2.0]
+    labels = [f"clipping[max_norm={norm}]+nnm" for norm in (0.5, 2.0)]
+    assert values(cells, "pre_aggregator") == labels
+
+
+# ----------------------------------------------------------------------------------------- presets
+
+
+def test_a_preset_with_a_block_of_axes(composer, preset):
+    mine = preset("grid:\n  attack: [random, alie]\n  fl.num_byzantine: [1, 3]\n  seed: 7\n")
+    cells = grid(composer, *mine)
+    wanted = list(itertools.product(["random", "alie"], [1, 3], [7]))
+    assert values(cells, "attack", "f", "seed") == wanted
+    assert values(sweep(composer, *mine), "attack", "f", "seed") == wanted
+
+
+def test_a_preset_with_a_list_of_blocks(composer, preset):
+    mine = preset(
+        "seed: 3\n"
+        "grid:\n"
+        "  - {attack: [random, alie], aggregator: [krum]}\n"
+        "  - attack: [alie]\n    aggregator: [krum, median]\n"
+        "    pre_aggregator: [none, [clipping, nnm]]\n"
+    )
+    cells = grid(composer, *mine)
+    assert values(cells, "attack", "pre_aggregator", "aggregator") == [
+        ("random", "", "krum"),
+        ("alie", "", "krum"),
+        ("alie", "clipping+nnm", "krum"),
+        ("alie", "", "median"),
+        ("alie", "clipping+nnm", "median"),
+    ]
+    assert values(cells, "seed") == [3]
+    assert values(sweep(composer, *mine), "f", "seed") == list(
+        itertools.product([0, 2, 4, 6, 8], range(5))
+    )
+
+
+def test_the_command_line_replaces_an_axis_of_a_preset(composer, preset):
+    mine = preset(
+        "grid:\n"
+        "  - {attack: [random, alie], fl.byzantine_fraction: [0, 0.2], seed: [0, 1]}\n"
+        "  - {attack: [scale], fl.byzantine_fraction: [0.1], seed: [2]}\n"
+    )
+    cells = grid(composer, *mine, "seed=9", "attack=ipm")
+    assert values(cells, "attack", "f", "seed") == [("ipm", 0, 9), ("ipm", 4, 9), ("ipm", 2, 9)]
+    cells = grid(composer, *mine, "fl.num_byzantine=1", "attack=ipm")
+    assert values(cells, "attack", "f", "seed") == [("ipm", 1, 0), ("ipm", 1, 1), ("ipm", 1, 2)]
+    cells = sweep(composer, *mine, "fl.num_byzantine=1,5", "seed=4", "fl.rounds=2")
+    assert values(cells, "attack", "f") == [
+        ("random", 1), ("alie", 1), ("random", 5), ("alie", 5), ("scale", 1), ("scale", 5),
+    ]  # fmt: skip
+    assert all(cell.fl.rounds == 2 for cell in cells)
+
+
+def test_a_preset_sets_values_and_choices(composer, preset):
+    mine = preset(
+        "defaults:\n  - override /attack: alie\n  - override /fl: fedavg\n"
+        "attack: {z: 1.5}\nfl: {rounds: 4}\ngrid: {model.hidden: [[8], [8, 4]]}\n"
+    )
+    cells = grid(composer, *mine)
+    assert [cell.model.hidden for cell in cells] == [[8], [8, 4]]
+    assert {(cell.attack.z, cell.fl.rounds, cell.labels["fl"]) for cell in cells} == {
+        (1.5, 4, "fedavg")
+    }
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+)
+def test_presets_that_come_with_the_suite(composer, name):
+    # Only the first and the last job of each axis: whatever is wrong is wrong there too.
+    config = first_of([f"+experiment={name}"])
+    blocks = [
+        {key: [v[0], v[-1]] if isinstance(v, list) else v for key, v in block.items()}
+        for block in axes_of(config)
+    ]
+    cells = [composer.cell(job) for job in expand([f"+experiment={name}"], blocks)]
+    assert any(cell.problem is None for cell in cells)
+
+
+# -------------------------------------------------------------------------------------------- keys
+
+
+def key(composer, *overrides):
+    (cell,) = grid(composer, *overrides)
+    return cell.key
+
+
+def test_equal_configurations_have_equal_keys(composer):
+    plain = key(composer)
+    assert plain == key(composer, "fl.byzantine_fraction=0.2")
+    assert plain == key(composer, "fl.num_byzantine=4", "fl.num_clients=20")
+    assert plain == key(composer, "fl.num_byzantine=4", "fl.byzantine_fraction=null")
+    assert plain == key(composer, "fl.declared_byzantine=4")
+    assert plain == key(composer, "pre_aggregator=none", "attack.scale=1", "seed=0")
+    assert key(composer, "attack=alie") == key(composer, "attack=little_is_enough")
+    assert key(composer, "aggregator=rfa") == key(
+        composer, "aggregator=geometric_median", "aggregator.T=3"
+    )
+
+
+def test_how_and_where_has_no_part_in_the_key(composer):
+    plain = key(composer)
+    engine = ["engine.device=meta", "engine.memory_gb=0.5", "engine.threads=3"]
+    assert plain == key(composer, *engine, "outputs=elsewhere")
+    assert key(composer, "data=mnist") == key(composer, "data=mnist", "data.root=/data/mnist")
+
+
+OTHER = {
+    "algorithm": "fl=fedavg",
+    "num_clients": "fl.num_clients=21",
+    "num_honest": "fl.num_honest=16",
+    "byzantine_fraction": "fl.byzantine_fraction=0.3",
+    "num_byzantine": "fl.num_byzantine=3",
+    "declared_byzantine": "fl.declared_byzantine=3",
+    "rounds": "fl.rounds=99",
+    "batch_size": "fl.batch_size=17",
+    "local_epochs": ["fl=fedavg", "fl.local_epochs=4"],
+    "local_steps": ["fl=fedavg", "fl.local_steps=4"],
+    "learning_rate": "fl.learning_rate=0.49",
+    "server_learning_rate": "fl.server_learning_rate=0.9",
+    "momentum": "fl.momentum=0.8",
+    "momentum_at": "fl.momentum_at=server",
+    "dampening": "fl.dampening=false",
+    "gradient_clip": "fl.gradient_clip=2",
+    "weight_decay": "fl.weight_decay=0.001",
+    "client_fraction": "fl.client_fraction=0.9",
+    "schedule": "fl.schedule=cosine",
+    "milestones": ["fl.schedule=multistep", "fl.milestones=[10]"],
+    "decay": "fl.decay=0.2",
+    "evaluate_every": "fl.evaluate_every=11",
+    "evaluate_train": "fl.evaluate_train=true",
+    "horizontal_flip": "fl.horizontal_flip=train",
+}
+
+
+def test_every_setting_has_a_part_in_the_key(composer):
+    assert {field.name for field in fields(FL)} == set(OTHER)
+    others = [[line] if isinstance(line, str) else line for line in OTHER.values()]
+    others += [
+        ["seed=1"], ["attack.scale=2"], ["attack=none"], ["aggregator=multi_krum"],
+        ["aggregator.distance=plain"], ["aggregator.strict=false"], ["pre_aggregator=nnm"],
+        ["pre_aggregator=clipping"], ["data=breast_cancer"], ["data.test_fraction=0.3"],
+        ["partition=shards"], ["partition=dirichlet"], ["partition=dirichlet", "partition.alpha=2"],
+        ["model=logistic"], ["model.hidden=[63]"], ["model.hidden=[64,64]"],
+    ]  # fmt: skip
+    keys = [key(composer), *(key(composer, *overrides) for overrides in others)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_keys_stay_what_they_are(composer):
+    # Stored results are found by these: if a change is meant, raise SCHEMA in benchmark/grid.py.
+    settings = ["attack=alie", "attack.z=1.5", "aggregator=trimmed_mean", "pre_aggregator=nnm"]
+    settings += ["data=digits", "partition=dirichlet", "partition.alpha=0.5", "model.hidden=[32]"]
+    settings += ["fl=fedavg", "fl.num_clients=15", "fl.num_byzantine=3", "fl.rounds=7", "seed=2"]
+    assert key(composer, *settings) == "9cac168757433544d85f"
+
+
+def test_a_key_is_a_hash_of_the_configuration(composer):
+    (cell,) = grid(composer, "model.hidden=[32,16]", "pre_aggregator=[clipping,nnm]")
+    assert re.fullmatch(r"[0-9a-f]{20}", cell.key)
+    # The configuration is plain values: what is stored of it is all of it.
+    assert yaml.safe_load(yaml.safe_dump(cell.config)) == cell.config
+    assert set(cell.config) == {*GROUPS, "seed"} - {"engine"}
+
+
+def test_scenarios_gather_what_is_drawn_together(composer):
+    swept = ["attack=random,alie", "aggregator=krum,mean", "pre_aggregator=none,nnm"]
+    cells = sweep(composer, *swept, "seed=0,1")
+    assert len(cells) == 40 * 2 and len({cell.scenario for cell in cells}) == 1
+    for other in ("fl.rounds=9", "partition=shards", "model.hidden=[3]", "fl.num_clients=19"):
+        assert grid(composer, other)[0].scenario != cells[0].scenario
+
+
+# -------------------------------------------------------------------------------------- composition
+
+
+class Watched(Composer):
+    """Keeps the configuration that a job was composed to."""
+
+    def _checked(self, config, base, choices):
+        self.seen = OmegaConf.to_container(config, resolve=True)
+        return super()._checked(config, base, choices)
+
+
+@pytest.fixture(scope="module")
+def watched(hydra):
+    return Watched()
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        [],
+        ["seed=3"],
+        ["fl.rounds=7", "fl=fedavg"],
+        ["attack=alie", "attack.z=0.5", "aggregator=rfa", "aggregator.nu=0.1"],
+        ["pre_aggregator=[nnm,clipping]", "pre_aggregator.clipping.max_norm=3"],
+        ["model.hidden=[3,4]", "fl.milestones=[1,2]", "fl.gradient_clip=0.5", "outputs=x"],
+        ["+experiment=demo", "fl.rounds=3", "partition.alpha=0.3"],
+        ["fl.gradient_clip=null", "fl.dampening=false", "fl.learning_rate=1"],
+        ["++fl.rounds=4", "~sweep_defaults.seed", "engine.threads=2"],
+        ["data=mnist", "data.root='/a b/c'", "data.normalize=false"],
+        ["fl.rounds=5", "fl.rounds=6"],
+    ],
+    ids=" ".join,
+)
+def test_the_fast_composition_is_hydras(watched, job):
+    right = OmegaConf.to_container(hydra_compose("config", job), resolve=True)
+    for _ in range(2):
+        watched.cell(job)
+        assert watched.seen == right
+        watched.cell(["fl.rounds=77", "fl.milestones=[3]", "seed=1"])  # must leave no trace
+
+
+@pytest.mark.parametrize("group, name", CHOICES, ids=lambda value: value)
+def test_every_file_of_every_group_builds(composer, group, name):
+    if group == "engine":
+        typed(Engine, hydra_compose("config", [f"engine={name}"]).engine, "engine")
+        return
+    (cell,) = grid(composer, f"{group}={name}", "fl.num_byzantine=2")
+    assert cell.problem is None
+    assert isinstance(cell.attack, Attack) and isinstance(cell.rule.stages[-1], Rule)
+    assert all(isinstance(stage, Stage) for stage in cell.rule.stages[:-1])
+    assert callable(cell.data.load) and callable(cell.partition.split)
+    if group == "pre_aggregator":
+        assert cell.labels[group] == ("" if name == "none" else name)
+    else:
+        assert cell.labels[group] == {"little_is_enough": "alie"}.get(name, name)
+    # A file spells out the settings of what it names, so that people find them.
+    text = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+    if "_target_" in text:
+        component = {
+            "aggregator": cell.rule.stages[-1], "pre_aggregator": cell.rule.stages[0],
+        }.get(group, getattr(cell, group, None))  # fmt: skip
+        assert text.keys() - {"_target_", "defaults"} == {f.name for f in fields(component)}
+
+
+# ------------------------------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize(
+    "overrides, label",
+    [
+        (["aggregator=krum"], "krum"),
+        (["aggregator.neighbours=n-f-2"], "krum"),
+        (["aggregator.neighbours=n-f-1"], "krum[neighbours=n-f-1]"),
+        (
+            ["aggregator.strict=false", "aggregator.distance=plain"],
+            "krum[distance=plain,strict=false]",
+        ),
+        (["aggregator=rfa"], "rfa"),
+        (["aggregator=rfa", "aggregator.T=5"], "rfa[T=5]"),
+        (["aggregator=trimmed_mean", "aggregator.ratio=0.1"], "trimmed_mean[ratio=0.1]"),
+    ],
+    ids=str,
+)
+def test_labels(composer, overrides, label):
+    (cell,) = grid(composer, *overrides)
+    assert cell.labels["aggregator"] == label
+    assert f"aggregator={label} f=4/20" in cell.title
+
+
+def test_labels_of_models_and_aliases(composer):
+    (cell,) = grid(composer, "model.hidden=[3,4]", "attack=little_is_enough", "attack.z=1")
+    assert cell.labels["model"] == "mlp[hidden=[3,4]]"
+    assert cell.labels["attack"] == "alie[z=1.0]"
+
+
+# ------------------------------------------------------------------------------- users' components
+
+
+@dataclass(frozen=True)
+class First(WeightsRule):
+    """A user's rule: the first vector, scaled."""
+
+    factor: float = 1.0
+    distance: str = "mine"
+
+    def check(self, n, f):
+        return None if f < 5 else f"First needs f < 5, got f={f}"
+
+    def weights(self, updates, f):
+        return [self.factor, *[0.0] * (len(updates) - 1)]
+
+
+class Plain(Attack):
+    """A user's attack, no dataclass."""
+
+    def __init__(self, power=2):
+        self.power = power
+
+
+@dataclass(frozen=True)
+class Needy(Rule):
+    amount: float
+
+
+def test_a_rule_of_ones_own(composer):
+    (cell,) = grid(composer, f"aggregator._target_={HERE}.First")
+    assert cell.rule.stages == (First(),)  # without what the other rule had
+    assert cell.config["aggregator"] == {
+        "_target_": f"{HERE}.First", "factor": 1.0, "distance": "mine",
+    }  # fmt: skip
+    assert cell.labels["aggregator"].startswith("First")
+    (other,) = grid(composer, f"aggregator._target_={HERE}.First", "+aggregator.factor=3")
+    assert other.rule.stages == (First(3.0),) and "factor=3.0" in other.labels["aggregator"]
+    assert len({cell.key, other.key, key(composer)}) == 3
+    (kept,) = grid(composer, f"aggregator._target_={HERE}.First", "aggregator.distance=plain")
+    assert kept.rule.stages == (First(distance="plain"),)
+
+
+def test_a_rule_of_ones_own_is_swept_and_checked(composer):
+    settings = [f"aggregator._target_=benchmark.aggregators.Mean,{HERE}.First", "seed=0"]
+    cells = sweep(composer, *settings, "fl.num_byzantine=4,5")
+    assert [cell.problem for cell in cells] == [
+        None, None, None, "aggregator: First needs f < 5, got f=5",
+    ]  # fmt: skip
+
+
+def test_the_same_target_keeps_its_settings(composer):
+    (cell,) = grid(
+        composer, "aggregator=tutorial_krum", "aggregator._target_=benchmark.aggregators.Krum"
+    )
+    assert cell.rule.stages == (Krum(distance="plain", strict=False),)
+
+
+def test_an_attack_of_ones_own_that_is_no_dataclass(composer):
+    (cell,) = grid(composer, f"attack._target_={HERE}.Plain", "+attack.power=5")
+    assert cell.attack.power == 5
+    assert cell.config["attack"] == {"_target_": f"{HERE}.Plain", "power": 5}
+
+
+def test_a_stage_of_ones_own(composer):
+    stage = ["+pre_aggregator.mine._target_=benchmark.aggregators.Bucketing"]
+    (cell,) = grid(composer, "pre_aggregator=clipping", *stage, "fl.num_byzantine=1")
+    assert [type(stage).__name__ for stage in cell.rule.stages] == ["Clipping", "Bucketing", "Krum"]
+    assert cell.labels["pre_aggregator"] == "clipping+mine[s=2]"
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+ERRORS = {
+    "unknown key": (["fl.roundz=3"], r"^fl\.roundz: no such setting; fl has .*rounds"),
+    "unknown key of a component": (["attack.scael=3"], r"^attack\.scael: no such setting; .*scale"),
+    "added key": (["+attack.scael=3"], r"^attack\.scael: no such setting of SignFlip; it has "),
+    "added key of the algorithm": (["+fl.epochs=3"], r"^fl\.epochs: no such setting of FL"),
+    "misspelt group": (["+experiments=demo"], r"^experiments: no such setting; at the top .*seed"),
+    "unknown parent": (["foo.bar=3"], r"^foo: no such setting"),
+    "stage that is not there": (["pre_aggregator.nnm=3"], r"^pre_aggregator\.nnm: no such setting"),
+    "stage that is no mapping": (
+        ["pre_aggregator=nnm", "pre_aggregator.nnm=3"], r"^pre_aggregator\.nnm=3 must be a mapping",
+    ),
+    "wrong type of a setting": (["attack.scale=abc"], r"^attack\.scale=abc: Value 'abc'"),
+    "list": (["model.hidden=5"], r"^model\.hidden=5: .*list"),
+    "bad target": (["attack._target_=nowhere.Rule"], r"^attack\._target_=nowhere\.Rule cannot be "),
+    "bad name in a module": (
+        ["attack._target_=benchmark.attacks.Nothing"], r"^attack\._target_=.*Nothing cannot be ",
+    ),
+    "target without a module": (["attack._target_=Mine"], r"^attack\._target_=Mine must be "),
+    "a rule for an attack": (
+        ["attack._target_=benchmark.aggregators.Mean"], r"^attack\._target_: Mean is no Attack",
+    ),
+    "an attack for a rule": (
+        ["aggregator._target_=benchmark.attacks.Random"],
+        r"^aggregator\._target_: Random is no Rule",
+    ),
+    "a rule for a stage": (
+        ["+pre_aggregator.x._target_=benchmark.aggregators.Mean"],
+        r"^pre_aggregator\.x: Mean is no Stage",
+    ),
+    "missing setting": (
+        [f"aggregator._target_={HERE}.Needy"], r"^aggregator\.amount: has no default, set it",
+    ),
+    "seed": (["seed=abc"], r"^seed=abc must be a whole number"),
+    "negative seed": (["seed=-1"], r"^seed=-1 must be a whole number"),
+    "logical seed": (["seed=true"], r"^seed=True must be a whole number"),
+    "both counts": (
+        ["fl.num_byzantine=3", "fl.byzantine_fraction=0.3"],
+        r"^fl\.byzantine_fraction=0\.3 and fl\.num_byzantine=3: set one",
+    ),
+    "both numbers": (
+        ["fl.num_clients=9", "fl.num_honest=8"],
+        r"^fl\.num_clients=9 and fl\.num_honest=8: set one",
+    ),
+    "both lengths": (
+        ["fl=fedavg", "fl.local_epochs=1", "fl.local_steps=2"],
+        r"^fl\.local_epochs=1 and fl\.local_steps=2: set one",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("job, message", ERRORS.values(), ids=ERRORS)
+def test_errors_name_the_setting(composer, job, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        composer.cell(job)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "job, words",
+    [
+        (["attack=nothing"], ["attack/nothing", "sign_flip"]),
+        (["fl.rounds=abc"], ["fl.rounds=abc"]),
+        (["fl.milestones=3"], ["fl.milestones=3"]),
+        (["fl.dampening=perhaps"], ["fl.dampening=perhaps"]),
+    ],
+)
+def test_hydras_errors_name_the_setting(composer, job, words):
+    with pytest.raises(HydraException) as error:
+        composer.cell(job)
+    assert all(word in str(error.value) for word in words)
+
+
+PROBLEMS = {
+    "negative f": (["fl.num_byzantine=-1"], "fl.num_byzantine=-1 must not be negative"),
+    "f as large as n": (["fl.num_byzantine=20"], "fl.num_byzantine=20 must be below n=20"),
+    "fraction": (["fl.byzantine_fraction=1"], "fl.byzantine_fraction=1.0 must lie in [0, 1)"),
+    "negative fraction": (
+        ["fl.byzantine_fraction=-0.1"], "fl.byzantine_fraction=-0.1 must lie in [0, 1)",
+    ),
+    "no f": (["fl.byzantine_fraction=null"], "fl.num_byzantine: set it or fl.byzantine_fraction"),
+    "no n": (["fl.num_clients=null"], "fl.num_clients=None set it or fl.num_honest"),
+    "declared f": (
+        ["fl.declared_byzantine=20"], "fl.declared_byzantine=20 must lie in [0, n) with n=20",
+    ),
+    "negative declared f": (
+        ["fl.declared_byzantine=-1"], "fl.declared_byzantine=-1 must lie in [0, n) with n=20",
+    ),
+    "Krum": (["fl.num_byzantine=9"], "aggregator: Krum needs n >= 2f + 3, got n=20, f=9"),
+    "Bulyan": (
+        ["aggregator=bulyan", "fl.num_byzantine=5"],
+        "aggregator: Bulyan needs n >= 4f + 3, got n=20, f=5",
+    ),
+    "Bulyan of the sampled": (
+        ["aggregator=bulyan", "fl.num_byzantine=3", "fl.client_fraction=0.5"],
+        "aggregator: Bulyan needs n >= 4f + 3, got n=10, f=2",
+    ),
+    "declared f of Bulyan": (
+        ["aggregator=bulyan", "fl.declared_byzantine=5"],
+        "aggregator: Bulyan needs n >= 4f + 3, got n=20, f=5",
+    ),
+    "bucketing before Krum": (
+        ["pre_aggregator=bucketing"], "aggregator: Krum needs n >= 2f + 3, got n=10, f=4",
+    ),
+    "attack": (
+        ["attack=alie", "aggregator=mean", "fl.num_byzantine=19"],
+        "attack: ALittleIsEnough needs f <= n/2 for z_max, got n=20, f=19: set attack.z",
+    ),
+    "rule's setting": (
+        ["aggregator.distance=far"],
+        "aggregator: distance must be one of squared, plain, fourth, got far",
+    ),
+    "no length": (
+        ["fl=fedavg", "fl.local_epochs=null"],
+        "fl.local_epochs=None or fl.local_steps=None: set exactly one of the two",
+    ),
+    "length of fedsgd": (
+        ["fl.local_steps=2"], "fl.local_steps=2 and fl.local_epochs=None belong to fl=fedavg",
+    ),
+    "gradient clip of fedavg": (
+        ["fl=fedavg", "fl.gradient_clip=2"], "fl.gradient_clip=2.0 belongs to fl=fedsgd",
+    ),
+    "schedule": (
+        ["fl.schedule=linear"], "fl.schedule=linear must be one of constant, multistep, cosine",
+    ),
+    "momentum": (["fl.momentum=1"], "fl.momentum=1.0 must lie in [0, 1)"),
+    "rounds": (["fl.rounds=0"], "fl.rounds=0 must be positive"),
+    "no number": (["fl.learning_rate=nan"], "fl.learning_rate=nan must be positive"),
+    "sampling": (["fl.client_fraction=0"], "fl.client_fraction=0.0 must lie in (0, 1]"),
+    "width": (["model.hidden=[8,0]"], "model: hidden must be positive widths, got [8, 0]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("job, problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_infeasible_cells_say_why(composer, job, problem):
+    cell = composer.cell(job)
+    assert cell.problem == problem
+    assert cell.key and cell.scenario and cell.labels and cell.title
+
+
+@pytest.mark.parametrize("setting", ["memory_gb=0", "threads=0", "threads=-2"])
+def test_the_engine_rejects_what_makes_no_sense(setting):
+    config = hydra_compose("config", [f"engine.{setting}"])
+    with pytest.raises(ConfigError, match=rf"^engine\.{setting.partition('=')[0]}=.* positive$"):
+        typed(Engine, config.engine, "engine")
+
+
+# ---------------------------------------------------------------------- from the grid to the store
+
+
+def run(tmp_path, *overrides, alone=False):
+    """Execute a sweep, or a lone cell, with the smallest of settings."""
+    overrides = [*overrides, "fl.rounds=1", "model=logistic", f"outputs={tmp_path}"]
+    return execute(expand(overrides, []), first_of(overrides), alone=alone)
+
+
+def test_infeasible_cells_of_a_sweep_are_recorded_and_the_rest_runs(tmp_path):
+    overrides = ["aggregator=krum,bulyan", "fl.num_byzantine=4,5", "fl.batch_size=16,65,0"]
+    result = run(tmp_path, *overrides)
+    store = Store(tmp_path)
+    assert len(result.cells) == len(store.keys()) == 12
+    statuses = {}
+    for cell in result.cells:
+        stored = yaml.safe_load((store.cells / cell.key / "summary.json").read_text())
+        name = (cell.labels["aggregator"], cell.f, cell.config["fl"]["batch_size"])
+        statuses[name] = (stored["status"], stored["reason"])
+    bulyan = "aggregator: Bulyan needs n >= 4f + 3, got n=20, f=5"
+    large = "fl.batch_size=65 is larger than the smallest client's 64 examples"
+    zero = ("infeasible", "fl.batch_size=0 must be positive")
+    assert statuses.pop(("bulyan", 5, 16)) == statuses.pop(("bulyan", 5, 65))
+    assert result.counts == {"done": 3, "infeasible": 9}
+    assert {reason for _, _, reason in result.problems} == {bulyan, large, zero[1]}
+    for (_, _, batch), outcome in statuses.items():
+        wanted = {16: ("done", None), 65: ("infeasible", large), 0: zero}
+        assert outcome == wanted[batch]
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["aggregator=bulyan", "fl.num_byzantine=5"], r"^aggregator: Bulyan needs n >= 4f \+ 3"),
+        (["fl.batch_size=1000"], r"^fl\.batch_size=1000 is larger than the smallest client's 64"),
+        (["fl.num_clients=2000"], r"^partition: fl\.num_clients=2000"),
+        (["fl.horizontal_flip=both", "data=breast_cancer"], r"^fl\.horizontal_flip=both needs im"),
+        (["partition=natural"], r"^partition: partition=natural: data=digits names no clients"),
+        (["engine.device=abacus"], r"^engine\.device=abacus: "),
+        (["engine.memory_gb=1e-6"], r"^engine\.memory_gb=1e-06 is too little"),
+        (["+engine.cores=3"], r"^engine\.cores: no such setting of Engine"),
+    ],
+    ids=str,
+)
+def test_a_lone_cell_that_cannot_run_is_an_error(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        run(tmp_path / "outputs", *overrides, alone=True)
+    assert "\n" not in str(error.value)
+    assert Store(tmp_path / "outputs").keys() == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^outputs=.*/file: "):
+        run(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"^outputs=None must be a folder"):
+        execute([[]], hydra_compose("config", ["outputs=null"]))
+
+
+def test_a_rule_of_ones_own_is_trained(tmp_path):
+    result = run(tmp_path, f"aggregator._target_={HERE}.First", "fl.num_byzantine=1,5")
+    assert result.counts == {"done": 1, "infeasible": 1}
