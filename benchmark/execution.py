@@ -46,6 +46,11 @@ def axes_of(config: DictConfig) -> list[dict]:
     return grid if isinstance(grid, list) else [grid]
 
 
+def overrides_of(given) -> list[str]:
+    """The overrides of the command line, `hydra.overrides`, that decide what is composed."""
+    return [*(o for o in given.hydra if o.startswith("hydra.searchpath=")), *given.task]
+
+
 def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Result:
     """Run the cells of jobs that are not stored yet.
 

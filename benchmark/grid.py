@@ -254,7 +254,10 @@ class Composer:
         ours = self._build(mine, where).config
         theirs = ours | dict.fromkeys(ours.keys() - {"_target_"})  # of a stage that was added
         if standard is not None:
-            theirs = self._build(standard, where).config
+            try:
+                theirs = self._build(standard, where).config
+            except ConfigError:  # it needs what the job adds or takes away
+                theirs = {"_target_": standard.get("_target_")}
         if ours.get("_target_") != theirs.get("_target_"):
             name, theirs = str(ours.get("_target_")).rpartition(".")[2], {}
         differing = {k: v for k, v in ours.items() if k != "_target_" and theirs.get(k) != v}

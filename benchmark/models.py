@@ -23,6 +23,8 @@ from benchmark.kernels.pooling import relu_pool, relu_pool_backward
 
 _LOCKSTEP_WORK = 1 << 23  # multiplications; a few times what starting an operation costs
 
+_SMALL_PRODUCT = 1 << 18
+
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b for (P, M, K) and (P, K, N); a single matrix takes the plain matrix product."""
@@ -65,10 +67,16 @@ class Linear:
         dy = dy.reshape(clients, -1, self.outputs)
         x = x.reshape(clients, -1, self.inputs).mT
         bias = dy.sum(1)
+        # Into rows of a larger matrix torch multiplies one by one, which small products don't repay.
+        small = self.inputs * self.outputs * x.shape[2] < _SMALL_PRODUCT
+        together = torch.bmm(x, dy) if small else None
         start = 0
         for dw, db in blocks:
             rows = slice(start, start + len(dw))
-            dw.baddbmm_(x[rows], dy[rows], beta=beta, alpha=alpha)
+            if small:
+                mix(dw, together[rows], beta, alpha)
+            else:
+                dw.baddbmm_(x[rows], dy[rows], beta=beta, alpha=alpha)
             mix(db, bias[rows], beta, alpha)
             start = rows.stop
 

@@ -48,9 +48,10 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments):
         """Called by Hydra with the overrides of the command line."""
-        from benchmark.execution import axes_of
+        from benchmark.execution import axes_of, overrides_of
         from benchmark.grid import expand, first_of
 
+        arguments = overrides_of(self.config.hydra.overrides)
         config = first_of(arguments)
         defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
         jobs = expand(arguments, axes_of(config), defaults)

@@ -20,8 +20,12 @@ from benchmark.store import Store
 
 HERE = __name__
 GROUPS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl", "engine")
-CHOICES = [
-    (group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))
+CHOICES = {
+    group: sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) for group in GROUPS
+}
+ROWS = [  # every choice of every group at least once
+    {group: names[row % len(names)] for group, names in CHOICES.items()}
+    for row in range(max(map(len, CHOICES.values())))
 ]
 
 
@@ -368,27 +372,29 @@ def test_the_fast_composition_is_hydras(watched, job):
         watched.cell(["fl.rounds=77", "fl.milestones=[3]", "seed=1"])  # must leave no trace
 
 
-@pytest.mark.parametrize("group, name", CHOICES, ids=lambda value: value)
-def test_every_file_of_every_group_builds(composer, group, name):
-    if group == "engine":
-        typed(Engine, hydra_compose("config", [f"engine={name}"]).engine, "engine")
-        return
-    (cell,) = grid(composer, f"{group}={name}", "fl.num_byzantine=2")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
+def test_every_file_of_every_group_builds(composer, row):
+    job = [f"{group}={name}" for group, name in row.items()]
+    cell = composer.cell([*job, "fl.num_byzantine=1"])
     assert cell.problem is None
     assert isinstance(cell.attack, Attack) and isinstance(cell.rule.stages[-1], Rule)
     assert all(isinstance(stage, Stage) for stage in cell.rule.stages[:-1])
     assert callable(cell.data.load) and callable(cell.partition.split)
-    if group == "pre_aggregator":
-        assert cell.labels[group] == ("" if name == "none" else name)
-    else:
-        assert cell.labels[group] == {"little_is_enough": "alie"}.get(name, name)
-    # A file spells out the settings of what it names, so that people find them.
-    text = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
-    if "_target_" in text:
-        component = {
-            "aggregator": cell.rule.stages[-1], "pre_aggregator": cell.rule.stages[0],
-        }.get(group, getattr(cell, group, None))  # fmt: skip
-        assert text.keys() - {"_target_", "defaults"} == {f.name for f in fields(component)}
+    parts = {"aggregator": cell.rule.stages[-1], "pre_aggregator": cell.rule.stages[0]}
+    for group in set(GROUPS) - {"engine"}:
+        name = {"little_is_enough": "alie"}.get(row[group], row[group])
+        nothing = group == "pre_aggregator" and name == "none"
+        assert cell.labels[group] == ("" if nothing else name)
+        # A file spells out the settings of what it names, so that people find them.
+        text = yaml.safe_load((conf_dir() / group / f"{row[group]}.yaml").read_text())
+        if "_target_" in text:
+            component = parts.get(group) or getattr(cell, group)
+            assert text.keys() - {"_target_", "defaults"} == {f.name for f in fields(component)}
+
+
+def test_every_engine_builds():
+    for name in CHOICES["engine"]:
+        typed(Engine, hydra_compose("config", [f"engine={name}"]).engine, "engine")
 
 
 # ------------------------------------------------------------------------------------------ labels
@@ -420,6 +426,14 @@ def test_labels_of_models_and_aliases(composer):
     (cell,) = grid(composer, "model.hidden=[3,4]", "attack=little_is_enough", "attack.z=1")
     assert cell.labels["model"] == "mlp[hidden=[3,4]]"
     assert cell.labels["attack"] == "alie[z=1.0]"
+
+
+def test_labels_where_the_preset_needs_the_command_line(composer, preset):
+    mine = preset("defaults:\n  - override /model: logistic\nmodel: {hidden: [3]}\n")
+    with pytest.raises(ConfigError, match=r"^model\.hidden: no such setting of Logistic"):
+        grid(composer, *mine)
+    (cell,) = grid(composer, *mine, "~model.hidden")
+    assert cell.labels["model"] == "logistic"
 
 
 # ------------------------------------------------------------------------------- users' components

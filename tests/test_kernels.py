@@ -208,29 +208,29 @@ def relative_error(measured, true):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 20, 33])
 @pytest.mark.parametrize("d", [1, 5, 2047, 2048, 2049, 9000])
 def test_gram(n, d, dtype):
-    """Inner products about one of the rows, the last one belonging to that row itself."""
-    x = draw(n, d, dtype)
+    """Whatever the pivot: with it added again, the inner products of the vectors themselves."""
+    x, extra = draw(n, d, dtype), draw(1, d, dtype, 1)[0]
     products = gram(torch.from_numpy(x))
+    more = gram(torch.from_numpy(x), torch.from_numpy(extra))
     assert products.shape == (n + 1, n + 1) and products.dtype == np.float64
-    x = x.astype(np.float64)
-    pivot = int(np.argmin(np.diagonal(products)[:n]))
-    vectors = np.vstack([x - x[pivot], x[pivot]])
-    lengths = np.sqrt((vectors**2).sum(axis=1))
-    error = np.abs(products - vectors @ vectors.T)
-    assert np.all(error <= 50 * np.finfo(dtype).eps * np.outer(lengths, lengths) + 1e-300)
+    assert more.shape == (n + 2, n + 2)
+    for found, vectors in ((products, x), (more, np.vstack([x, extra]))):
+        over_basis = np.hstack([np.eye(len(vectors)), np.ones((len(vectors), 1))])
+        vectors = vectors.astype(np.float64)
+        lengths = np.linalg.norm(vectors, axis=1)
+        error = np.abs(over_basis @ found @ over_basis.T - vectors @ vectors.T)
+        assert np.all(error <= 50 * np.finfo(dtype).eps * np.outer(lengths, lengths))
 
 
 def test_gram_by_hand():
-    """About the first row, (1, 2): rows (0, 0), (2, -2), (3, 2); extra (-1, -1); the row itself."""
+    """Of (1, 2), (3, 0), (4, 4) and (0, 1): exact, the numbers being small and whole."""
     x = torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 4.0]])
-    wanted = [
-        [0, 0, 0, 0, 0],
-        [0, 8, 2, 0, -2],
-        [0, 2, 13, -5, 7],
-        [0, 0, -5, 2, -3],
-        [0, -2, 7, -3, 5],
-    ]
-    assert gram(x, torch.tensor([0.0, 1.0])).tolist() == wanted
+    with_pivot = np.hstack([np.eye(4), np.ones((4, 1))])
+    products = gram(x, torch.tensor([0.0, 1.0]))
+    wanted = [[5, 3, 12, 2], [3, 9, 12, 0], [12, 12, 32, 4], [2, 0, 4, 1]]
+    assert (with_pivot @ products @ with_pivot.T).tolist() == wanted
+    squared = [[0, 8, 13, 2], [8, 0, 17, 10], [13, 17, 0, 25], [2, 10, 25, 0]]
+    assert squared_distances(products[:4, :4]).tolist() == squared
     assert squared_distances(gram(x)[:3, :3]).tolist() == [[0, 8, 13], [8, 0, 17], [13, 17, 0]]
 
 

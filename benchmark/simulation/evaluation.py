@@ -6,7 +6,10 @@ import torch.nn.functional as F
 
 from benchmark.simulation.streams import generator
 
-_CHUNK = 2048  # examples a forward pass; fixed, since the last bits may depend on it
+# Examples a forward pass, so that activations stay in cache; fixed, since the last bits may depend
+# on it.
+_CHUNK = 2048
+_IMAGE_CHUNK = 250
 
 
 def evaluate(run, round: int) -> dict:
@@ -32,9 +35,10 @@ def evaluate(run, round: int) -> dict:
 def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     """Accuracy and mean cross-entropy on examples x with labels y."""
     correct, loss = 0, 0.0
-    for start in range(0, len(y), _CHUNK):
-        labels = y[start : start + _CHUNK]
-        scores = run.workload.model.logits(run.parameters, x[None, start : start + _CHUNK])[0]
+    chunk = _IMAGE_CHUNK if run.workload.model.images else _CHUNK
+    for start in range(0, len(y), chunk):
+        labels = y[start : start + chunk]
+        scores = run.workload.model.logits(run.parameters, x[None, start : start + chunk])[0]
         correct += int((scores.argmax(1) == labels).sum())
         loss += float(F.cross_entropy(scores, labels, reduction="sum"))
     return correct / len(y), float(np.float64(loss) / len(y))

@@ -1,0 +1,289 @@
+"""The command line from end to end: what it prints, where, and with which exit code."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from commands import command
+
+from benchmark.config import conf_dir
+from benchmark.progress import Progress
+from benchmark.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["model=logistic", "fl.rounds=2"]
+FEW = ["fl.num_clients=8", "fl.num_byzantine=1"]
+RESULT = (
+    r"attack=sign_flip aggregator=krum f=1/8 seed=0: test accuracy [\d.]+% after round 2, "
+    r"train loss [\d.]+, aggregation error [\d.e-]+, Byzantine weight [\d.]+%"
+)
+
+
+def process(*arguments, module="benchmark.run", folder=ROOT, **environment):
+    """The command as people give it, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------- processes of their own
+
+
+def test_a_cell_a_sweep_and_the_status(tmp_path):
+    outputs = f"outputs={tmp_path / 'outputs'}"
+    ended = process(*TINY, *FEW, outputs)
+    assert ended.returncode == 0, ended.stderr
+    said, result = ended.stdout.splitlines()
+    assert said == f"1 cell: 1 trained; results in {tmp_path / 'outputs'}/"
+    assert re.fullmatch(RESULT, result)
+    # Not on a terminal: plain lines, no colours and no carriage returns.
+    first, last = ended.stderr.splitlines()
+    assert first == "training 1 cell"
+    assert re.fullmatch(r"1/1 cells, [\d.]+ a second, 0 s left", last)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
+
+    sweep = ["-m", "attack=random,sign_flip", "aggregator=krum,bulyan", "seed=0", *TINY]
+    ended = process(*sweep, "fl.num_clients=8", outputs)
+    assert ended.returncode == 0, ended.stderr
+    *infeasible, said = ended.stdout.splitlines()
+    assert infeasible == [  # fractions 0.2 and 0.3 of 8 are one and the same count
+        "infeasible: 2 cells: aggregator: Krum needs n >= 2f + 3, got n=8, f=3",
+        "infeasible: 2 cells: aggregator: Bulyan needs n >= 4f + 3, got n=8, f=2",
+        "infeasible: 2 cells: aggregator: Bulyan needs n >= 4f + 3, got n=8, f=3",
+    ]
+    assert said.startswith("16 cells: 9 trained, 1 already stored, 6 infeasible; results in ")
+
+    ended = process(outputs, module="benchmark.status")
+    assert ended.returncode == 0 and ended.stderr == ""
+    assert ended.stdout.splitlines()[:4] == [
+        "done           10", "failed          0", "infeasible      6", "missing         0",
+    ]  # fmt: skip
+
+
+def test_outside_the_checkout(tmp_path):
+    """A user's own rule and preset, in a folder of theirs; failures end with 1."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from benchmark.aggregators import Rule\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(Rule):\n"
+        "    until: int = 9\n"
+        "    def step(self, updates, f, state, context):\n"
+        "        assert context.round < self.until, 'too late'\n"
+        "        return updates.rows().mean(0), None, None\n"
+    )
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\nfl: {rounds: 2}\ngrid: {seed: [3, 4]}\n"
+    )
+    preset = ["--config-dir", "conf", "+experiment=own", "model=logistic", *FEW]
+    rule = ["attack=none", "aggregator._target_=mine.Mine", "+aggregator.until=2"]
+    ended = process(*preset, *rule, folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert ended.returncode == 1
+    lines = ended.stdout.splitlines()
+    assert lines[-1] == "2 cells: 0 trained, 2 failed; results in outputs/"
+    assert all(re.match(r"failed: .* seed=[34]: ", line) for line in lines[:-1])
+    ended = process("-m", *preset, *rule[:1], folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["2 cells: 2 trained; results in outputs/"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["conf", "mine.py", "outputs"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["fl.num_byzantine=-1"], "error: fl.num_byzantine=-1 must not be negative"),
+        (["-m", "fl.roundz=3"], "error: .*fl.roundz"),
+    ],
+)
+def test_an_error_is_one_line(arguments, message):
+    ended = process(*arguments)
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 1 and re.match(message, ended.stderr)
+
+
+@pytest.mark.skipif(
+    not (find_spec("hatchling") and find_spec("build")), reason="needs hatchling and build"
+)
+def test_a_wheel_has_the_plugin_and_the_configuration(tmp_path):
+    arguments = ["--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
+    ended = process(*arguments, module="build", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"benchmark/run.py", "hydra_plugins/benchmark_grid.py"} <= names
+    for path in conf_dir().rglob("*.yaml"):
+        assert f"benchmark/conf/{path.relative_to(conf_dir())}" in names
+
+
+# --------------------------------------------------------------------------- errors, in one process
+
+ERRORS = {
+    "unknown key": (["fl.roundz=3"], ["fl.roundz"]),
+    "unknown key in a sweep": (["-m", "fl.roundz=3"], ["fl.roundz"]),
+    "unknown swept key": (["-m", "fl.roundz=3,4"], ["fl.roundz"]),
+    "unknown key of a component": (["attack.scael=3"], ["attack.scael"]),
+    "misspelt preset group": (["+experiments=demo"], ["experiments: no such setting"]),
+    "unknown choice": (["attack=nothing"], ["attack/nothing", "sign_flip"]),
+    "unknown choice in a sweep": (["-m", "attack=random,nothing"], ["attack/nothing"]),
+    "unknown preset": (["+experiment=nothing"], ["experiment/nothing"]),
+    "unknown group": (["atack=random"], ["atack"]),
+    "wrong type": (["fl.rounds=abc"], ["fl.rounds=abc", "Integer"]),
+    "wrong type in a sweep": (["-m", "fl.rounds=1,abc"], ["fl.rounds=abc", "Integer"]),
+    "wrong type of a component": (["attack.scale=abc"], ["attack.scale=abc"]),
+    "null": (["fl.rounds=null"], ["fl.rounds=null"]),
+    "negative f": (["fl.num_byzantine=-1"], ["fl.num_byzantine=-1 must not be negative"]),
+    "f as large as n": (["fl.num_byzantine=20"], ["fl.num_byzantine=20 must be below n=20"]),
+    "Bulyan alone": (
+        ["aggregator=bulyan", "fl.num_byzantine=5"], ["Bulyan needs n >= 4f + 3, got n=20, f=5"],
+    ),
+    "batch": (["fl.batch_size=1000"], ["fl.batch_size=1000", "64 examples"]),
+    "both lengths": (
+        ["fl=fedavg", "fl.local_epochs=1", "fl.local_steps=2"], ["local_epochs=1", "local_steps=2"],
+    ),
+    "neither length": (["fl=fedavg", "fl.local_epochs=null"], ["fl.local_epochs=None"]),
+    "sweep without -m": (["seed=0,1"], ["seed=0,1", "--multirun"]),
+    "target": (["attack._target_=nowhere.Rule"], ["attack._target_=nowhere.Rule cannot be "]),
+    "grammar": (["seed=[1"], ["[1"]),
+    "device": (["engine.device=abacus"], ["engine.device=abacus"]),
+    "memory": (["engine.memory_gb=1e-6"], ["engine.memory_gb=1e-06 is too little"]),
+    "threads": (["engine.threads=0"], ["engine.threads=0 must be positive"]),
+    "small images": (["model=cnn"], ["CNN needs images of 16 x 16 or more, got 8 x 8"]),
+    "no images": (["model=cnn", "data=tutorial"], ["CNN needs images"]),
+    "clients": (["partition=natural", "data=tutorial", "fl.num_clients=9"], ["fl.num_clients=9"]),
+    "missing data": (["data=mnist", "data.root=/nowhere"], ["/nowhere", "benchmark.prepare"]),
+    "missing data in a sweep": (
+        ["-m", "data=mnist", "data.root=/nowhere"], ["/nowhere", "benchmark.prepare"],
+    ),
+    "report": (["report=nowhere.report", "fl.rounds=1"], ["report=nowhere.report cannot be imp"]),
+    "axis that is no setting": (["+grid.nothing=[1,2]"], ["nothing: no such setting"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, words", ERRORS.values(), ids=ERRORS)
+def test_errors_are_one_line_that_names_the_setting(arguments, words, tmp_path):
+    ended = command(*arguments, f"outputs={tmp_path}")
+    assert ended.code == 1
+    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0] == ended.err.splitlines()[-1]
+    assert all(word in lines[0] for word in words), lines
+    assert "Traceback" not in ended.err and "HYDRA_FULL_ERROR" not in ended.err
+    if "report" not in arguments[0]:
+        assert ended.out == "" and not Store(tmp_path).keys()
+
+
+def test_a_bug_shows_its_traceback(monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("benchmark.execution.execute", broken)
+    for mode in ([], ["-m"]):
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            command(*mode, "seed=0", f"outputs={tmp_path}")
+
+
+# ------------------------------------------------------------------------------------ what is asked
+
+
+def test_one_cell(tmp_path):
+    for expected in ("1 cell: 1 trained;", "1 cell: nothing to train, 1 already stored;"):
+        ended = command(*TINY, *FEW, f"outputs={tmp_path}")
+        assert ended.code == 0
+        said, result = ended.out.splitlines()
+        assert said.startswith(expected) and re.fullmatch(RESULT, result)
+
+
+@pytest.mark.parametrize("way", [["--multirun"], ["-m"]])
+def test_swept_values_and_default_axes(tmp_path, way):
+    ended = command(*way, "fl.learning_rate=0.1,0.2", "seed=range(0,3)", *TINY, *FEW,
+                    f"outputs={tmp_path}")  # fmt: skip
+    assert ended.code == 0
+    assert ended.out.startswith("6 cells: 6 trained;") and len(Store(tmp_path).keys()) == 6
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+)
+def test_presets(tmp_path, name):
+    preset = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    if "/data: " in preset and "/data: tutorial" not in preset:
+        pytest.skip("needs downloaded data")
+    settings = [f"+experiment={name}", "seed=0", "fl.rounds=1", "attack=sign_flip", "report=null"]
+    ended = command(*settings, f"outputs={tmp_path}")
+    assert ended.code == 0, ended
+    assert re.search(r"\d+ cells?: \d+ trained", ended.out.splitlines()[-1])
+
+
+def test_the_configuration_can_be_looked_at():
+    ended = command("--cfg", "job", "attack=alie", "fl.rounds=3")
+    assert ended.code == 0 and "_target_: benchmark.attacks.ALittleIsEnough" in ended.out
+    assert "rounds: 3" in ended.out and "hydra" not in ended.out
+    ended = command("--help")
+    assert ended.code == 0 and "attack: " in ended.out and "trimmed_mean" in ended.out
+
+
+def test_a_report_of_a_preset(tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\n"
+        f"report: {__name__}.summarise\nfl: {{rounds: 1}}\ngrid: {{seed: [1, 2]}}\n"
+    )
+    settings = [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"outputs={tmp_path / 'out'}"]
+    command("seed=7", "fl.rounds=1", *FEW, settings[-1])  # another's, not in the report
+    for mode in ([], ["-m"]):
+        ended = command(*mode, "+experiment=own", *FEW, *settings)
+        assert ended.code == 0, ended
+        assert ended.out.splitlines()[-1] == "seeds 1, 2 to round 1"
+
+
+def summarise(frame):
+    seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
+    return f"seeds {seeds} to round {frame['round'].max()}"
+
+
+# ---------------------------------------------------------------------------------------- progress
+
+
+class Screen(io.StringIO):
+    """Standard error, perhaps a terminal."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+def advanced(monkeypatch, terminal):
+    screen, clock = Screen(terminal), [0.0]
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("benchmark.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress(4) as progress:
+        for status in ("done", "failed", "done", "done"):
+            clock[0] += 6.0
+            progress.advance(SimpleNamespace(status=status))
+    return screen.getvalue()
+
+
+def test_plain_lines_are_few_and_tell_the_rest_of_the_time(monkeypatch):
+    assert advanced(monkeypatch, terminal=False).splitlines() == [
+        "training 4 cells",
+        "2/4 cells, 0.2 a second, 12 s left, 1 failed",
+        "4/4 cells, 0.2 a second, 0 s left, 1 failed",
+    ]
+
+
+def test_a_live_line_on_a_terminal(monkeypatch):
+    shown = advanced(monkeypatch, terminal=True)
+    assert "\x1b[" in shown and "4/4" in shown and "1 failed" in shown
