@@ -268,11 +268,14 @@ class Reference:
             reads=attack.reads,
             generator=lambda i: torch_generator(seed, "attack", int(byzantine[i]), round),
             own=torch.stack([own[c] for c in byzantine]) if byzantine[0] in own else None,
-            honest=torch.stack([own[c] for c in honest]),
+            honest=self.stacked([own[c] for c in honest]),
             replacement=lambda: (self.target - self.model) / self.server_step(round),
         )
         vectors, self.attack_state = attack.step(view, self.attack_state)
         return list(vectors)
+
+    def stacked(self, updates):
+        return torch.stack(updates) if updates else torch.zeros(0, len(self.model))
 
     def serve(self, here, sent, round):
         """The server's part: drop what is not finite, aggregate, step."""
@@ -294,7 +297,7 @@ class Reference:
             Updates(received, counts=counts), declared, self.rule_state, context
         )
         self.rounds.append(Round(np.array(left), received, aggregate))
-        honest = torch.stack([sent[c] for c in left if c not in self.byzantine])
+        honest = self.stacked([sent[c] for c in left if c not in self.byzantine])
         bad = np.flatnonzero([c in self.byzantine for c in left])
         record["aggregation_error"] = float((aggregate - honest.mean(0)).norm())
         record["byzantine_weight"] = float(report.share(bad).sum()) if len(bad) else 0.0

@@ -251,6 +251,24 @@ def test_fedavg(compose, settings):
     agree(compose("aggregator=trimmed_mean", *SMALL, *base, *settings))
 
 
+FEW = ["fl.num_clients=10", "fl.num_byzantine=4", "fl.client_fraction=0.2", "fl.rounds=13"]
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+@pytest.mark.parametrize("attack", ["sign_flip", "random", "alie", "ipm", "model_replacement"])
+def test_rounds_with_one_honest_client_or_none(compose, algorithm, attack):
+    settings = [f"fl={algorithm}", "aggregator=mean", f"attack={attack}", *FEW, "fl.momentum=0.5"]
+    cell = compose(*SMALL, *settings)
+    metrics = agree(cell)
+    assert set(metrics["byzantine_clients"][1:]) == {0, 1, 2}
+    nobody = [f == 2 for f in metrics["byzantine_clients"]]
+    assert np.isnan(metrics["train_loss"])[1:].tolist() == nobody[1:]
+    assert np.isnan(metrics["aggregation_error"])[1:].tolist() == nobody[1:]
+    assert metrics["discarded"] == [0] * 14
+    others = [compose(*SMALL, *settings, "seed=5"), compose(*SMALL, *settings, "attack=none")]
+    assert same(trained([*others, cell])[2], metrics)
+
+
 @pytest.mark.parametrize("attack", choices("attack"))
 def test_every_attack(compose, attack):
     agree(compose(f"attack={attack}", "aggregator=median", *SMALL, "seed=2"))

@@ -991,11 +991,11 @@ def test_shifting_and_stretching(rule, seed):
 @pytest.mark.parametrize("rule", EQUIVARIANT, ids=str)
 def test_tiny_and_huge_updates(rule, scale, dtype):
     """Nothing under- or overflows between the vectors and the result."""
-    if isinstance(rule, GeometricMedian):
-        rule = GeometricMedian(nu=1e-6 * scale)  # in units of the vectors
     x = draw(11, 20, dtype=dtype)
     f = max(f for n, f in feasible_sizes(rule) if n == 11)
     wanted = rule(x, f=f)
+    if isinstance(rule, GeometricMedian):
+        rule = GeometricMedian(nu=1e-6 * scale)  # it is in units of the vectors
     result = rule(x * dtype(scale), f=f) / dtype(scale)
     np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
 
@@ -1138,7 +1138,7 @@ def kappa_nnm(kappa):
     return lambda n, f: 8 * f / (n - f) * (1 + kappa(n, f))
 
 
-def search(rule, n, f, rng, steps=250):
+def search(rule, n, f, rng, steps=120):
     """The worst ratio that a random climb over attacks and honest vectors finds."""
     x = rng.normal(size=(n, int(rng.integers(1, 3)))) * 10.0 ** rng.uniform(-1, 1, size=(n, 1))
     worst = worst_ratio(x, rule(x, f=f), f)
@@ -1172,7 +1172,7 @@ def test_robustness_constant(rule, kappa, sizes):
     by a search exceed them, and the search comes close to f/(n - 2f), which no rule can beat."""
     for n, f in sizes:
         rng = np.random.default_rng([n, f])
-        worst = max(search(rule, n, f, rng) for _ in range(2))
+        worst = search(rule, n, f, rng)
         assert worst <= kappa(n, f) * (1 + 1e-6)
         assert worst >= 0.3 * f / (n - 2 * f)
 

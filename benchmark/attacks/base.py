@@ -70,8 +70,8 @@ class View:
 
     @cached_property
     def honest_mean(self) -> torch.Tensor:
-        """(d,) the mean of the honest updates."""
-        return self.honest.mean(0)
+        """(d,) the mean of the honest updates; zero in a round without an honest client."""
+        return self.honest.mean(0) if len(self.honest) else self.like.sum(0)
 
     @property
     def replacement(self) -> torch.Tensor:

@@ -56,6 +56,9 @@ class ALittleIsEnough(Attack):
     def step(self, view, state):
         """See `Attack.step`."""
         known = view.honest if self.knowledge == "honest" else view.own
+        if len(known) < 2:  # among the few sampled this round: there is no deviation to hide in
+            mean = known.sum(0)  # zero if there is nobody
+            return mean.expand(view.f, -1), state
         z = z_max(view.n, view.f) if self.z is None else self.z
         std, mean = torch.std_mean(known, dim=0)
         return (mean - z * std).expand(view.f, -1), state

@@ -1,5 +1,6 @@
 """The round loop over many cells."""
 
+import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -135,8 +136,10 @@ def _block(cells: list, workload) -> Iterator[Outcome]:
 def _compute(runs: list, round: int, failed: list) -> list:
     """Everybody's updates; the runs that got there."""
     began = time.perf_counter()
-    alive = []
-    for together in _partners(runs):
+    alive = [run for run in runs if not len(run.computing)]  # only the attacker was sampled
+    for run in alive:
+        run.train_loss = torch.tensor(math.nan)
+    for together in _partners([run for run in runs if len(run.computing)]):
         try:
             _updates(together, round)
             alive += together

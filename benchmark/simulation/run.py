@@ -134,8 +134,9 @@ class Run:
             honest=honest,
             replacement=lambda: self._replacement(round),
         )
-        self._honest_mean = honest.mean(0) if len(honest) else rows[0] * 0
-        self._view.__dict__["honest_mean"] = self._honest_mean
+        self._honest_mean = honest.mean(0)
+        if len(honest):
+            self._view.__dict__["honest_mean"] = self._honest_mean
         if f:
             vectors, self._attack_state = attack.step(self._view, self._attack_state)
             sent.copy_(vectors)
