@@ -118,7 +118,9 @@ def grid(model: str, peers: bool) -> None:
         times, source = {s: peer_seconds(name, s) for s in BYZFL_SECONDS[model]}, "same run"
     (few, short), (many, long) = sorted(times.items())
     theirs = short + (long - short) / (many - few) * (STEPS - few)
-    ours = seconds(["-m", f"model={model}", *(["model.hidden=[100]"] if model == "mlp" else []), *GRID])
+    ours = seconds(
+        ["-m", f"model={model}", *(["model.hidden=[100]"] if model == "mlp" else []), *GRID]
+    )
     measured = ", ".join(f"{s} steps {t:.0f} s" for s, t in sorted(times.items()))
     line(f"24 cells, {model}, {STEPS} steps", f"{ours:.1f} s")
     line(f"  ByzFL, two processes ({source}: {measured})", f"{theirs:.0f} s, extrapolated")

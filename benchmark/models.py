@@ -12,6 +12,7 @@ Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -19,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.kernels.pooling import relu_pool, relu_pool_backward
-
 
 _LOCKSTEP_WORK = 1 << 23  # multiplications; a few times what starting an operation costs
 
@@ -67,8 +67,10 @@ class Linear:
         dy = dy.reshape(clients, -1, self.outputs)
         x = x.reshape(clients, -1, self.inputs).mT
         bias = dy.sum(1)
-        # Into rows of a larger matrix torch multiplies one by one, which small products don't repay.
-        small = self.inputs * self.outputs * x.shape[2] < _SMALL_PRODUCT
+        # Into rows of a larger matrix torch multiplies one by one: too slow for small ones.
+        # The results, too, must start at multiples of 64 bytes: see `Sequential.lockstep`.
+        size = self.inputs * self.outputs
+        small = size * x.shape[2] < _SMALL_PRODUCT and size % 16 == 0
         together = torch.bmm(x, dy) if small else None
         start = 0
         for dw, db in blocks:
@@ -379,7 +381,7 @@ class MLP:
         """The model for these data."""
         widths = [prod(input_shape), *self.hidden, num_classes]
         layers = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers += [Linear(inputs, outputs), ReLU()]
         return Sequential(layers[:-1])
 

@@ -64,7 +64,7 @@ def sorted_mean(x, low, high):
 
 
 def nearest(values, count):
-    """The `count` values nearest the median; of equally near ones, in exact arithmetic, the lower."""
+    """The `count` values nearest the median; of equally near ones, exactly, the lower."""
     ordered = sorted(Fraction(value) for value in values)
     middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     ordered.sort(key=lambda value: (abs(value - middle), value))

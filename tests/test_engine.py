@@ -349,6 +349,10 @@ COMPANY = {
     "fedavg mlp": [
         *SMALL, *MLP, "fl=fedavg", "fl.local_epochs=1", "fl.rounds=3", "fl.batch_size=13",
     ],
+    "fedavg mlp, odd sizes": [
+        *SMALL, *MLP, "model.hidden=[12,7]", "fl=fedavg", "fl.local_steps=4", "fl.batch_size=3",
+    ],
+    "fedavg logistic": [*SMALL, "fl=fedavg", "fl.local_steps=4", "data=breast_cancer"],
     "fedavg mlp, steps": [
         *SMALL, *MLP, "fl=fedavg", "fl.local_steps=3", "fl.weight_decay=0.1",
     ],

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from benchmark.kernels.gram import distances_from, gram, squared_distances
 from benchmark.kernels.order import nearest_mean, nearest_share, sorted_mean, sorted_share
 from benchmark.kernels.pooling import relu_pool, relu_pool_backward
+from benchmark.kernels.selection import iterated_krum
 
 quick = settings(max_examples=25, deadline=None)
+SEEDS = st.integers(0, 2**32 - 1)
 DTYPES = [np.float32, np.float64]
 RTOL = {np.float32: 2e-6, np.float64: 1e-14}
 
@@ -72,7 +74,7 @@ def test_no_column_is_lost_between_blocks(d, dtype):
 
 
 @quick
-@given(st.integers(2, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
+@given(st.integers(2, 12), st.integers(1, 12), SEEDS)
 def test_nearest_mean_with_ties(n, count, seed):
     """On a grid of integers all of it is exact, and many values are equally near the median."""
     count = min(count, n)
@@ -157,7 +159,7 @@ def brute_share(x, kept):
 
 
 @quick
-@given(st.integers(1, 12), st.sampled_from([1, 3, 530]), st.booleans(), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 12), st.sampled_from([1, 3, 530]), st.booleans(), SEEDS)
 def test_shares(n, d, ties, seed):
     rng = np.random.default_rng(seed)
     x = rng.integers(-2, 3, (n, d)).astype(np.float64) if ties else rng.normal(size=(n, d))
@@ -355,3 +357,23 @@ def test_relu_pool_backward_of_a_gradient_in_another_layout(dtype):
         relu_pool_backward(grad, place, tuple(x.shape)),
         relu_pool_backward(grad.contiguous(), place, tuple(x.shape)),
     )
+
+
+# --- selection ----------------------------------------------------------------------------------
+
+
+@quick
+@given(st.integers(1, 12), st.integers(0, 4), st.booleans(), SEEDS)
+def test_iterated_krum(n, f, ties, seed):
+    """Krum of all, of the others, and so on; on a small grid ties abound and all is exact."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 4, (n, 2)).astype(float) if ties else rng.normal(size=(n, 3))
+    count = int(rng.integers(1, n + 1))
+    left, wanted = list(range(n)), []
+    for _ in range(count):
+        scores = reference.krum_scores(x[left], f)
+        wanted.append(left.pop(scores.index(min(scores))))
+    distances = true_distances(x)
+    given_distances = distances.copy()
+    assert iterated_krum(distances, f, count).tolist() == wanted
+    assert np.array_equal(distances, given_distances)

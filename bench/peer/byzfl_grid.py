@@ -63,9 +63,7 @@ def config(model, steps, data, results):
             "size_train_set": 0.8,
             "data_distribution_seed": 0,
             "nb_data_distribution_seeds": 1,
-            "data_distribution": [
-                {"name": "dirichlet_niid", "distribution_parameter": [1.0]}
-            ],
+            "data_distribution": [{"name": "dirichlet_niid", "distribution_parameter": [1.0]}],
         },
         "model": {
             "name": model,
@@ -102,7 +100,9 @@ def check(results, steps):
         settings = json.loads((cell / "config.json").read_text())
         f = settings["benchmark_config"]["f"]
         assert settings["aggregator"]["parameters"]["f"] == f, cell
-        assert [(p["name"], p["parameters"]["f"]) for p in settings["pre_aggregators"]] == [("NNM", f)], cell
+        assert [(p["name"], p["parameters"]["f"]) for p in settings["pre_aggregators"]] == [
+            ("NNM", f)
+        ], cell
         losses = np.loadtxt(cell / "train_loss_tr_seed_0_dd_seed_0.txt", delimiter=",")
         tests = np.loadtxt(cell / "test_accuracy_tr_seed_0_dd_seed_0.txt", delimiter=",")
         assert losses.shape == (steps,) and np.all(losses > 0), cell
@@ -119,12 +119,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=["fc_mnist", "cnn_mnist"])
     parser.add_argument("steps", type=int)
-    parser.add_argument("--threads", default="1",
-                        help="torch threads in each of the processes, or 'default' (default: 1)")
+    parser.add_argument(
+        "--threads",
+        default="1",
+        help="torch threads in each of the processes, or 'default' (default: 1)",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "byzfl_data",
-                        help="where the unpacked data set is kept")
-    parser.add_argument("--out", type=Path, help="an empty or new folder for config.json and results")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "byzfl_data",
+        help="where the unpacked data set is kept",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="an empty or new folder for config.json and results"
+    )
     args = parser.parse_args()
 
     # Read when torch is first imported. Two processes of default threads on two
@@ -133,8 +142,8 @@ def main():
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = args.threads
     if (HERE / "stub").is_dir():
         sys.path.insert(0, str(HERE / "stub"))
-    from torchvision import datasets
     from byzfl import run_benchmark
+    from torchvision import datasets
 
     # Unpacking stands for torchvision's download: once per machine, not timed.
     before = time.perf_counter()
@@ -157,15 +166,22 @@ def main():
     end = time.perf_counter()
 
     accuracies = check(results, args.steps)
-    print(json.dumps({
-        "model": args.model, "steps": args.steps, "cells": CELLS,
-        "jobs": args.jobs, "threads": args.threads,
-        "wall_seconds": round(end - START - prepared, 2),
-        "runner_seconds": round(end - begin, 2),
-        "load_before": round(load, 2),
-        "final_test_accuracy": {"min": min(accuracies), "max": max(accuracies)},
-        "out": str(out),
-    }))
+    print(
+        json.dumps(
+            {
+                "model": args.model,
+                "steps": args.steps,
+                "cells": CELLS,
+                "jobs": args.jobs,
+                "threads": args.threads,
+                "wall_seconds": round(end - START - prepared, 2),
+                "runner_seconds": round(end - begin, 2),
+                "load_before": round(load, 2),
+                "final_test_accuracy": {"min": min(accuracies), "max": max(accuracies)},
+                "out": str(out),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

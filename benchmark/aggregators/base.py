@@ -42,8 +42,8 @@ class Updates:
 
     Args:
         clients: (n, d) the vectors as received, finite; never changed.
-        mixing: (m, n) float64, row i holds the coefficients of x_i; None for the vectors themselves.
-        counts: (m,) training examples behind each vector, where the rule weighs by them.
+        mixing: (m, n) float64, row i holds the coefficients of x_i; None: the vectors themselves.
+        counts: (m,) training examples behind each vector, if the rule weighs by them.
     """
 
     def __init__(
@@ -273,7 +273,9 @@ class Chain(Rule):
             raise ValueError("a Chain must end with a rule")
         for stage in stages[:-1]:
             if not isinstance(stage, Stage):
-                raise ValueError(f"{type(stage).__name__} is no pre-aggregator: only the last is a rule")
+                raise ValueError(
+                    f"{type(stage).__name__} is no pre-aggregator: only the last is a rule"
+                )
         object.__setattr__(self, "stages", stages)
 
     def check(self, n: int, f: int) -> str | None:
@@ -319,7 +321,9 @@ def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
     """
     if isinstance(updates, torch.Tensor):
         matrix, restore = updates.detach(), lambda result: result
-    elif isinstance(updates, list | tuple) and len(updates) and isinstance(updates[0], torch.Tensor):
+    elif (
+        isinstance(updates, list | tuple) and len(updates) and isinstance(updates[0], torch.Tensor)
+    ):
         try:
             matrix, restore = torch.stack([u.detach() for u in updates]), lambda result: result
         except (AttributeError, RuntimeError) as error:
@@ -352,5 +356,3 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a ValueError that names the setting unless it is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}")
-
-

@@ -15,7 +15,9 @@ from benchmark.kernels.gram import distances_from
 
 @dataclass(frozen=True)
 class GeometricMedian(WeightsRule):
-    """argmin_z sum_i a_i |z - x_i|, by z <- sum_i b_i x_i / sum_i b_i, b_i = a_i / max(nu, |z - x_i|).
+    """argmin_z sum_i a_i |z - x_i|, by Weiszfeld iterations.
+
+    z <- sum_i b_i x_i / sum_i b_i with b_i = a_i / max(nu, |z - x_i|).
 
     In Gram space an iteration costs n^2 operations whatever d is, so it may run to convergence.
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmark.aggregators.base import Report, Rule, Updates, WeightsRule, one_of
 from benchmark.aggregators.coordinatewise import trimmed
-from benchmark.kernels.selection import iterated_krum
 from benchmark.kernels.order import nearest_mean, nearest_share, sorted_mean, sorted_share
+from benchmark.kernels.selection import iterated_krum
 
 _DISTANCES = ("squared", "plain", "fourth")
 _NEIGHBOURS = ("n-f-2", "n-f-1")
@@ -164,4 +164,8 @@ class Bulyan(Rule):
             vector = sorted_mean(rows, b, theta - b)
             share = lambda: sorted_share(rows, everybody, b, theta - b)  # noqa: E731
         mixing = np.abs(selected.mixing)
-        return vector, None, Report(lambda rows: Report.of_coefficients(share() @ mixing).share(rows))
+        return (
+            vector,
+            None,
+            Report(lambda rows: Report.of_coefficients(share() @ mixing).share(rows)),
+        )

@@ -1,7 +1,6 @@
 """What every attack is: a frozen dataclass that declares what it reads and is given only that."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -136,7 +135,9 @@ class Attack:
             return restore(matrix[:0].clone())
         own_matrix = None if own is None else as_matrix(own)[0].to(matrix)
         if own_matrix is not None and own_matrix.shape != (f, matrix.shape[1]):
-            raise ValueError(f"own must have shape {(f, matrix.shape[1])}, got {tuple(own_matrix.shape)}")
+            raise ValueError(
+                f"own must have shape {(f, matrix.shape[1])}, got {tuple(own_matrix.shape)}"
+            )
         target = None if replacement is None else as_matrix([replacement])[0][0].to(matrix)
         if target is not None and len(target) != matrix.shape[1]:
             raise ValueError(f"replacement must have {matrix.shape[1]} numbers, got {len(target)}")

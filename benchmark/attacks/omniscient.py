@@ -15,8 +15,9 @@ def z_max(n: int, f: int) -> float:
 
     z_max = Phi^-1((n - f - s) / (n - f)) with s = floor(n/2 + 1) - f, the honest supporters that a
     majority with the f Byzantine clients needs; floored at 0, where the shift would turn round.
+    Where f alone is a majority (in a round of few, sampled clients) it is as for one supporter.
     """
-    supporters = n // 2 + 1 - f
+    supporters = max(1, n // 2 + 1 - f)
     return max(0.0, float(ndtri((n - f - supporters) / (n - f))))
 
 

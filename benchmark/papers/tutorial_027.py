@@ -32,7 +32,10 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         last = cells[cells["round"] == cells["round"].max()]
         rounds = int(last["round"].iloc[0])
         row = {"rule": name, "published": published, "script": script.get(rounds, float("nan"))}
-        for column, source in (("honest_training", "honest_accuracy"), ("held_out", "test_accuracy")):
+        for column, source in (
+            ("honest_training", "honest_accuracy"),
+            ("held_out", "test_accuracy"),
+        ):
             mean, low, high = mean_interval(last[source].to_numpy())
             row |= {column: mean, f"{column}_interval": (high - low) / 2}
         rows.append(row | {"seeds": len(last), "rounds": rounds})
@@ -52,9 +55,7 @@ def report(frame: pd.DataFrame) -> str:
         script = "-" if pd.isna(row.script) else f"{row.script:.1%}"
         training = f"{row.honest_training:.1%} ± {row.honest_training_interval:.1%}"
         held_out = f"{row.held_out:.1%} ± {row.held_out_interval:.1%}"
-        lines.append(
-            f"{row.rule:14}{row.published:>10.0%}{script:>12}{training:>24}{held_out:>18}"
-        )
+        lines.append(f"{row.rule:14}{row.published:>10.0%}{script:>12}{training:>24}{held_out:>18}")
     lines.append(
         "The published table cannot be obtained from the tutorial's settings: its own script stays "
         "far below it at 30 rounds,\nand at 200 rounds reaches only that of the trimmed mean and "

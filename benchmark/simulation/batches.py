@@ -43,9 +43,7 @@ class Batches:
             known = self._epochs[client] = (epoch, order)
         return known[1][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def local(
-        self, client: int, round: int, epochs: int | None, steps: int | None
-    ) -> np.ndarray:
+    def local(self, client: int, round: int, epochs: int | None, steps: int | None) -> np.ndarray:
         """(steps, batch_size) examples of a round of local training, -1 where a batch is short.
 
         Every epoch goes through the client's data in a new random order; the last batch of an

@@ -39,15 +39,21 @@ class MNIST(Dataset):
         """Unpack the .gz files, unless they are there already."""
         source = os.environ.get(self.source_variable, self.source_default)
         os.makedirs(self.raw_folder, exist_ok=True)
-        for part, kind in (("train", "images-idx3"), ("train", "labels-idx1"),
-                           ("t10k", "images-idx3"), ("t10k", "labels-idx1")):
+        for part, kind in (
+            ("train", "images-idx3"),
+            ("train", "labels-idx1"),
+            ("t10k", "images-idx3"),
+            ("t10k", "labels-idx1"),
+        ):
             name = f"{part}-{kind}-ubyte"
             target = os.path.join(self.raw_folder, name)
             if os.path.isfile(target):
                 continue
             # Two workers may come here at once: write aside, then rename.
-            with gzip.open(os.path.join(source, name + ".gz"), "rb") as packed, \
-                    tempfile.NamedTemporaryFile(dir=self.raw_folder, delete=False) as out:
+            with (
+                gzip.open(os.path.join(source, name + ".gz"), "rb") as packed,
+                tempfile.NamedTemporaryFile(dir=self.raw_folder, delete=False) as out,
+            ):
                 shutil.copyfileobj(packed, out)
             os.replace(out.name, target)
 
