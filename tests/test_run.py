@@ -94,7 +94,8 @@ def test_outside_the_checkout(tmp_path):
     ended = process("-m", *preset, *rule[:1], folder=tmp_path, PYTHONPATH=str(ROOT))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == ["2 cells: 2 trained; results in outputs/"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["conf", "mine.py", "outputs"]
+    left = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    assert left == {"conf", "mine.py", "outputs"}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,17 @@ def test_a_bug_shows_its_traceback(monkeypatch, tmp_path):
     for mode in ([], ["-m"]):
         with pytest.raises(ZeroDivisionError, match="a bug"):
             command(*mode, "seed=0", f"outputs={tmp_path}")
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_an_interrupt_is_no_traceback(monkeypatch, tmp_path, mode):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark.execution.execute", interrupted)
+    ended = command(*mode, "seed=0", f"outputs={tmp_path}")
+    assert ended.code == 130 and ended.out == ""
+    assert re.fullmatch(r"interrupted: .*\n", ended.err)
 
 
 # ------------------------------------------------------------------------------------ what is asked
