@@ -74,11 +74,12 @@ def simulate(
 
 
 def _use_threads(threads: int | None, group: list, workload) -> None:
-    """One thread where the work is so small that threads mostly wait for each other."""
+    """One thread where the work is so small that threads mostly wait for each other: single
+    gradients of small models, not local training, whose products are of all cells at once."""
     cores = numba.config.NUMBA_NUM_THREADS
     if threads is None:
         small = max(cell_bytes(cell, workload) for cell in group) < _SINGLE_THREAD_BYTES
-        threads = 1 if small else cores
+        threads = 1 if small and group[0].fl.algorithm == "fedsgd" else cores
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, cores))
 
