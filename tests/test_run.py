@@ -98,17 +98,10 @@ def test_outside_the_checkout(tmp_path):
     assert left == {"conf", "mine.py", "outputs"}
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["fl.num_byzantine=-1"], "error: fl.num_byzantine=-1 must not be negative"),
-        (["-m", "fl.roundz=3"], "error: .*fl.roundz"),
-    ],
-)
-def test_an_error_is_one_line(arguments, message):
-    ended = process(*arguments)
+def test_an_error_is_one_line():
+    ended = process("-m", "fl.num_byzantine=2", "fl.roundz=3")
     assert ended.returncode == 1 and ended.stdout == ""
-    assert len(ended.stderr.splitlines()) == 1 and re.match(message, ended.stderr)
+    assert re.fullmatch(r"error: .*fl\.roundz.*\n", ended.stderr)
 
 
 @pytest.mark.skipif(
@@ -131,7 +124,6 @@ ERRORS = {
     "unknown key": (["fl.roundz=3"], ["fl.roundz"]),
     "unknown key in a sweep": (["-m", "fl.roundz=3"], ["fl.roundz"]),
     "unknown swept key": (["-m", "fl.roundz=3,4"], ["fl.roundz"]),
-    "unknown key of a component": (["attack.scael=3"], ["attack.scael"]),
     "misspelt preset group": (["+experiments=demo"], ["experiments: no such setting"]),
     "unknown choice": (["attack=nothing"], ["attack/nothing", "sign_flip"]),
     "unknown choice in a sweep": (["-m", "attack=random,nothing"], ["attack/nothing"]),
@@ -139,10 +131,7 @@ ERRORS = {
     "unknown group": (["atack=random"], ["atack"]),
     "wrong type": (["fl.rounds=abc"], ["fl.rounds=abc", "Integer"]),
     "wrong type in a sweep": (["-m", "fl.rounds=1,abc"], ["fl.rounds=abc", "Integer"]),
-    "wrong type of a component": (["attack.scale=abc"], ["attack.scale=abc"]),
-    "null": (["fl.rounds=null"], ["fl.rounds=null"]),
     "negative f": (["fl.num_byzantine=-1"], ["fl.num_byzantine=-1 must not be negative"]),
-    "f as large as n": (["fl.num_byzantine=20"], ["fl.num_byzantine=20 must be below n=20"]),
     "Bulyan alone": (
         ["aggregator=bulyan", "fl.num_byzantine=5"], ["Bulyan needs n >= 4f + 3, got n=20, f=5"],
     ),
@@ -150,16 +139,11 @@ ERRORS = {
     "both lengths": (
         ["fl=fedavg", "fl.local_epochs=1", "fl.local_steps=2"], ["local_epochs=1", "local_steps=2"],
     ),
-    "neither length": (["fl=fedavg", "fl.local_epochs=null"], ["fl.local_epochs=None"]),
     "sweep without -m": (["seed=0,1"], ["seed=0,1", "--multirun"]),
     "target": (["attack._target_=nowhere.Rule"], ["attack._target_=nowhere.Rule cannot be "]),
     "grammar": (["seed=[1"], ["[1"]),
     "device": (["engine.device=abacus"], ["engine.device=abacus"]),
-    "memory": (["engine.memory_gb=1e-6"], ["engine.memory_gb=1e-06 is too little"]),
-    "threads": (["engine.threads=0"], ["engine.threads=0 must be positive"]),
     "small images": (["model=cnn"], ["CNN needs images of 16 x 16 or more, got 8 x 8"]),
-    "no images": (["model=cnn", "data=tutorial"], ["CNN needs images"]),
-    "clients": (["partition=natural", "data=tutorial", "fl.num_clients=9"], ["fl.num_clients=9"]),
     "missing data": (["data=mnist", "data.root=/nowhere"], ["/nowhere", "benchmark.prepare"]),
     "missing data in a sweep": (
         ["-m", "data=mnist", "data.root=/nowhere"], ["/nowhere", "benchmark.prepare"],

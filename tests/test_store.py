@@ -411,7 +411,7 @@ for line in sys.stdin:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_sweep_is_taken_up_again(tmp_path):
     root = Path(__file__).resolve().parents[1]
-    sweep = ["-m", "attack=sign_flip,random", "fl.num_byzantine=1", "seed=0,1", *TINY]
+    sweep = ["-m", "attack=sign_flip", "fl.num_byzantine=1", "seed=0,1,2,3", *TINY]
     sweep += ["fl.learning_rate=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8", "fl.rounds=10"]
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER], cwd=root, text=True,
