@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from sequential import Recorded, Reference
 from benchmark.aggregators import Mean, Rule
 from benchmark.attacks import Attack, LabelFlip
 from benchmark.config import ConfigError, Engine, conf_dir
-from benchmark.data import Dataset
+from benchmark.data import Dataset, Digits
 from benchmark.grid import Composer
 from benchmark.models import Logistic, build_model
 from benchmark.simulation import simulate
@@ -98,7 +100,9 @@ class Explodes(Rule):
 
 @pytest.fixture(scope="module")
 def compose():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    """Composes a feasible cell; reads the digits once, which takes as long as training on them."""
+    once = mock.patch.object(Digits, "load", lru_cache(Digits.load))
+    with once, initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composer = Composer()
 
         def cell(*overrides):
@@ -394,7 +398,8 @@ class Narrow:
 
 @pytest.mark.parametrize("settings", COMPANY.values(), ids=COMPANY)
 def test_a_cell_does_not_depend_on_its_company(compose, settings):
-    cells = [compose(*settings, *other) for other in OTHERS]
+    others = OTHERS[:4] if "model=cnn" in settings else OTHERS
+    cells = [compose(*settings, *other) for other in others]
     together = trained(cells)
     assert len({repr(metrics["test_loss"]) for metrics in together}) == len(cells)
     for metrics, again in zip(together[::-1], trained(cells[::-1]), strict=True):

@@ -183,21 +183,20 @@ def as_array(vectors):
 
 
 @everything
-@pytest.mark.parametrize("kind", KINDS)
-def test_kind_and_dtype_come_back_and_data_are_unchanged(name, thing, kind):
-    for dtype in (np.float32, np.float64):
-        x = draw(dtype=dtype)
-        x[4] = x[7] * 9  # something to clip, drop and sort
-        given_data = KINDS[kind](x)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kind_and_dtype_come_back_and_data_are_unchanged(name, thing, dtype):
+    x = draw(dtype=dtype)
+    x[4] = x[7] * 9  # something to clip, drop and sort
+    wanted = {x.dtype: thing(x, f=F), np.dtype(float): thing(x.astype(float), f=F)}
+    for kind, make in KINDS.items():
+        given_data = make(x)
         before = as_array(given_data).copy()
         result = thing(given_data, f=F)
         assert type(result) is (np.ndarray if is_array(kind) else torch.Tensor)
-        expected = np.float64 if kind == "tuple of lists" else dtype
-        assert as_array(result).dtype == expected
+        assert as_array(result).dtype == (np.float64 if kind == "tuple of lists" else dtype)
         assert result.shape == ((D,) if isinstance(thing, Rule) else (len(result), D))
         assert np.array_equal(as_array(given_data), before)
-        wanted = thing(before.astype(expected), f=F)
-        assert np.array_equal(as_array(result), wanted)  # the same numbers whatever the kind
+        assert np.array_equal(as_array(result), wanted[as_array(result).dtype])
         if kind != "parameter":
             result[...] = 7  # the result is the caller's own
             assert np.array_equal(as_array(given_data), before)
@@ -985,7 +984,7 @@ def test_shifting_and_stretching(rule, seed):
     np.testing.assert_allclose(rule(s * x + t, f=f), s * rule(x, f=f) + t, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e6, 1e18])
+@pytest.mark.parametrize("scale", [1e-20, 1e18])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", EQUIVARIANT, ids=str)
 def test_tiny_and_huge_updates(rule, scale, dtype):
