@@ -135,8 +135,7 @@ class Run:
             replacement=lambda: self._replacement(round),
         )
         self._honest_mean = honest.mean(0)
-        if len(honest):
-            if "honest" in attack.reads:  # computed already, and declared
+        if len(honest) and "honest" in attack.reads:  # computed already, and declared
             self._view.__dict__["honest_mean"] = self._honest_mean
         if f:
             vectors, self._attack_state = attack.step(self._view, self._attack_state)
