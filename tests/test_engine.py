@@ -410,6 +410,18 @@ def test_a_cell_does_not_depend_on_its_company(compose, settings):
         assert same(trained([cell])[0], metrics)
 
 
+def test_the_threads_do_not_depend_on_company(compose):
+    """They decide the last bits, so a larger cell in its group must not change a cell's."""
+    few, many = (
+        compose("fl.rounds=1", "fl.batch_size=4", f"fl.num_clients={n}") for n in (10, 150)
+    )
+    threads = []
+    for cells in ([few], [few, many]):
+        trained(cells)
+        threads.append(torch.get_num_threads())
+    assert threads[0] == threads[1]
+
+
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
 def test_a_cell_does_not_depend_on_the_memory(compose, algorithm):
     base = [*SMALL, f"fl={algorithm}", "fl.rounds=2"]

@@ -18,7 +18,7 @@ from benchmark.simulation.workload import Workloads, group_name
 # Rows of the cells in flight should fit the last-level cache of a CPU; more of them only share
 # Python's overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 16 << 20
-_SINGLE_THREAD_BYTES = 2 << 20
+_SINGLE_THREAD_PARAMETERS = 1 << 14
 
 
 @dataclass
@@ -68,18 +68,21 @@ def simulate(
     for group in groups.values():
         group.sort(key=lambda cell: (cell.seed, cell.n))  # neighbours share their batches
         size = _cells_at_once(group, workloads.of(group[0]), engine)
-        _use_threads(engine.threads, group, workloads.of(group[0]))
+        _use_threads(engine.threads, group[0], workloads.of(group[0]))
         for start in range(0, len(group), size):
             yield from _block(group[start : start + size], workloads.of(group[0]))
 
 
-def _use_threads(threads: int | None, group: list, workload) -> None:
+def _use_threads(threads: int | None, cell, workload) -> None:
     """One thread where the work is so small that threads mostly wait for each other: single
-    gradients of small models, not local training, whose products are of all cells at once."""
+    gradients of small models, not local training, whose products are of all cells at once.
+
+    It depends on nothing in which the cells of a group differ: their last bits depend on it.
+    """
     cores = numba.config.NUMBA_NUM_THREADS
     if threads is None:
-        small = max(cell_bytes(cell, workload) for cell in group) < _SINGLE_THREAD_BYTES
-        threads = 1 if small and group[0].fl.algorithm == "fedsgd" else cores
+        small = workload.model.num_parameters < _SINGLE_THREAD_PARAMETERS
+        threads = 1 if small and cell.fl.algorithm == "fedsgd" else cores
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, cores))
 
