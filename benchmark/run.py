@@ -32,7 +32,7 @@ _ended: dict = {}  # how the task ended; Hydra passes no results on
 
 def one_line(error: Exception) -> str:
     """A Hydra or OmegaConf error as one line."""
-    parts = [str(error)]
+    parts = [str(error).split("\nConfig search path")[0]]
     if isinstance(error.__cause__, OmegaConfBaseException):
         parts.append(str(error.__cause__).split("\n    full_key")[0])
     return " ".join(" ".join(parts).split())
