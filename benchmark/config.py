@@ -9,6 +9,7 @@ import inspect
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial
+from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class FL:
         client_fraction: share of the clients that take part in a round.
         schedule: of the learning rate: `constant`, `multistep` (times decay at each milestone) or
             `cosine` (to zero at the last round).
+        milestones, decay: of the multistep schedule; it changes after a milestone's round.
         evaluate_every: rounds between evaluations; the last round is always evaluated.
         evaluate_train: evaluate on the honest clients' training data as well.
         horizontal_flip: mirror images at random: `none`, `train` or `both` (testing too).
@@ -138,11 +140,15 @@ class FL:
         _demand(f < self.num_clients, "num_byzantine", f, f"must be below n={self.num_clients}")
         return self.num_clients, f
 
+    def momentum_of(self, place: str) -> tuple[float, float]:
+        """Factors (b, a) of the momentum m <- b m + a g kept at a place; (0, 1) if none is."""
+        if self.momentum == 0 or self.momentum_at != place:
+            return 0.0, 1.0
+        return self.momentum, 1.0 - self.momentum if self.dampening else 1.0
+
     def rate(self, round: int) -> float:
         """The learning rate of a round, from 1."""
         if self.schedule == "cosine":
-            from math import cos, pi
-
             return self.learning_rate * 0.5 * (1 + cos(pi * (round - 1) / self.rounds))
         passed = sum(round > m for m in self.milestones) if self.schedule == "multistep" else 0
         return self.learning_rate * self.decay**passed

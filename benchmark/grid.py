@@ -23,8 +23,11 @@ from benchmark.config import FL, Component, ConfigError, build, canonical, typed
 SCHEMA = 1  # of a cell's config; raise it when the same config comes to mean another computation
 GROUPS = ("attack", "aggregator", "data", "partition", "model", "fl")
 _ALIASES = {"little_is_enough": "alie"}
-_COUNTS = ("fl.byzantine_fraction", "fl.num_byzantine")
-_TWINS = (_COUNTS, ("fl.num_clients", "fl.num_honest"), ("fl.local_epochs", "fl.local_steps"))
+_TWINS = (  # settings that replace each other
+    ("fl.byzantine_fraction", "fl.num_byzantine"),
+    ("fl.num_clients", "fl.num_honest"),
+    ("fl.local_epochs", "fl.local_steps"),
+)
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,12 @@ def first_of(overrides: list[str]) -> DictConfig:
 
 
 def _without_taken(axes: dict, taken: set) -> dict:
-    """Axes that are not named elsewhere; the fraction and the count stand for each other."""
-    counted = any(key in taken for key in _COUNTS)
+    """Axes that are not named elsewhere, neither themselves nor by their twin."""
+    replaced = taken.union(*(pair for pair in _TWINS if taken.intersection(pair)))
     return {
         key: values if isinstance(values, list) else [values]
         for key, values in axes.items()
-        if key not in taken and not (counted and key in _COUNTS)
+        if key not in replaced
     }
 
 

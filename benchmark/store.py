@@ -27,7 +27,6 @@ from pathlib import Path
 import yaml
 
 SCHEMA = 1  # of the files in a cell's folder
-STATUSES = ("done", "failed", "infeasible")
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 

@@ -33,13 +33,10 @@ def gradients(runs: list, round: int) -> None:
         poison(run, labels[: len(run.byzantine) - run.first])
     parameters = torch.cat([run.parameters for run in padded]) if many else runs[0].parameters
     weights = torch.full((len(padded), count * fl.batch_size), 1.0 / fl.batch_size, device=y.device)
-    at_worker = fl.momentum > 0 and fl.momentum_at == "worker"
-    beta = fl.momentum if at_worker else 0.0
-    alpha = 1.0 - fl.momentum if fl.dampening and at_worker else 1.0
+    beta, alpha = fl.momentum_of("worker")
     rows = [run.buffer[run.first : run.received] for run in runs]
-    if at_worker:
-        for run, target in zip(runs, rows, strict=True):
-            run.recall(target)
+    for run, target in zip(runs, rows, strict=True):
+        run.recall(target)
     clipped = fl.gradient_clip is not None
     out = [torch.zeros_like(target) for target in rows] if clipped else rows
     losses = model.accumulate_gradients(
@@ -59,8 +56,7 @@ def gradients(runs: list, round: int) -> None:
             norms = torch.linalg.vector_norm(fresh, dim=1, keepdim=True)
             fresh *= (fl.gradient_clip / norms.clamp_min(1e-30)).clamp_max(1.0)
             mix(target, fresh, beta, alpha)
-        if at_worker:
-            run.remember(target)
+        run.remember(target)
         run.train_loss = losses[index, len(run.byzantine) - run.first :].mean()
 
 
@@ -150,20 +146,16 @@ class LocalTraining:
         return torch.from_numpy(flips).to(self.workload.device)
 
     def _deliver(self, plans, models, total) -> None:
-        fl = self.fl
-        at_worker = fl.momentum > 0 and fl.momentum_at == "worker"
-        alpha = 1.0 - fl.momentum if fl.dampening and at_worker else 1.0
+        beta, alpha = self.fl.momentum_of("worker")
         where = {(plan[0], plan[1]): row for row, plan in enumerate(plans)}
         for index, run in enumerate(self.runs):
             source = [where[index, place] for place in range(len(run.computing))]
             picked = torch.tensor(source, device=models.device)
             rows = run.buffer[run.first : run.received]
             deltas = models[picked].sub_(run.parameters)
-            if at_worker:
-                run.recall(rows)
-            mix(rows, deltas, fl.momentum if at_worker else 0.0, alpha)
-            if at_worker:
-                run.remember(rows)
+            run.recall(rows)
+            mix(rows, deltas, beta, alpha)
+            run.remember(rows)
             steps = torch.tensor([len(plans[s][2]) for s in source], device=models.device)
             losses = total[picked] / steps
             run.train_loss = losses[len(run.byzantine) - run.first :].mean()

@@ -50,7 +50,7 @@ class Run:
         self._all = self._sampled == cell.n
         rows = self._sampled + min(cell.f, self._sampled)
         self.buffer = torch.zeros(rows, padded, device=device)
-        keeps = fl.momentum > 0 and fl.momentum_at == "worker" and not self._all
+        keeps = fl.momentum_of("worker")[0] > 0 and not self._all
         self.momenta = torch.zeros(cell.n, padded, device=device) if keeps else None
         self._velocity = None
         self._rule_state = cell.rule.init()
@@ -95,7 +95,7 @@ class Run:
         record["train_loss"] = float(self.train_loss)
         fl = self.cell.fl
         if round % fl.evaluate_every == 0 or round == fl.rounds:
-            record |= self.evaluation(round)
+            record |= evaluate(self, round)
         evaluated = time.perf_counter()
         self._record(round, record)
         seconds = (self.gradient_seconds, attacked - began, aggregated - attacked,
@@ -105,11 +105,7 @@ class Run:
 
     def record_start(self) -> None:
         """The evaluation before training, as round 0."""
-        self._record(0, self.evaluation(0) | {"byzantine_clients": 0, "discarded": 0})
-
-    def evaluation(self, round: int) -> dict:
-        """Accuracy and loss on held-out data, and on the honest clients' own if asked for."""
-        return evaluate(self, round)
+        self._record(0, evaluate(self, 0) | {"byzantine_clients": 0, "discarded": 0})
 
     def honest_examples(self) -> np.ndarray:
         """Indices of all training examples of all honest clients."""
@@ -179,12 +175,11 @@ class Run:
         return record
 
     def _step(self, vector: torch.Tensor, round: int) -> None:
-        fl = self.cell.fl
-        if fl.momentum > 0 and fl.momentum_at == "server":
-            scale = 1.0 - fl.momentum if fl.dampening else 1.0
+        beta, alpha = self.cell.fl.momentum_of("server")
+        if beta:
             if self._velocity is None:
                 self._velocity = torch.zeros_like(vector)
-            self._velocity.mul_(fl.momentum).add_(vector, alpha=scale)
+            self._velocity.mul_(beta).add_(vector, alpha=alpha)
             vector = self._velocity
         self.parameters[0, : self.width].add_(vector, alpha=self._server_step(round))
 
