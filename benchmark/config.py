@@ -164,20 +164,22 @@ _CHOICES = {
 
 @dataclass
 class Engine:
-    """How to compute; nothing here changes what is computed.
+    """How to compute, not what.
 
     Attributes:
         device: a torch device, `cpu` or `cuda`.
         memory_gb: upper bound for the memory of the cells in flight.
-        threads: CPU threads; null: one for each core, or one in all where cells are small.
+        workers: processes that share the cells; null: as many as there are cores for.
+        threads: CPU threads of each worker. The last bits of results may depend on it.
     """
 
     device: str = "cpu"
     memory_gb: float = 4.0
-    threads: int | None = None
+    workers: int | None = None
+    threads: int = 1
 
     def __post_init__(self):
-        for name in ("memory_gb", "threads"):
+        for name in ("memory_gb", "workers", "threads"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"engine.{name}={value} must be positive")

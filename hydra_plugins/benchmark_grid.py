@@ -35,7 +35,7 @@ ConfigStore.instance().store(
 
 
 class GridSweeper(Sweeper):
-    """All combinations of the swept settings, of a preset's axes, and of the default axes."""
+    """All combinations of the swept settings and of a preset's axes, or else the default axes."""
 
     def setup(self, *, hydra_context, task_function, config):
         """Called by Hydra."""
@@ -53,8 +53,9 @@ class GridSweeper(Sweeper):
 
         arguments = overrides_of(self.config.hydra.overrides)
         config = first_of(arguments)
+        preset = axes_of(config)  # complete in itself: the default axes are for sweeps without one
         defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
-        jobs = expand(arguments, axes_of(config), defaults)
+        jobs = expand(arguments, preset, {} if preset else defaults)
         returned = self.launcher.launch(jobs, initial_job_idx=0)
         if any(job.status is JobStatus.FAILED for job in returned):
             raise SystemExit(1)  # Hydra itself would end with 0

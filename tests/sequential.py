@@ -53,37 +53,24 @@ def module_for(architecture, shape, classes):
     return nn.Sequential(*layers[:-1])
 
 
-def flat(module, tensors):
-    """One vector of tensors that stand for the module's parameters, in the engine's order."""
-    parts = []
-    for owner, tensor in zip(_owners(module), tensors, strict=True):
-        if isinstance(owner, nn.Linear) and tensor.ndim == 2:
-            tensor = tensor.T
-        elif tensor.ndim == 4:
-            tensor = tensor.permute(0, 2, 3, 1)
-        parts.append(tensor.reshape(-1))
-    return torch.cat(parts)
+def flat(tensors):
+    """One vector of tensors that stand for a module's parameters, in the engine's order."""
+    return torch.cat([(t.permute(0, 2, 3, 1) if t.ndim == 4 else t).reshape(-1) for t in tensors])
 
 
 @torch.no_grad()
 def fill(module, vector):
     """Set the module's parameters from the engine's vector."""
     start = 0
-    for owner, parameter in zip(_owners(module), module.parameters(), strict=True):
+    for parameter in module.parameters():
         part = vector[start : start + parameter.numel()]
         start += parameter.numel()
-        if isinstance(owner, nn.Linear) and parameter.ndim == 2:
-            parameter.copy_(part.reshape(parameter.shape[::-1]).T)
-        elif parameter.ndim == 4:
+        if parameter.ndim == 4:
             out, inputs, height, width = parameter.shape
             parameter.copy_(part.reshape(out, height, width, inputs).permute(0, 3, 1, 2))
         else:
             parameter.copy_(part.reshape(parameter.shape))
     assert start == len(vector)
-
-
-def _owners(module):
-    return [part for part in module.modules() for _ in part.parameters(recurse=False)]
 
 
 @dataclass
@@ -148,7 +135,7 @@ class Reference:
 
     @property
     def model(self):
-        return flat(self.module, [p.detach() for p in self.module.parameters()])
+        return flat([p.detach() for p in self.module.parameters()])
 
     def run(self):
         """All rounds; the metrics as columns."""
@@ -215,7 +202,7 @@ class Reference:
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-        after = flat(module, [p.detach() for p in module.parameters()])
+        after = flat([p.detach() for p in module.parameters()])
         return after - before, float(np.mean(losses))
 
     def batch(self, client, round):
@@ -248,7 +235,7 @@ class Reference:
         gradients = torch.autograd.grad(loss, parameters)
         pairs = zip(gradients, parameters, strict=True)
         decayed = [g + weight_decay * p.detach() for g, p in pairs]
-        return float(loss.detach()), flat(module, decayed)
+        return float(loss.detach()), flat(decayed)
 
     def with_momentum(self, client, update):
         fl = self.fl
@@ -326,9 +313,9 @@ class Reference:
             x = torch.from_numpy(self.data.train_x[batch])
             y = torch.from_numpy(self.data.num_classes - 1 - self.data.train_y[batch])
             _, gradient = self.gradient(module, x, y)
-            now = flat(module, [p.detach() for p in module.parameters()])
+            now = flat([p.detach() for p in module.parameters()])
             fill(module, now - attack.target_learning_rate * gradient)
-        return flat(module, [p.detach() for p in module.parameters()])
+        return flat([p.detach() for p in module.parameters()])
 
     @torch.no_grad()
     def evaluate(self, round):

@@ -62,7 +62,7 @@ def by_autograd(name, rows, x, y, weights, clients):
         losses.append(loss.detach())
         for part in loss.reshape(clients, -1).sum(1):
             gradient = torch.autograd.grad(part, list(module.parameters()), retain_graph=True)
-            gradients.append(flat(module, gradient))
+            gradients.append(flat(gradient))
     return torch.stack(gradients), torch.stack(losses)
 
 

@@ -113,7 +113,8 @@ class LocalTraining:
             busy = sum(count > step for count in steps)
             rows = -(-busy // 4) * 4
             idle = models[busy:rows].clone()
-            x = features[index[step, :rows].flatten()].unflatten(0, (rows, self.batch))
+            x = features.index_select(0, index[step, :rows].flatten())
+            x = x.unflatten(0, (rows, self.batch))
             if flips is not None:
                 x = torch.where(flips[step, :rows, :, None, None, None], x.flip(-1), x)
             part = models[:rows]
@@ -165,7 +166,7 @@ def fetch(workload, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Training examples (*shape, *input shape) and labels (*shape) for an array of indices."""
     x, y = workload.splits["train"]
     index = torch.from_numpy(examples).to(x.device)
-    return x[index.flatten()].unflatten(0, index.shape), y[index]
+    return x.index_select(0, index.flatten()).unflatten(0, index.shape), y[index]
 
 
 def flip(x: torch.Tensor, run, round: int) -> torch.Tensor:

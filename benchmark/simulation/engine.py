@@ -4,7 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import torch
@@ -13,12 +13,12 @@ from benchmark.config import ConfigError, Engine
 from benchmark.models import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
 from benchmark.simulation.run import Run
+from benchmark.simulation.workers import available, spread
 from benchmark.simulation.workload import Workloads, group_name
 
 # Rows of the cells in flight should fit the last-level cache of a CPU; more of them only share
 # Python's overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 16 << 20
-_SINGLE_THREAD_PARAMETERS = 1 << 14
 
 
 @dataclass
@@ -53,7 +53,7 @@ def simulate(
 
     Args:
         cells: feasible ones.
-        engine: device, memory and threads.
+        engine: device, memory, workers and threads.
         workloads: data already loaded.
 
     Raises:
@@ -65,38 +65,65 @@ def simulate(
     groups = {}
     for cell in cells:
         groups.setdefault(group_name(cell), []).append(cell)
-    for group in groups.values():
-        group.sort(key=lambda cell: (cell.seed, cell.n))  # neighbours share their batches
-        size = _cells_at_once(group, workloads.of(group[0]), engine)
-        _use_threads(engine.threads, group[0], workloads.of(group[0]))
-        for start in range(0, len(group), size):
-            yield from _block(group[start : start + size], workloads.of(group[0]))
+    workers = _workers(cells, workloads, engine)
+    blocks = [
+        block
+        for group in groups.values()
+        for block in _blocks(group, workloads.of(group[0]), engine, workers)
+    ]
+    if min(workers, len(blocks)) == 1:
+        for block in blocks:
+            yield from _train(block, workloads, engine)
+    else:
+        yield from _train_in_processes(blocks, workloads, engine, workers)
 
 
-def _use_threads(threads: int | None, cell, workload) -> None:
-    """One thread where the work is so small that threads mostly wait for each other: single
-    gradients of small models, not local training, whose products are of all cells at once.
-
-    It depends on nothing in which the cells of a group differ: their last bits depend on it.
-    """
-    cores = numba.config.NUMBA_NUM_THREADS
-    if threads is None:
-        small = workload.model.num_parameters < _SINGLE_THREAD_PARAMETERS
-        threads = 1 if small and cell.fl.algorithm == "fedsgd" else cores
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, cores))
-
-
-def _cells_at_once(group: list, workload, engine: Engine) -> int:
-    need = max(cell_bytes(cell, workload) for cell in group)
-    budget = engine.memory_gb * 2**30
-    if need > budget:
+def _workers(cells: list, workloads, engine: Engine) -> int:
+    """Processes to use: what is asked for or pays, as far as memory for a cell each suffices."""
+    need = max(cell_bytes(cell, workloads.of(cell)) for cell in cells)
+    if need > engine.memory_gb * 2**30:
         raise ConfigError(
             f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
         )
+    if engine.device != "cpu":
+        return 1
+    wanted = engine.workers or max(1, available() // engine.threads)
+    return min(wanted, int(engine.memory_gb * 2**30 // need))
+
+
+def _blocks(group: list, workload, engine: Engine, workers: int) -> list[list]:
+    """The cells of a group in blocks to be trained in lockstep, about as many for each worker."""
+    budget = engine.memory_gb * 2**30 / workers
     if engine.device == "cpu":
         budget = min(budget, _CACHE_BYTES)
-    return max(1, int(budget // need))
+    most = max(1, int(budget // max(cell_bytes(cell, workload) for cell in group)))
+    count = math.ceil(len(group) / most)
+    count = math.ceil(count / workers) * workers
+    size = math.ceil(len(group) / count)
+    group = sorted(group, key=lambda cell: (cell.seed, cell.n))  # neighbours share their batches
+    return [group[start : start + size] for start in range(0, len(group), size)]
+
+
+def _train(block: list, workloads, engine: Engine) -> Iterator[Outcome]:
+    torch.set_num_threads(engine.threads)
+    numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
+    yield from _block(block, workloads.of(block[0]))
+
+
+def _train_in_processes(blocks: list, workloads, engine, workers: int) -> Iterator[Outcome]:
+    def work(job: int):
+        places = {id(cell): place for place, cell in enumerate(blocks[job])}
+        for outcome in _train(blocks[job], workloads, engine):
+            yield places[id(outcome.cell)], replace(outcome, cell=None)
+
+    missing = [dict(enumerate(block)) for block in blocks]
+    for job, result, problem in spread(workers, len(blocks), work):
+        if problem is None:
+            place, outcome = result
+            yield replace(outcome, cell=missing[job].pop(place))
+        else:
+            for cell in missing[job].values():
+                yield Outcome(cell, "failed", reason=problem, traceback=problem)
 
 
 def cell_bytes(cell, workload) -> int:
