@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.kernels import order
 from benchmark.kernels.gram import distances_from, gram, squared_distances
-from benchmark.kernels.order import nearest_mean, nearest_share, sorted_mean, sorted_share
 from benchmark.kernels.pooling import relu_pool, relu_pool_backward
 from benchmark.kernels.selection import iterated_krum
 
@@ -24,6 +24,22 @@ def draw(n, d, dtype, seed=0):
 
 
 # --- order statistics ---------------------------------------------------------------------------
+
+
+def sorted_mean(x, low, high, mixing=None):
+    return order.sorted_mean(x, low, high, mixing)[0]
+
+
+def nearest_mean(x, count, mixing=None):
+    return order.nearest_mean(x, count, mixing)[0]
+
+
+def sorted_share(x, rows, low, high, mixing=None):
+    return order.sorted_mean(x, low, high, mixing)[1].share(rows)
+
+
+def nearest_share(x, rows, count, mixing=None):
+    return order.nearest_mean(x, count, mixing)[1].share(rows)
 
 
 def ranges(n):
@@ -178,6 +194,24 @@ def test_shares(n, d, ties, seed):
     assert got.sum() == pytest.approx(1)
     np.testing.assert_allclose(nearest_share(matrix, some, count), got[some], atol=1e-12)
     assert len(sorted_share(matrix, np.array([], int), low, high)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("d", [1, 511, 1300])
+@pytest.mark.parametrize("m, n", [(1, 1), (1, 6), (3, 5), (4, 4), (7, 3), (8, 9), (9, 8)])
+def test_mixtures_are_as_good_as_their_matrix(m, n, d, dtype):
+    rng = np.random.default_rng(m + 10 * n + d)
+    x = torch.from_numpy(rng.integers(-2, 3, (n, d))).to(dtype)
+    mixing = rng.integers(-1, 3, (m, n)).astype(float)  # so that all is exact, with many ties
+    rows = torch.from_numpy(mixing).to(dtype) @ x
+    low, high, everybody = m // 3, m - m // 3, np.arange(m)
+    assert torch.equal(sorted_mean(x, low, high, mixing), sorted_mean(rows, low, high))
+    assert torch.equal(nearest_mean(x, high, mixing), nearest_mean(rows, high))
+    for some in (everybody, everybody[::-2]):
+        mixed = sorted_share(x, some, low, high, mixing), nearest_share(x, some, high, mixing)
+        plain = sorted_share(rows, some, low, high), nearest_share(rows, some, high)
+        np.testing.assert_array_equal(mixed, plain)
+    assert sorted_share(x, everybody, low, high, mixing).sum() == pytest.approx(1)
 
 
 def test_shares_by_hand():

@@ -108,22 +108,28 @@ class Updates:
         """The vectors x_i for i in `rows`."""
         return self.mixed(np.eye(len(self))[rows], self.counts[rows])
 
-    def rows(self, ordered: bool = True) -> torch.Tensor:
-        """(m, d) the vectors themselves. For reading only: it may be the clients' own memory.
-
-        Args:
-            ordered: False if the caller does not mind in which order they stand; saves a copy.
-        """
+    def rows(self) -> torch.Tensor:
+        """(m, d) the vectors themselves. For reading only: it may be the clients' own memory."""
         if self.mixing is None:
             return self.clients
         source = self.mixing.argmax(1)
         if np.array_equal(self.mixing, np.eye(len(self.clients))[source]):
-            if not ordered and len(np.unique(source)) == len(self.clients):
-                return self.clients
             return self.clients[torch.as_tensor(source, device=self.clients.device)]
         if self._rows is None:
             self._rows = torch.as_tensor(self.mixing).to(self.clients) @ self.clients
         return self._rows
+
+    def unordered(self) -> tuple[torch.Tensor, np.ndarray | None]:
+        """(x, mixing) such that mixing @ x are the vectors, in some order; None: x are. So no copy
+        is made where the order does not matter."""
+        mixing = self.mixing
+        if mixing is None or (
+            mixing.shape[0] == mixing.shape[1]
+            and np.array_equal(mixing, np.eye(len(mixing))[mixing.argmax(1)])
+            and (mixing.sum(0) == 1).all()
+        ):
+            return self.clients, None
+        return self.clients, mixing
 
     def combine(self, weights: np.ndarray) -> torch.Tensor:
         """(d,) the vector sum_i weights[i] x_i."""

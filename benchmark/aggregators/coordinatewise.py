@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.aggregators.base import Report, Rule, Updates, one_of
-from benchmark.kernels.order import sorted_mean, sorted_share
+from benchmark.aggregators.base import Report, Rule, one_of
+from benchmark.kernels.order import Window, sorted_mean
 
 
 class _RanksRule(Rule):
@@ -21,18 +21,20 @@ class _RanksRule(Rule):
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
-        rows = updates.rows(ordered=False)
-        low, high = self.ranks(len(rows), f)
-        report = Report(lambda clients: _share(updates, clients, low, high))
-        return sorted_mean(rows, low, high), None, report
+        low, high = self.ranks(len(updates), f)
+        vectors, mixing = updates.unordered()
+        aggregate, window = sorted_mean(vectors, low, high, mixing)
+        return aggregate, None, report_of(window, mixing)
 
 
-def _share(updates: Updates, clients: np.ndarray, low: int, high: int) -> np.ndarray:
-    rows = updates.rows(ordered=False)
-    if rows is updates.clients:
-        return sorted_share(rows, clients, low, high)
-    share = sorted_share(updates.rows(), np.arange(len(updates)), low, high)
-    return Report.of_coefficients(share @ np.abs(updates.mixing)).share(clients)
+def report_of(window: Window, mixing: np.ndarray | None) -> Report:
+    """Report of the weights of clients whose vectors, or mixtures of them, entered a mean."""
+    if mixing is None:
+        return Report(window.share)
+    sizes, everybody = np.abs(mixing), np.arange(len(mixing))
+    return Report(
+        lambda clients: Report.of_coefficients(window.share(everybody) @ sizes).share(clients)
+    )
 
 
 @dataclass(frozen=True)

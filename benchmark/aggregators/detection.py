@@ -35,7 +35,7 @@ class MedianDistance(Stage):
         """See `Stage.apply`."""
         rows = updates.rows()
         n = len(rows)
-        median = sorted_mean(rows, (n - 1) // 2, n // 2 + 1)
+        median, _ = sorted_mean(rows, (n - 1) // 2, n // 2 + 1)
         products = gram(rows, median)
         distance = np.sqrt(squared_distances(products[: n + 1, : n + 1])[n, :n])
         deviation = distance - np.median(distance)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.aggregators.base import Report, Rule, Updates, WeightsRule, one_of
-from benchmark.aggregators.coordinatewise import trimmed
-from benchmark.kernels.order import nearest_mean, nearest_share, sorted_mean, sorted_share
+from benchmark.aggregators.base import Rule, Updates, WeightsRule, one_of
+from benchmark.aggregators.coordinatewise import report_of, trimmed
+from benchmark.kernels.order import nearest_mean, sorted_mean
 from benchmark.kernels.selection import iterated_krum
 
 _DISTANCES = ("squared", "plain", "fourth")
@@ -153,19 +153,10 @@ class Bulyan(Rule):
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
         selected = updates.selected(self.select(updates, f))
-        rows = selected.rows()
-        theta = len(rows)
-        everybody = np.arange(theta)
+        theta = len(selected)
         if self.second == "nearest":
-            vector = nearest_mean(rows, theta - 2 * f)
-            share = lambda: nearest_share(rows, everybody, theta - 2 * f)  # noqa: E731
+            vector, window = nearest_mean(updates.clients, theta - 2 * f, selected.mixing)
         else:
             b = trimmed(self.ratio, theta)
-            vector = sorted_mean(rows, b, theta - b)
-            share = lambda: sorted_share(rows, everybody, b, theta - b)  # noqa: E731
-        mixing = np.abs(selected.mixing)
-        return (
-            vector,
-            None,
-            Report(lambda rows: Report.of_coefficients(share() @ mixing).share(rows)),
-        )
+            vector, window = sorted_mean(updates.clients, b, theta - b, selected.mixing)
+        return vector, None, report_of(window, selected.mixing)

@@ -1,5 +1,8 @@
 """Inner products of a few long vectors, precise where a plain float32 ``X @ X.T`` is not.
 
+On a CPU a kernel of our own computes one half of the symmetric product, four rows with four, and
+sums blocks of columns in float64: several times faster than a general product of so few rows.
+
 The distance between two vectors that lie far from the origin and close to each other is the small
 difference of large numbers; taken from a float32 Gram matrix it is noise. So the plain product is
 looked at, and kept if distances are about as large as lengths. Otherwise one of the vectors, the
@@ -9,8 +12,13 @@ float64.
 
 import numpy as np
 import torch
+from numba import njit, prange
+
+from benchmark.kernels.arrays import as_array, suits
 
 _BLOCK_VALUES = 1 << 18  # values in a block: about a megabyte, so that it stays in cache
+_COLUMNS = 1024  # of a block of the kernel
+_CHUNKS = 16  # at most so many threads; the order of summation does not depend on how many
 _ILL_CONDITIONED = 1e-2  # typical squared distance, relative to the squared distance to the pivot
 
 
@@ -30,7 +38,7 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
     n = len(x)
     if extra is None:
         products = np.zeros((n + 1, n + 1))
-        products[:n, :n] = (x @ x.T).cpu().double().numpy()
+        products[:n, :n] = _plain(x)
         in_range = 1e-30 < np.abs(products).max() < np.inf  # nothing over- or underflowed
         if in_range and _conditioning(products[:n, :n])[1] >= _ILL_CONDITIONED:
             return products
@@ -46,6 +54,65 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
             break
         products = _products(x, extra, pivot=medoid)  # the pivot was far from a tight cluster
     return products
+
+
+def _plain(x: torch.Tensor) -> np.ndarray:
+    """x @ x.T, float64 on the host."""
+    return _symmetric(*as_array(x)) if suits(x) else (x @ x.T).cpu().double().numpy()
+
+
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _symmetric(x, d):
+    n = len(x)
+    blocks = (d + _COLUMNS - 1) // _COLUMNS
+    chunks = min(_CHUNKS, blocks)
+    parts = np.zeros((chunks, n, n))
+    for chunk in prange(chunks):
+        for b in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
+            start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
+            for i in range(0, n, 4):  # rows behind the last are the last once more
+                u0 = x[i, start:end]
+                u1 = x[min(i + 1, n - 1), start:end]
+                u2 = x[min(i + 2, n - 1), start:end]
+                u3 = x[min(i + 3, n - 1), start:end]
+                for j in range(i, n, 4):
+                    v0 = x[j, start:end]
+                    v1 = x[min(j + 1, n - 1), start:end]
+                    v2 = x[min(j + 2, n - 1), start:end]
+                    v3 = x[min(j + 3, n - 1), start:end]
+                    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = x.dtype.type(0.0)
+                    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = x.dtype.type(0.0)
+                    for k in range(end - start):
+                        a0, a1, a2, a3 = u0[k], u1[k], u2[k], u3[k]
+                        b0, b1, b2, b3 = v0[k], v1[k], v2[k], v3[k]
+                        s00 += a0 * b0
+                        s01 += a0 * b1
+                        s02 += a0 * b2
+                        s03 += a0 * b3
+                        s10 += a1 * b0
+                        s11 += a1 * b1
+                        s12 += a1 * b2
+                        s13 += a1 * b3
+                        s20 += a2 * b0
+                        s21 += a2 * b1
+                        s22 += a2 * b2
+                        s23 += a2 * b3
+                        s30 += a3 * b0
+                        s31 += a3 * b1
+                        s32 += a3 * b2
+                        s33 += a3 * b3
+                    tile = (
+                        (s00, s01, s02, s03), (s10, s11, s12, s13),
+                        (s20, s21, s22, s23), (s30, s31, s32, s33),
+                    )  # fmt: skip
+                    for p in range(min(4, n - i)):
+                        for q in range(min(4, n - j)):
+                            parts[chunk, i + p, j + q] += tile[p][q]
+    total = parts.sum(0)
+    for i in range(n):
+        for j in range(i):
+            total[i, j] = total[j, i]
+    return total
 
 
 def _products(x: torch.Tensor, extra: torch.Tensor | None, pivot: int) -> np.ndarray:

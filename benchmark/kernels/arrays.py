@@ -1,0 +1,21 @@
+"""Tensors as the arrays that numba's kernels take."""
+
+import numpy as np
+import torch
+
+
+def suits(x: torch.Tensor) -> bool:
+    """Whether the kernels take it; other dtypes and devices are torch's."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def as_array(x: torch.Tensor) -> tuple[np.ndarray, int]:
+    """(n, d) as a C-contiguous array, perhaps of longer rows, and the number of columns that count.
+
+    Without a copy if possible: kernels are compiled for contiguous arrays only.
+    """
+    x, (n, d), width = x.detach(), x.shape, x.stride(0)
+    room = x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
+    if x.stride(1) == 1 and d <= width and n * width <= room:
+        return x.as_strided((n, width), (width, 1)).numpy(), d
+    return x.contiguous().numpy(), d
