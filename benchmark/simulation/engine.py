@@ -16,9 +16,9 @@ from benchmark.simulation.run import Run
 from benchmark.simulation.workers import available, spread
 from benchmark.simulation.workload import Workloads, group_name
 
-# Rows of the cells in flight should fit the last-level cache of a CPU; more of them only share
-# Python's overhead, of which little is left with this many parameters.
-_CACHE_BYTES = 16 << 20
+# Rows of the cells of a block should fit the caches of a core; more of them only share Python's
+# overhead, of which little is left with this many parameters.
+_CACHE_BYTES = 4 << 20
 
 
 @dataclass
