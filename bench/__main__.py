@@ -130,7 +130,7 @@ def grid(model: str, peers: bool) -> None:
 def peer_seconds(model: str, steps: int) -> float:
     """Wall time of ByzFL's own runner on the same grid."""
     command = [sys.executable, str(HERE / "peer" / "byzfl_grid.py"), model, str(steps)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])["wall_seconds"]
 
 

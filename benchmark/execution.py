@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.config import ConfigError, Engine, typed
-from benchmark.grid import Cell, Composer
+from benchmark.grid import Cell, Composer, expand
 from benchmark.progress import Progress
 from benchmark.store import Store
 
@@ -44,6 +44,21 @@ def axes_of(config: DictConfig) -> list[dict]:
         return []
     grid = OmegaConf.to_container(config.grid, resolve=True)
     return grid if isinstance(grid, list) else [grid]
+
+
+def jobs_of(overrides: list[str], config: DictConfig, sweep: bool) -> list[list[str]]:
+    """The jobs that overrides and the preset among them ask for.
+
+    Args:
+        overrides: see `overrides_of`.
+        config: composed from them.
+        sweep: whether to add the default axes; a preset's grid is complete without.
+    """
+    axes = axes_of(config)
+    defaults = {}
+    if sweep and not axes:
+        defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
+    return expand(overrides, axes, defaults)
 
 
 def overrides_of(given) -> list[str]:

@@ -6,6 +6,7 @@ combination of *group* choices serves all cells that differ in values only.
 
 import hashlib
 import itertools
+import pickle
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -173,21 +174,21 @@ class Composer:
             override = self._parsed[line]
             chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
             (groups if chooses else values).append(line)
-        base, choices = self._base(tuple(groups))
-        config = base.copy() if values else base
+        base, pickled, choices = self._base(tuple(groups))
+        config = pickle.loads(pickled) if values else base  # five times faster than a copy
         parsed = [self._parsed[line] for line in values]
         _make_way(config, parsed)
         for override in parsed:
             _apply(config, override)
         return self._checked(config, base, choices)
 
-    def _base(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict]:
+    def _base(self, groups: tuple[str, ...]) -> tuple[DictConfig, bytes, dict]:
         if groups not in self._composed:
             config = compose(self.config_name, list(groups), return_hydra_config=True)
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            self._composed[groups] = config, choices
+            self._composed[groups] = config, pickle.dumps(config, -1), choices
         return self._composed[groups]
 
     def _build(self, node: Any, where: str) -> Component:

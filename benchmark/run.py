@@ -15,11 +15,10 @@ from benchmark.config import ConfigError, conf_dir
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _hydra_main(config: DictConfig) -> None:
     """Without -m: the one cell, or the grid of a preset."""
-    from benchmark.execution import axes_of, execute, overrides_of, report
-    from benchmark.grid import expand
+    from benchmark.execution import execute, jobs_of, overrides_of, report
 
     try:
-        jobs = expand(overrides_of(HydraConfig.get().overrides), axes_of(config))
+        jobs = jobs_of(overrides_of(HydraConfig.get().overrides), config, sweep=False)
         result = execute(jobs, config, alone=not config.grid)
         report(result, config.report)
         _ended.update(failed=result.counts["failed"])

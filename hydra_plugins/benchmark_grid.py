@@ -9,7 +9,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf
 
 
 @dataclass
@@ -48,14 +47,11 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments):
         """Called by Hydra with the overrides of the command line."""
-        from benchmark.execution import axes_of, overrides_of
-        from benchmark.grid import expand, first_of
+        from benchmark.execution import jobs_of, overrides_of
+        from benchmark.grid import first_of
 
         arguments = overrides_of(self.config.hydra.overrides)
-        config = first_of(arguments)
-        preset = axes_of(config)  # complete in itself: the default axes are for sweeps without one
-        defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
-        jobs = expand(arguments, preset, {} if preset else defaults)
+        jobs = jobs_of(arguments, first_of(arguments), sweep=True)
         returned = self.launcher.launch(jobs, initial_job_idx=0)
         if any(job.status is JobStatus.FAILED for job in returned):
             raise SystemExit(1)  # Hydra itself would end with 0
