@@ -169,7 +169,9 @@ class Engine:
     Attributes:
         device: a torch device, `cpu` or `cuda`.
         memory_gb: upper bound for the memory of the cells in flight.
-        workers: processes that share the cells; null: as many as there are cores for.
+        workers: processes that share the cells; null: one for each core, or one in all if threads
+            is more than 1. Always one on a GPU, where forking is not safe (not on Linux, or numba's
+            threads are running already), and where `memory_gb` is too little for more.
         threads: CPU threads of each worker. The last bits of results may depend on it.
     """
 

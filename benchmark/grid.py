@@ -21,7 +21,7 @@ from benchmark.aggregators.base import Chain, Rule, Stage, feasibility
 from benchmark.attacks.base import Attack
 from benchmark.config import FL, Component, ConfigError, build, canonical, typed
 
-SCHEMA = 1  # of a cell's config; raise it when the same config comes to mean another computation
+SCHEMA = 2  # of a cell's config; raise it when the same config comes to mean another computation
 GROUPS = ("attack", "aggregator", "data", "partition", "model", "fl")
 _ALIASES = {"little_is_enough": "alie"}
 _TWINS = (  # settings that replace each other
@@ -350,7 +350,7 @@ def _scenario(config: dict, fl: FL) -> str:
     varying = ("num_byzantine", "declared_byzantine")
     varying += ("num_clients",) if fl.num_honest is not None else ()
     shared["fl"] = {k: v for k, v in config["fl"].items() if k not in varying}
-    shared["num_honest"] = fl.num_honest
+    shared |= {"num_honest": fl.num_honest, "schema": SCHEMA}
     return _digest(shared, 12)
 
 

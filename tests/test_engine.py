@@ -22,6 +22,7 @@ from benchmark.simulation import simulate
 from benchmark.simulation.streams import torch_generator
 
 HERE = __name__
+SERIAL = Engine(workers=1)  # so that what a rule notes down is seen here
 SMALL = [
     "model=logistic",
     "partition=dirichlet",
@@ -115,7 +116,7 @@ def compose():
 
 def trained(cells, engine=None):
     """The metrics of every cell, in the order of `cells`."""
-    outcomes = {id(outcome.cell): outcome for outcome in simulate(cells, engine)}
+    outcomes = {id(outcome.cell): outcome for outcome in simulate(cells, engine or SERIAL)}
     assert len(outcomes) == len(cells)
     assert all(outcome.status == "done" for outcome in outcomes.values()), [
         outcome.traceback for outcome in outcomes.values()
@@ -396,30 +397,20 @@ class Narrow:
         )
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("settings", COMPANY.values(), ids=COMPANY)
-def test_a_cell_does_not_depend_on_its_company(compose, settings):
+def test_a_cell_does_not_depend_on_its_company(compose, settings, threads):
+    engine = replace(SERIAL, threads=threads)
     others = OTHERS[:4] if "model=cnn" in settings else OTHERS
     cells = [compose(*settings, *other) for other in others]
-    together = trained(cells)
+    together = trained(cells, engine)
     assert len({repr(metrics["test_loss"]) for metrics in together}) == len(cells)
-    for metrics, again in zip(together[::-1], trained(cells[::-1]), strict=True):
+    for metrics, again in zip(together[::-1], trained(cells[::-1], engine), strict=True):
         assert same(metrics, again)
-    for metrics, again in zip(together[1:4], trained(cells[1:4]), strict=True):
+    for metrics, again in zip(together[1:4], trained(cells[1:4], engine), strict=True):
         assert same(metrics, again)
     for cell, metrics in zip(cells, together, strict=True):
-        assert same(trained([cell])[0], metrics)
-
-
-def test_the_threads_do_not_depend_on_company(compose):
-    """They decide the last bits, so a larger cell in its group must not change a cell's."""
-    few, many = (
-        compose("fl.rounds=1", "fl.batch_size=4", f"fl.num_clients={n}") for n in (10, 150)
-    )
-    threads = []
-    for cells in ([few], [few, many]):
-        trained(cells)
-        threads.append(torch.get_num_threads())
-    assert threads[0] == threads[1]
+        assert same(trained([cell], engine)[0], metrics)
 
 
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
@@ -431,7 +422,7 @@ def test_a_cell_does_not_depend_on_the_memory(compose, algorithm):
     for memory in (4.0, 1.5 * need):
         shared = []
         watched = [replace(c, rule=Recorded(c.rule, c.seed, log=shared)) for c in cells]
-        logs[memory] = (trained(watched, Engine(memory_gb=memory)), shared)
+        logs[memory] = (trained(watched, replace(SERIAL, memory_gb=memory)), shared)
     lockstep, one_by_one = logs.values()
     assert lockstep[1] == [(seed, round) for round in (1, 2) for seed in (1, 2, 3)]
     assert one_by_one[1] == [(seed, round) for seed in (1, 2, 3) for round in (1, 2)]
@@ -445,7 +436,7 @@ def least_memory(cell):
     while high > 1.05 * low:
         middle = math.sqrt(low * high)
         try:
-            next(iter(simulate([cell], Engine(memory_gb=middle))))
+            next(iter(simulate([cell], replace(SERIAL, memory_gb=middle))))
             high = middle
         except ConfigError:
             low = middle
@@ -454,10 +445,10 @@ def least_memory(cell):
 
 def test_a_cell_larger_than_the_memory_is_an_error(compose):
     with pytest.raises(ConfigError, match=r"^engine\.memory_gb=1e-05 .* needs [\d.e-]+$") as error:
-        list(simulate([compose(*SMALL)], Engine(memory_gb=1e-5)))
+        list(simulate([compose(*SMALL)], replace(SERIAL, memory_gb=1e-5)))
     needed = float(str(error.value).split()[-1])
     assert needed > 1e-5
-    trained([compose(*SMALL, "fl.rounds=1")], Engine(memory_gb=1.1 * needed))
+    trained([compose(*SMALL, "fl.rounds=1")], replace(SERIAL, memory_gb=1.1 * needed))
 
 
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
@@ -496,7 +487,7 @@ def test_a_rule_that_raises_fails_alone(compose, algorithm):
     cells = [compose(*base, f"seed={seed}") for seed in (1, 2)]
     bad = compose(*base, f"aggregator._target_={HERE}.Explodes", "seed=1")
     late = compose(*base, f"aggregator._target_={HERE}.Explodes", "+aggregator.at=5", "seed=1")
-    outcomes = {o.cell.key: o for o in simulate([cells[0], bad, cells[1], late])}
+    outcomes = {o.cell.key: o for o in simulate([cells[0], bad, cells[1], late], SERIAL)}
     assert len(outcomes) == 4
     failed = outcomes.pop(bad.key)
     assert failed.status == "failed" and failed.metrics is None
@@ -512,7 +503,7 @@ def test_an_attack_on_the_data_that_raises_fails_alone(compose, algorithm):
     base = [*SMALL, f"fl={algorithm}", "fl.rounds=4"]
     cells = [compose(*base, "attack=label_flip", f"seed={seed}") for seed in (1, 2, 3)]
     bad = compose(*base, f"attack._target_={HERE}.Quits", "seed=2")
-    outcomes = {o.cell.key: o for o in simulate([cells[0], bad, *cells[1:]])}
+    outcomes = {o.cell.key: o for o in simulate([cells[0], bad, *cells[1:]], SERIAL)}
     failed = outcomes.pop(bad.key)
     assert len(bad.attack.calls) > 3
     assert failed.status == "failed" and failed.reason == "ArithmeticError: no more"
@@ -535,7 +526,7 @@ class Quits(LabelFlip):
 
 def test_an_attack_that_reads_more_than_it_declares_fails(compose):
     cell = compose(*SMALL, f"attack._target_={HERE}.Spy")
-    (outcome,) = simulate([cell])
+    (outcome,) = simulate([cell], SERIAL)
     assert outcome.status == "failed"
     assert outcome.reason.startswith("Forbidden: ") and "'honest'" in outcome.reason
 

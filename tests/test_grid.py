@@ -256,7 +256,7 @@ def test_equal_configurations_have_equal_keys(composer):
 
 def test_how_and_where_has_no_part_in_the_key(composer):
     plain = key(composer)
-    engine = ["engine.device=meta", "engine.memory_gb=0.5", "engine.threads=3"]
+    engine = ["engine.device=meta", "engine.memory_gb=0.5", "engine.threads=3", "engine.workers=2"]
     assert plain == key(composer, *engine, "outputs=elsewhere")
     assert key(composer, "data=mnist") == key(composer, "data=mnist", "data.root=/data/mnist")
 
@@ -308,7 +308,7 @@ def test_keys_stay_what_they_are(composer):
     settings = ["attack=alie", "attack.z=1.5", "aggregator=trimmed_mean", "pre_aggregator=nnm"]
     settings += ["data=digits", "partition=dirichlet", "partition.alpha=0.5", "model.hidden=[32]"]
     settings += ["fl=fedavg", "fl.num_clients=15", "fl.num_byzantine=3", "fl.rounds=7", "seed=2"]
-    assert key(composer, *settings) == "9cac168757433544d85f"
+    assert key(composer, *settings) == "342a8acff8c48f6341e3"
 
 
 def test_a_key_is_a_hash_of_the_configuration(composer):
@@ -644,7 +644,7 @@ def test_infeasible_cells_say_why(composer, job, problem):
     assert cell.key and cell.scenario and cell.labels and cell.title
 
 
-@pytest.mark.parametrize("setting", ["memory_gb=0", "threads=0", "threads=-2"])
+@pytest.mark.parametrize("setting", ["memory_gb=0", "workers=0", "threads=0", "threads=-2"])
 def test_the_engine_rejects_what_makes_no_sense(setting):
     config = hydra_compose("config", [f"engine.{setting}"])
     with pytest.raises(ConfigError, match=rf"^engine\.{setting.partition('=')[0]}=.* positive$"):

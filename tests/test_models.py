@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hydra import initialize_config_dir
 from sequential import fill, flat, module_for
 
-from benchmark.config import ConfigError, conf_dir
+from benchmark.config import ConfigError, Engine, conf_dir
 from benchmark.grid import Composer
 from benchmark.models import (
     CNN,
@@ -326,7 +326,7 @@ def test_a_torch_module_trains_as_our_own_layers_do(compose, algorithm):
     settings += ["fl.num_clients=9", "fl.num_byzantine=2"]
     twin = compose(*settings, f"model._target_={HERE}.Twin", "+model.seed=3")
     cells = [compose(*settings, "model.hidden=[8]"), twin]
-    metrics = {o.cell.key: o.metrics for o in simulate(cells)}
+    metrics = {o.cell.key: o.metrics for o in simulate(cells, Engine(workers=1))}
     ours, theirs = (metrics[cell.key] for cell in cells)
     for name in ("test_loss", "train_loss", "aggregation_error", "byzantine_weight"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
@@ -339,7 +339,7 @@ def test_a_class_or_function_by_its_target(compose, settings, width):
     assert cell.problem is None
     assert cell.config["model"] == {"_target_": f"{HERE}.Own"} | ({"width": 3} if settings else {})
     assert build_model(cell.model, (64,), 10).num_parameters == 65 * width + 1 + 10 * (width + 1)
-    (outcome,) = simulate([cell])
+    (outcome,) = simulate([cell], Engine(workers=1))
     assert outcome.status == "done", outcome.traceback
 
 

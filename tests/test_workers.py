@@ -60,6 +60,37 @@ def test_a_process_that_dies_takes_only_its_job_with_it(count):
         assert [r for r in results if r[0] == job] == [(job, "begun", None), (job, "ended", None)]
 
 
+def test_an_exception_takes_only_its_job_with_it():
+    def work(job):
+        yield os.getpid()
+        if job == 1:
+            raise KeyError("what is missing")
+
+    results = list(spread(1, 3, work))
+    assert [(job, problem is None) for job, _, problem in results] == [
+        (0, True), (1, True), (1, False), (2, True),
+    ]  # fmt: skip
+    assert results[2][2].endswith("KeyError: 'what is missing'\n")
+    assert len({pid for _, pid, _ in results if pid}) == 1  # and the process lives on
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_process_that_dies_between_two_jobs(jobs):
+    def work(job):
+        yield os.getpid()
+
+    results = []
+    for job, pid, problem in spread(1, jobs, work):
+        results.append((job, problem))
+        if job == 0:
+            time.sleep(0.1)  # it has sent all, and waits for its next job
+            os.kill(pid, signal.SIGKILL)
+            gone([pid])
+    # The second job had been handed to it, or was about to be.
+    died = [(1, "its process died with exit code -9")] if jobs > 1 else []
+    assert results == [(0, None), *died, *((job, None) for job in range(2, jobs))]
+
+
 def test_nobody_is_left_when_the_results_are_no_longer_wanted():
     def work(job):
         yield os.getpid()
@@ -96,20 +127,14 @@ def metrics_of(outputs):
     return {p.parent.name: p.read_bytes() for p in outputs.glob("cells/*/metrics.parquet")}
 
 
-@pytest.fixture(scope="module")
-def by_one(tmp_path_factory):
-    """The store of a sweep in a single process."""
-    outputs = tmp_path_factory.mktemp("one")
-    assert run(*SWEEP, "engine.workers=1", f"outputs={outputs}").returncode == 0
-    return outputs
-
-
-def test_results_do_not_depend_on_the_number_of_workers(by_one, tmp_path):
-    ended = run(*SWEEP, "engine.workers=3", f"outputs={tmp_path}")
-    assert ended.returncode == 0
-    assert ended.stdout.startswith("6 cells: 6 trained; results in ")
-    assert len(metrics_of(by_one)) == 6
-    assert metrics_of(tmp_path) == metrics_of(by_one)
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
+    sweep = [*SWEEP, "fl=fedsgd,fedavg", "model=mlp", "fl.num_clients=10"]
+    for workers in (1, 3):
+        ended = run(*sweep, f"engine.workers={workers}", f"outputs={tmp_path / str(workers)}")
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.startswith("12 cells: 12 trained; results in ")
+    assert len(metrics_of(tmp_path / "1")) == 12
+    assert metrics_of(tmp_path / "1") == metrics_of(tmp_path / "3")
 
 
 DEADLY = """

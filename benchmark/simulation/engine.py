@@ -13,7 +13,7 @@ from benchmark.config import ConfigError, Engine
 from benchmark.models import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
 from benchmark.simulation.run import Run
-from benchmark.simulation.workers import available, spread
+from benchmark.simulation.workers import can_fork, cores, spread
 from benchmark.simulation.workload import Workloads, group_name
 
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
@@ -65,39 +65,41 @@ def simulate(
     groups = {}
     for cell in cells:
         groups.setdefault(group_name(cell), []).append(cell)
-    workers = _workers(cells, workloads, engine)
+    needs = [
+        max(cell_bytes(cell, workloads.of(group[0])) for cell in group) for group in groups.values()
+    ]
+    workers = _workers(max(needs, default=0), engine)
     blocks = [
         block
-        for group in groups.values()
-        for block in _blocks(group, workloads.of(group[0]), engine, workers)
+        for group, need in zip(groups.values(), needs, strict=True)
+        for block in _blocks(group, need, engine, workers)
     ]
-    if min(workers, len(blocks)) == 1:
+    if min(workers, len(blocks)) <= 1:
         for block in blocks:
             yield from _train(block, workloads, engine)
     else:
         yield from _train_in_processes(blocks, workloads, engine, workers)
 
 
-def _workers(cells: list, workloads, engine: Engine) -> int:
-    """Processes to use: what is asked for or pays, as far as memory for a cell each suffices."""
-    need = max(cell_bytes(cell, workloads.of(cell)) for cell in cells)
-    if need > engine.memory_gb * 2**30:
+def _workers(need: int, engine: Engine) -> int:
+    """Processes to use, as far as memory for a cell of `need` bytes each suffices."""
+    budget = engine.memory_gb * 2**30
+    if need > budget:
         raise ConfigError(
             f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
         )
-    if engine.device != "cpu":
+    if engine.device != "cpu" or not can_fork():
         return 1
-    wanted = engine.workers or max(1, available() // engine.threads)
-    return min(wanted, int(engine.memory_gb * 2**30 // need))
+    wanted = engine.workers or (cores() if engine.threads == 1 else 1)
+    return min(wanted, int(budget // max(need, 1)))
 
 
-def _blocks(group: list, workload, engine: Engine, workers: int) -> list[list]:
+def _blocks(group: list, need: int, engine: Engine, workers: int) -> list[list]:
     """The cells of a group in blocks to be trained in lockstep, about as many for each worker."""
     budget = engine.memory_gb * 2**30 / workers
     if engine.device == "cpu":
         budget = min(budget, _CACHE_BYTES)
-    most = max(1, int(budget // max(cell_bytes(cell, workload) for cell in group)))
-    count = math.ceil(len(group) / most)
+    count = math.ceil(len(group) / max(1, budget // need))
     count = math.ceil(count / workers) * workers
     size = math.ceil(len(group) / count)
     group = sorted(group, key=lambda cell: (cell.seed, cell.n))  # neighbours share their batches
@@ -105,8 +107,9 @@ def _blocks(group: list, workload, engine: Engine, workers: int) -> list[list]:
 
 
 def _train(block: list, workloads, engine: Engine) -> Iterator[Outcome]:
-    torch.set_num_threads(engine.threads)
+    # In this order: when numba starts its threads it sets OpenMP's number too, and so torch's.
     numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(engine.threads)
     yield from _block(block, workloads.of(block[0]))
 
 
@@ -123,7 +126,8 @@ def _train_in_processes(blocks: list, workloads, engine, workers: int) -> Iterat
             yield replace(outcome, cell=missing[job].pop(place))
         else:
             for cell in missing[job].values():
-                yield Outcome(cell, "failed", reason=problem, traceback=problem)
+                reason = problem.strip().splitlines()[-1]
+                yield Outcome(cell, "failed", reason=reason, traceback=problem)
 
 
 def cell_bytes(cell, workload) -> int:

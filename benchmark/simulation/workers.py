@@ -9,22 +9,30 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
 import numba
 
 
-def available() -> int:
-    """How many processes pay here: one for each core; one where forking is not safe."""
-    if not sys.platform.startswith("linux"):
-        return 1
+def can_fork() -> bool:
+    """Whether a fork is safe: on Linux, unless threads are running that would not survive it, or
+    this process is itself a worker that must not have any."""
+    if not sys.platform.startswith("linux") or multiprocessing.current_process().daemon:
+        return False
     try:
         numba.threading_layer()
     except ValueError:  # none has been started yet
-        return len(os.sched_getaffinity(0))
-    return 1  # threads do not survive a fork
+        return True
+    return False
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def spread(
@@ -38,23 +46,27 @@ def spread(
         work: a generator function; what it yields must be picklable, itself it need not.
 
     Yields:
-        (job, result, None) in the order in which results come, and (job, None, reason) once for a
-        job whose process died; its further results are lost, other jobs are not.
+        (job, result, None) in the order in which results come, and (job, None, problem) once for a
+        job that ended with an exception, whose traceback is the problem, or whose process died.
+        Its further results are lost, other jobs are not.
     """
     context = multiprocessing.get_context("fork")
     waiting = list(range(jobs))[::-1]
+    started = []
     busy = {}  # connection -> (process, job)
 
     def start() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, work, os.getpid()), daemon=True)
+        started.append(process)
         process.start()
         theirs.close()  # so that its end is noticed here
         hand_out(ours, process)
 
     def hand_out(connection, process) -> None:
         job = waiting.pop() if waiting else None
-        connection.send(job)
+        with suppress(OSError):  # it has died: that is noticed when its answer does not come
+            connection.send(job)
         if job is None:
             connection.close()
             process.join()
@@ -68,7 +80,7 @@ def spread(
             for connection in wait(list(busy)):
                 process, job = busy[connection]
                 try:
-                    more, result = connection.recv()
+                    ended, result = connection.recv()
                 except (EOFError, OSError):
                     del busy[connection]
                     process.join()
@@ -76,14 +88,18 @@ def spread(
                     if waiting:
                         start()
                     continue
-                if more:
+                if not ended:
                     yield job, result, None
-                else:
-                    del busy[connection]
-                    hand_out(connection, process)
+                    continue
+                del busy[connection]
+                hand_out(connection, process)
+                if result is not None:
+                    yield job, None, result
     finally:
-        for process, _ in busy.values():
-            process.kill()
+        for process in started:
+            if process.pid is not None:
+                process.kill()
+                process.join()
 
 
 def _serve(connection, work, parent: int) -> None:
@@ -92,7 +108,12 @@ def _serve(connection, work, parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers the user and ends us
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # not through the parent's progress bar
     while (job := connection.recv()) is not None:
-        for result in work(job):
-            connection.send((True, result))
-        connection.send((False, None))
+        problem = None
+        try:
+            for result in work(job):
+                connection.send((False, result))
+        except Exception:
+            problem = traceback.format_exc()
+        connection.send((True, problem))

@@ -12,31 +12,23 @@ from benchmark.simulation.streams import generator
 
 
 class Workload:
-    """A data set and a model on a device.
+    """A data set on a device, and a model.
 
     Args:
-        source: a data source with `load`.
+        dataset: what a data source has loaded.
+        splits: its examples and labels on the device, by the name of the split.
         architecture: see `models.build_model`.
         device: a torch device.
 
     Raises:
-        DataError: if the data are missing or corrupt.
         ValueError: if the model does not fit the data.
     """
 
-    def __init__(self, source, architecture, device: torch.device):
-        self.dataset = source.load()
-        self.model = build_model(architecture, self.dataset.input_shape, self.dataset.num_classes)
+    def __init__(self, dataset, splits: dict, architecture, device: torch.device):
+        self.dataset, self.splits, self.device = dataset, splits, device
+        self.model = build_model(architecture, dataset.input_shape, dataset.num_classes)
         if hasattr(self.model, "module"):
             self.model.module.to(device)
-        self.device = device
-        self.splits = {
-            name: (
-                torch.from_numpy(getattr(self.dataset, f"{name}_x")).to(device),
-                torch.from_numpy(getattr(self.dataset, f"{name}_y")).to(device),
-            )
-            for name in ("train", "validation", "test")
-        }
         self._shards: dict = {}
         self._batches: dict = {}
 
@@ -61,7 +53,7 @@ class Workload:
 
 
 class Workloads:
-    """Workloads by need; the last few are kept.
+    """Workloads by need; each data set is loaded once.
 
     Args:
         device: a torch device.
@@ -76,16 +68,34 @@ class Workloads:
         except (RuntimeError, AssertionError) as error:  # unknown, or not in this machine
             reason = str(error).splitlines()[0]
             raise ConfigError(f"engine.device={device}: {reason}") from None
+        self._data: dict = {}
         self._known: dict = {}
 
     def of(self, cell) -> Workload:
-        """The workload of a cell; see `Workload` for what it raises."""
-        name = (canonical(cell.config["data"]), canonical(cell.config["model"]))
+        """The workload of a cell.
+
+        Raises:
+            DataError: if the data are missing or corrupt.
+            ValueError: if the model does not fit the data.
+        """
+        data = canonical(cell.config["data"])
+        name = (data, canonical(cell.config["model"]))
         if name not in self._known:
-            if len(self._known) >= 4:
-                self._known.pop(next(iter(self._known)))
-            self._known[name] = Workload(cell.data, cell.model, self.device)
+            if data not in self._data:
+                self._data[data] = self._load(cell.data)
+            self._known[name] = Workload(*self._data[data], cell.model, self.device)
         return self._known[name]
+
+    def _load(self, source) -> tuple:
+        dataset = source.load()
+        splits = {
+            name: tuple(
+                torch.from_numpy(getattr(dataset, f"{name}_{part}")).to(self.device)
+                for part in ("x", "y")
+            )
+            for name in ("train", "validation", "test")
+        }
+        return dataset, splits
 
     def problem(self, cell) -> str | None:
         """Why the cell cannot be trained on its data, None if it can.
