@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.kernels.pooling import relu_pool, relu_pool_backward
+from benchmark.kernels import convolution
+from benchmark.kernels.pooling import relu_pool
 
 _LOCKSTEP_WORK = 1 << 23  # multiplications; a few times what starting an operation costs
 
@@ -97,53 +98,55 @@ def _by_client(x: Tensor, clients: int) -> Tensor:
     return x.reshape(clients, -1, x.shape[2])
 
 
-class Conv2d:
-    """Convolution with bias on images that lie channels-last: (P, M, height, width, channels)."""
+class ConvReLUPool:
+    """Convolution with bias, ReLU, and 2 x 2 max-pooling, on images that lie channels-last:
+    (P, M, height, width, channels)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, padding: int = 0):
-        self.padding = padding
+        self.kernel, self.padding = kernel, padding
         self.shapes = ((outputs, kernel, kernel, inputs), (outputs,))
         self.fan_in = inputs * kernel * kernel
 
     def forward(self, weights, x):
         """One convolution a parameter vector: on a CPU faster than a grouped one."""
-        y = [
-            F.conv2d(_nchw(x[p]), _nchw(w), b, padding=self.padding)
-            for p, (w, b) in enumerate(zip(*weights, strict=True))
-        ]
-        return torch.stack([v.permute(0, 2, 3, 1) for v in y]) if len(y) > 1 else _nhwc(y[0]), x
+        if self.padding:
+            x = F.pad(x, (0, 0, *[self.padding] * 4))
+        pooled, places = [], []
+        for images, w, b in zip(x, *weights, strict=True):
+            y = F.conv2d(images.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2), b)
+            y, place = relu_pool(y.permute(0, 2, 3, 1).contiguous())
+            pooled.append(y)
+            places.append(place)
+        return _stacked(pooled), (x, _stacked(places))
 
-    def input_gradient(self, weights, x, dy):
+    def input_gradient(self, weights, kept, dy):
         """Gradient with respect to x."""
-        dx = [
-            self._backward(dy[p], x[p], w, (True, False, False))[0]
-            for p, w in enumerate(weights[0])
-        ]
-        return torch.stack([v.permute(0, 2, 3, 1) for v in dx]) if len(dx) > 1 else _nhwc(dx[0])
+        x, place = kept
+        dy = dy.reshape(place.shape)
+        dx = _stacked([
+            convolution.input_gradient(d, origin, w, images.shape)
+            for d, origin, w, images in zip(dy, place, weights[0], x, strict=True)
+        ])  # fmt: skip
+        inside = slice(self.padding, -self.padding or None)
+        return dx[:, :, inside, inside]
 
-    def accumulate(self, blocks, clients, x, dy, beta, alpha):
-        """As `Linear.accumulate`, one convolution a client."""
-        x = x.reshape(clients, -1, *x.shape[2:])
-        dy = dy.reshape(clients, -1, *dy.shape[2:])
-        rows = ((dw[row], db[row]) for dw, db in blocks for row in range(len(dw)))
-        for client, (dw, db) in enumerate(rows):
-            _, w, b = self._backward(dy[client], x[client], dw, (False, True, True))
-            mix(dw, w.permute(0, 2, 3, 1), beta, alpha)
-            mix(db, b, beta, alpha)
-
-    def _backward(self, dy, x, w, wanted):
-        return torch.ops.aten.convolution_backward(
-            _nchw(dy), _nchw(x), _nchw(w), [len(w)],
-            [1, 1], [self.padding] * 2, [1, 1], False, [0, 0], 1, wanted,
-        )  # fmt: skip
-
-
-def _nchw(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
+    def accumulate(self, blocks, clients, kept, dy, beta, alpha):
+        """As `Linear.accumulate`."""
+        x, place = (part.flatten(0, 1) for part in kept)
+        dw, db = convolution.weight_gradient(
+            dy.reshape(place.shape), place, x, clients, self.kernel
+        )
+        start = 0
+        for w, b in blocks:
+            rows = slice(start, start + len(w))
+            mix(w, dw[rows], beta, alpha)
+            mix(b, db[rows], beta, alpha)
+            start = rows.stop
 
 
-def _nhwc(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1).contiguous()[None]
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """torch.stack, without a copy of a single part."""
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 class ReLU:
@@ -159,23 +162,6 @@ class ReLU:
     def input_gradient(self, weights, y, dy):
         """Gradient with respect to x."""
         return torch.ops.aten.threshold_backward(dy, y, 0)
-
-
-class ReLUPool:
-    """ReLU and 2 x 2 max-pooling."""
-
-    shapes = ()
-
-    def forward(self, weights, x):
-        """(P, M, height, width, channels) -> half the height and width."""
-        y, place = relu_pool(x.flatten(0, 1))
-        return y.unflatten(0, x.shape[:2]), (place, x.shape)
-
-    def input_gradient(self, weights, kept, dy):
-        """Gradient with respect to x."""
-        place, shape = kept
-        dy = dy.reshape(place.shape)
-        return relu_pool_backward(dy, place, (len(place), *shape[2:])).unflatten(0, shape[:2])
 
 
 class Sequential:
@@ -416,7 +402,7 @@ class CNN:
         if min(height, width) < 16:
             raise ValueError(f"model CNN needs images of 16 x 16 or more, got {height} x {width}")
         flat = 50 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
-        layers = [Conv2d(channels, 20, 5), ReLUPool(), Conv2d(20, 50, 5), ReLUPool()]
+        layers = [ConvReLUPool(channels, 20, 5), ConvReLUPool(20, 50, 5)]
         layers += [Linear(flat, 500), ReLU(), Linear(500, num_classes)]
         return Sequential(layers, images=True)
 
@@ -434,7 +420,7 @@ class LeNet:
         channels, height, width = _image_shape(self, input_shape)
         padding = max(0, -(-(32 - min(height, width)) // 2))
         side = [((size + 2 * padding - 4) // 2 - 4) // 2 for size in (height, width)]
-        layers = [Conv2d(channels, 6, 5, padding), ReLUPool(), Conv2d(6, 16, 5), ReLUPool()]
+        layers = [ConvReLUPool(channels, 6, 5, padding), ConvReLUPool(6, 16, 5)]
         layers += [Linear(16 * side[0] * side[1], 120), ReLU(), Linear(120, 84), ReLU()]
         return Sequential([*layers, Linear(84, num_classes)], images=True)
 

@@ -32,10 +32,6 @@ def relu_pool_backward(
     grad: torch.Tensor, place: torch.Tensor, shape: tuple[int, ...]
 ) -> torch.Tensor:
     """Gradient of `relu_pool` with respect to its input, of the given shape."""
-    if grad.device.type == "cpu" and grad.dtype == torch.float32:
-        out = torch.empty(shape)
-        _relu_pool_backward(grad.contiguous().numpy(), place.numpy(), out.numpy())
-        return out
     out = torch.zeros(shape, dtype=grad.dtype, device=grad.device)
     height, width = 2 * grad.shape[1], 2 * grad.shape[2]
     for index in range(4):
@@ -65,24 +61,3 @@ def _relu_pool(x, pooled, place):
                     where = first if left >= right else second
                     value[k] = best if best > 0 else np.float32(0)
                     origin[k] = where if best > 0 else np.uint8(4)
-
-
-@njit(parallel=True, cache=True)
-def _relu_pool_backward(grad, place, out):
-    m, height, width, channels = grad.shape
-    for index in prange(m):
-        if 2 * height < out.shape[1] or 2 * width < out.shape[2]:
-            out[index] = 0
-        for i in range(height):
-            for j in range(width):
-                origin = place[index, i, j]
-                value = grad[index, i, j]
-                a = out[index, 2 * i, 2 * j]
-                b = out[index, 2 * i, 2 * j + 1]
-                c = out[index, 2 * i + 1, 2 * j]
-                d = out[index, 2 * i + 1, 2 * j + 1]
-                for k in range(channels):
-                    a[k] = value[k] if origin[k] == 0 else np.float32(0)
-                    b[k] = value[k] if origin[k] == 1 else np.float32(0)
-                    c[k] = value[k] if origin[k] == 2 else np.float32(0)
-                    d[k] = value[k] if origin[k] == 3 else np.float32(0)
