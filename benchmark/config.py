@@ -1,7 +1,9 @@
 """Settings: their types, and turning a composed configuration into a checked value.
 
 Components (attack, rule, stage, data, partition, model) are frozen dataclasses named by `_target_`;
-their fields are the schema of their YAML. The federated algorithm and the engine have theirs here.
+their fields are the schema of their YAML. All fields are part of a cell's key but those whose
+metadata say that they only tell `where` to find things. The federated algorithm and the engine have
+their schemas here.
 """
 
 import importlib
@@ -9,7 +11,7 @@ import inspect
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial
-from math import cos, pi
+from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ class FL:
         Raises:
             ConfigError: if a value makes no sense whatever the attack and the rule.
         """
-        positive = ("rounds", "batch_size", "learning_rate", "server_learning_rate")
+        positive = ("rounds", "batch_size", "learning_rate", "server_learning_rate", "decay")
         for name in (*positive, "evaluate_every"):
             _demand(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         for name in ("num_clients", "num_honest", "local_epochs", "local_steps", "gradient_clip"):
@@ -103,6 +105,9 @@ class FL:
         _demand(
             0 < self.client_fraction <= 1, "client_fraction", self.client_fraction,
             "must lie in (0, 1]",
+        )  # fmt: skip
+        _demand(
+            min(self.milestones, default=1) > 0, "milestones", self.milestones, "must be positive",
         )  # fmt: skip
         local = (self.local_epochs, self.local_steps)
         if self.algorithm == "fedavg":
@@ -213,6 +218,8 @@ def typed(schema: type, node: Any, where: str) -> Any:
     structured = OmegaConf.structured(schema)  # of the class: missing fields are found below
     OmegaConf.set_readonly(structured, False)
     for key, value in values.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise ConfigError(f"{where}.{key}={value} must be finite")
         try:
             structured[key] = value
         except OmegaConfBaseException as error:
@@ -252,7 +259,8 @@ def build(node: Any, where: str) -> Component:
         raise ConfigError(f"{where}._target_={target} cannot be imported: {error}") from None
     if is_dataclass(found):
         built = typed(found, values, where)
-        kept = {key: value for key, value in asdict(built).items() if key != "root"}
+        where_only = {f.name for f in fields(found) if f.metadata.get("where")}
+        kept = {key: value for key, value in asdict(built).items() if key not in where_only}
         return Component(built, {"_target_": target, **kept})
     try:
         if where == "model" and not hasattr(found, "build"):  # makes a torch module, once it can

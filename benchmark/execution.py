@@ -79,7 +79,7 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
         DataError: if data are missing or corrupt.
     """
     engine = typed(Engine, config.engine, "engine")
-    if not isinstance(config.outputs, str):
+    if not isinstance(config.outputs, str) or not config.outputs:
         raise ConfigError(f"outputs={config.outputs} must be a folder")
     store = Store(config.outputs)
     composer = Composer()

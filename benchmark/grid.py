@@ -173,6 +173,9 @@ class Composer:
                 self._parsed[line] = self._parser.parse_override(line)
             override = self._parsed[line]
             chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
+            named = override.value() if chooses else None
+            if isinstance(named, list) and len(set(map(str, named))) < len(named):
+                raise ConfigError(f"{line}: name each only once")
             (groups if chooses else values).append(line)
         base, pickled, choices = self._base(tuple(groups))
         config = pickle.loads(pickled) if values else base  # five times faster than a copy

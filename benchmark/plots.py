@@ -31,6 +31,8 @@ def main(arguments):
     analysis.summary_table(frame).to_csv(folder / "summary.csv", index=False)
     (folder / "summary.md").write_text(analysis.markdown(frame), encoding="utf-8")
     figures = analysis.accuracy_versus_f(frame, folder)
+    for stale in set(folder.glob("accuracy_vs_f-*")) - set(figures):  # of other names before
+        stale.unlink()
     print(folder / "summary.csv", folder / "summary.md", *figures, sep="\n")
 
 

@@ -1,6 +1,7 @@
 """The training entrypoint: ``python -m benchmark.run``, one cell or, with -m, a grid."""
 
 import os
+import re
 import sys
 
 import hydra
@@ -26,6 +27,7 @@ def _hydra_main(config: DictConfig) -> None:
         _ended.update(error=error)
 
 
+_NO_NAME = re.compile(r"\w+=(null|true|false|[-+.\d]+)")
 _ended: dict = {}  # how the task ended; Hydra passes no results on
 
 
@@ -50,6 +52,11 @@ def main() -> None:
         sys.exit(1 if _ended.get("failed") else 0)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        given = [line for line in sys.argv[1:] if _NO_NAME.fullmatch(line)]
+        sys.exit(f"error: {' '.join(given) or error}: the choice of a config group must be a name")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:

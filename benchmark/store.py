@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from pathlib import Path
 import yaml
 
 SCHEMA = 1  # of the files in a cell's folder
+_ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -105,7 +107,14 @@ class Store:
         self._replace(self.cells / cell.key, files)
 
     def plan(self, cells: list, command: list[str]) -> None:
-        """Remember which cells a command asked for, so that missing ones can be counted."""
+        """Remember which cells a command asked for, so that missing ones can be counted.
+
+        What processes that were killed while writing have left behind is removed.
+        """
+        for left in self.cells.glob(".*"):
+            with suppress(FileNotFoundError):  # by another process
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
         keys = sorted(cell.key for cell in cells)
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
         text = json.dumps({"command": command, "keys": keys}, indent=1)

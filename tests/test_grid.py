@@ -311,6 +311,52 @@ def test_keys_stay_what_they_are(composer):
     assert key(composer, *settings) == "342a8acff8c48f6341e3"
 
 
+@dataclass(frozen=True)
+class Rooted(WeightsRule):
+    """A user's rule whose setting has the name of one that is no part of a data set's key."""
+
+    root: str = "a"
+
+
+def test_all_settings_of_a_users_component_are_in_the_key(composer):
+    mine = f"aggregator._target_={HERE}.Rooted"
+    assert key(composer, mine, "+aggregator.root=a") != key(composer, mine, "+aggregator.root=b")
+
+
+def test_a_stage_named_twice_is_an_error(composer):
+    with pytest.raises(ConfigError, match=r"^pre_aggregator=\[nnm,nnm\]: name each only once$"):
+        grid(composer, "pre_aggregator=[nnm,nnm]")
+
+
+@pytest.mark.parametrize(
+    "job, message",
+    [
+        (["fl.learning_rate=inf"], r"^fl\.learning_rate=inf must be finite$"),
+        (["fl.learning_rate=nan"], r"^fl\.learning_rate=nan must be finite$"),
+        (["attack=ipm", "attack.epsilon=nan"], r"^attack\.epsilon=nan must be finite$"),
+    ],
+)
+def test_numbers_must_be_finite(composer, job, message):
+    with pytest.raises(ConfigError, match=message):
+        grid(composer, *job)
+
+
+@pytest.mark.parametrize(
+    "job, problem",
+    [
+        (["fl.decay=-1"], "fl.decay=-1.0 must be positive"),
+        (["fl.milestones=[-3]"], "fl.milestones=[-3] must be positive"),
+        (["data.test_fraction=0"], "data: data.test_fraction=0 leaves nothing to test on"),
+        (
+            ["attack=model_replacement", "attack.target_batch_size=0"],
+            "attack: target_batch_size must be positive, got 0",
+        ),
+    ],
+)
+def test_impossible_numbers(composer, job, problem):
+    assert grid(composer, *job)[0].problem == problem
+
+
 def test_a_key_is_a_hash_of_the_configuration(composer):
     (cell,) = grid(composer, "model.hidden=[32,16]", "pre_aggregator=[clipping,nnm]")
     assert re.fullmatch(r"[0-9a-f]{20}", cell.key)
@@ -631,7 +677,6 @@ PROBLEMS = {
     ),
     "momentum": (["fl.momentum=1"], "fl.momentum=1.0 must lie in [0, 1)"),
     "rounds": (["fl.rounds=0"], "fl.rounds=0 must be positive"),
-    "no number": (["fl.learning_rate=nan"], "fl.learning_rate=nan must be positive"),
     "sampling": (["fl.client_fraction=0"], "fl.client_fraction=0.0 must lie in (0, 1]"),
     "width": (["model.hidden=[8,0]"], "model: hidden must be positive widths, got [8, 0]"),
 }  # fmt: skip

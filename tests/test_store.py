@@ -342,6 +342,17 @@ def test_leftovers_do_no_harm(stored, tmp_path, capsys):
     assert ended.code == 0 and "nothing to train, 6 already stored" in ended.out
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    store = Store(tmp_path)
+    old, new = (tmp_path / "cells" / f".{name}-0123" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+    os.utime(old, (0, 0))
+    store.plan([], [])
+    assert not old.exists() and new.exists()  # the new one may be being written
+
+
 def test_two_writers_of_one_cell(tmp_path):
     errors = []
 

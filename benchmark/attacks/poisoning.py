@@ -54,6 +54,11 @@ class ModelReplacement(Attack):
     target_learning_rate: float = 0.1
     reads: ClassVar[frozenset] = frozenset({"replacement"})
 
+    def __post_init__(self):
+        for name in ("target_steps", "target_batch_size", "target_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
     def step(self, view, state):
         """See `Attack.step`."""
         return (view.replacement * (view.n / view.f)).expand(view.f, -1), state

@@ -69,6 +69,8 @@ class BreastCancer:
 
 def _check_fractions(source: Digits | BreastCancer) -> None:
     check_fraction("data.test_fraction", source.test_fraction)
+    if source.test_fraction == 0:
+        raise ValueError("data.test_fraction=0 leaves nothing to test on")
     check_fraction("data.validation_fraction", source.validation_fraction)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ class ImageSource:
     MEAN: ClassVar[tuple[float, ...]]
     STD: ClassVar[tuple[float, ...]]
 
-    root: str | None = None
+    root: str | None = field(default=None, metadata={"where": True})  # no part of a cell's key
     validation_fraction: float = 0.1
     normalize: bool = True
 

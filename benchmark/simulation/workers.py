@@ -59,7 +59,12 @@ def spread(
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, work, os.getpid()), daemon=True)
         started.append(process)
-        process.start()
+        # Python loses a Ctrl-C that arrives in the hooks of a fork: it waits until that is over.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()  # so that its end is noticed here
         hand_out(ours, process)
 
