@@ -27,7 +27,10 @@ def _hydra_main(config: DictConfig) -> None:
         _ended.update(error=error)
 
 
-_NO_NAME = re.compile(r"\w+=(null|true|false|[-+.\d]+)")
+_NO_NAME = re.compile(
+    r"(attack|aggregator|pre_aggregator|data|partition|model|fl|engine)="
+    r"(.*,)?(null|true|false|[-+.\d]+)(,.*)?"
+)
 _ended: dict = {}  # how the task ended; Hydra passes no results on
 
 

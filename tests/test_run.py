@@ -129,6 +129,8 @@ ERRORS = {
     "unknown choice in a sweep": (["-m", "attack=random,nothing"], ["attack/nothing"]),
     "unknown preset": (["+experiment=nothing"], ["experiment/nothing"]),
     "unknown group": (["atack=random"], ["atack"]),
+    "no choice": (["attack=null", "seed=0"], ["attack=null: the choice of a config group"]),
+    "no choice in a sweep": (["-m", "aggregator=krum,null"], ["aggregator=krum,null: the choice"]),
     "wrong type": (["fl.rounds=abc"], ["fl.rounds=abc", "Integer"]),
     "wrong type in a sweep": (["-m", "fl.rounds=1,abc"], ["fl.rounds=abc", "Integer"]),
     "negative f": (["fl.num_byzantine=-1"], ["fl.num_byzantine=-1 must not be negative"]),
