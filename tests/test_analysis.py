@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -467,6 +468,11 @@ def test_command_writes_everything_and_prints_paths(tmp_path, capsys):
         f"{stem}.png",
     ]
     assert len(pd.read_csv(printed[0])) == 36
+    kept = tmp_path / "figures" / "my own.png"
+    for path in (kept, tmp_path / "figures" / "accuracy_vs_f-of-another-time.png"):
+        path.touch()
+    plots.main([f"outputs={tmp_path}"])
+    assert sorted(tmp_path.glob("figures/*")) == sorted([kept, *map(Path, printed)])
     plots.main([f"outputs={tmp_path}", f"folder={tmp_path / 'elsewhere'}"])
     assert (tmp_path / "elsewhere" / "summary.md").read_text(encoding="utf-8").startswith("# ")
 
