@@ -170,16 +170,16 @@ class Composer:
         groups, values = [], []
         for line in job:
             if line not in self._parsed:
-                self._parsed[line] = self._parser.parse_override(line)
-            override = self._parsed[line]
-            chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
-            named = override.value() if chooses else None
-            if isinstance(named, list) and len(set(map(str, named))) < len(named):
-                raise ConfigError(f"{line}: name each only once")
-            (groups if chooses else values).append(line)
+                override = self._parser.parse_override(line)
+                chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
+                named = override.value() if chooses else None
+                if isinstance(named, list) and len(set(map(str, named))) < len(named):
+                    raise ConfigError(f"{line}: name each only once")
+                self._parsed[line] = override, chooses
+            (groups if self._parsed[line][1] else values).append(line)
         base, pickled, choices = self._base(tuple(groups))
         config = pickle.loads(pickled) if values else base  # five times faster than a copy
-        parsed = [self._parsed[line] for line in values]
+        parsed = [self._parsed[line][0] for line in values]
         _make_way(config, parsed)
         for override in parsed:
             _apply(config, override)

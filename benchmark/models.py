@@ -43,6 +43,14 @@ def mix(out: Tensor, new: Tensor, beta: float, alpha: float) -> None:
         out.mul_(beta).add_(new, alpha=alpha)
 
 
+def mix_rows(blocks: list[Tensor], new: Tensor, beta: float, alpha: float) -> None:
+    """`mix` of the rows of `new` into blocks of rows that take them up in order."""
+    start = 0
+    for block in blocks:
+        mix(block, new[start : start + len(block)], beta, alpha)
+        start += len(block)
+
+
 class Linear:
     """x W' + b, with W of shape (outputs, inputs).
 
@@ -74,20 +82,18 @@ class Linear:
         """
         dy = _by_client(dy, clients).mT
         x = _by_client(x, clients)
-        bias = dy.sum(2)
+        mix_rows([db for _, db in blocks], dy.sum(2), beta, alpha)
         # Into rows of a larger matrix torch multiplies one by one: too slow for small ones.
         # The results, too, must start at multiples of 64 bytes: see `Sequential.lockstep`.
         size = self.inputs * self.outputs
         small = size * x.shape[1] < _SMALL_PRODUCT and size % 16 == 0
-        together = torch.bmm(dy, x) if small else None
+        if small:
+            mix_rows([dw for dw, _ in blocks], torch.bmm(dy, x), beta, alpha)
+            return
         start = 0
-        for dw, db in blocks:
+        for dw, _ in blocks:
             rows = slice(start, start + len(dw))
-            if small:
-                mix(dw, together[rows], beta, alpha)
-            else:
-                dw.baddbmm_(dy[rows], x[rows], beta=beta, alpha=alpha)
-            mix(db, bias[rows], beta, alpha)
+            dw.baddbmm_(dy[rows], x[rows], beta=beta, alpha=alpha)
             start = rows.stop
 
 
@@ -136,12 +142,8 @@ class ConvReLUPool:
         dw, db = convolution.weight_gradient(
             dy.reshape(place.shape), place, x, clients, self.kernel
         )
-        start = 0
-        for w, b in blocks:
-            rows = slice(start, start + len(w))
-            mix(w, dw[rows], beta, alpha)
-            mix(b, db[rows], beta, alpha)
-            start = rows.stop
+        mix_rows([w for w, _ in blocks], dw, beta, alpha)
+        mix_rows([b for _, b in blocks], db, beta, alpha)
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:
@@ -337,10 +339,7 @@ class TorchModel:
             flat = scores.flatten(0, 1)
             losses = F.cross_entropy(flat, y.flatten(), reduction="none") * sample_weights.flatten()
             (gradient,) = torch.autograd.grad(losses.sum(), weights)
-        start = 0
-        for block in out:
-            mix(block, gradient[start : start + len(block)], beta, alpha)
-            start += len(block)
+        mix_rows(out, gradient, beta, alpha)
         return losses.detach().reshape(y.shape)
 
 

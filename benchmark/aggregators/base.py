@@ -112,8 +112,8 @@ class Updates:
         """(m, d) the vectors themselves. For reading only: it may be the clients' own memory."""
         if self.mixing is None:
             return self.clients
-        source = self.mixing.argmax(1)
-        if np.array_equal(self.mixing, np.eye(len(self.clients))[source]):
+        source = self._selection()
+        if source is not None:
             return self.clients[torch.as_tensor(source, device=self.clients.device)]
         if self._rows is None:
             self._rows = torch.as_tensor(self.mixing).to(self.clients) @ self.clients
@@ -122,14 +122,17 @@ class Updates:
     def unordered(self) -> tuple[torch.Tensor, np.ndarray | None]:
         """(x, mixing) such that mixing @ x are the vectors, in some order; None: x are. So no copy
         is made where the order does not matter."""
-        mixing = self.mixing
-        if mixing is None or (
-            mixing.shape[0] == mixing.shape[1]
-            and np.array_equal(mixing, np.eye(len(mixing))[mixing.argmax(1)])
-            and (mixing.sum(0) == 1).all()
-        ):
+        if self.mixing is None:
             return self.clients, None
-        return self.clients, mixing
+        source = self._selection()
+        if source is not None and np.array_equal(np.sort(source), np.arange(len(self.clients))):
+            return self.clients, None
+        return self.clients, self.mixing
+
+    def _selection(self) -> np.ndarray | None:
+        """The clients whose vectors these are, one by one; None if some are real mixtures."""
+        source = self.mixing.argmax(1)
+        return source if np.array_equal(self.mixing, np.eye(len(self.clients))[source]) else None
 
     def combine(self, weights: np.ndarray) -> torch.Tensor:
         """(d,) the vector sum_i weights[i] x_i."""
