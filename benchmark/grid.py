@@ -19,12 +19,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmark.aggregators.base import Chain, Rule, Stage, feasibility
 from benchmark.attacks.base import Attack
+from benchmark.attacks.schedule import Schedule
 from benchmark.config import FL, Component, ConfigError, build, canonical, typed
 
-SCHEMA = 2  # of a cell's config; raise it when the same config comes to mean another computation
-GROUPS = ("attack", "aggregator", "data", "partition", "model", "fl")
+SCHEMA = 3  # of a cell's config; raise it when the same config comes to mean another computation
+GROUPS = ("attack", "schedule", "aggregator", "data", "partition", "model", "fl")
 _ALIASES = {"little_is_enough": "alie"}
-_SEPARATE = ("attack", "aggregator", "pre_aggregator")  # usually change nothing but their own part
+_SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")  # usually change nothing but their own part
 _TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
     ("fl.num_clients", "fl.num_honest"),
@@ -41,7 +42,8 @@ class Cell:
         labels: how people call each part, for tables and plots.
         problem: why the cell is infeasible, None if it is not.
         scenario: digest of what cells share that are drawn into one figure.
-        attack, rule, data, partition, model: the components, None if a value was rejected.
+        attack, schedule, rule, data, partition, model: the components, None if a value was
+            rejected.
         fl: the algorithm, with n and f as counts.
     """
 
@@ -50,6 +52,7 @@ class Cell:
     problem: str | None
     scenario: str
     attack: Attack | None = None
+    schedule: Schedule | None = None
     rule: Chain | None = None
     data: Any = None
     partition: Any = None
@@ -258,6 +261,8 @@ class Composer:
         labels["pre_aggregator"] = "+".join(
             self._label(f"pre_aggregator.{name}", config, base, {}, name) for name in chain
         )
+        schedule = labels.pop("schedule")
+        labels["attack"] += "" if schedule == "always" else f"@{schedule}"
         labels["fl"] = choices.get("fl", config.fl.algorithm)
         raw = self._algorithm(config.fl)
         built = (*parts.values(), *stages.values())
@@ -285,6 +290,12 @@ class Composer:
         attack = components["attack"]
         if not isinstance(attack, Attack):
             raise ConfigError(f"attack._target_: {type(attack).__name__} is no Attack")
+        schedule = components["schedule"]
+        if not isinstance(schedule, Schedule):
+            raise ConfigError(f"schedule._target_: {type(schedule).__name__} is no Schedule")
+        if schedule.start > fl.rounds:
+            raise ConfigError(f"schedule.start={schedule.start} is after the last of "
+                              f"fl.rounds={fl.rounds}")  # fmt: skip
         problem = _infeasible(attack, rule, fl)
         return Cell(plain, labels, problem, scenario, rule=rule, fl=fl, **components)
 
@@ -387,7 +398,7 @@ def participants(fl: FL) -> int:
 
 
 def _scenario(config: dict, fl: FL) -> str:
-    differing = ("attack", "aggregator", "pre_aggregator", "seed")
+    differing = ("attack", "schedule", "aggregator", "pre_aggregator", "seed")
     shared = {k: v for k, v in config.items() if k not in differing}
     varying = ("num_byzantine", "declared_byzantine")
     varying += ("num_clients",) if fl.num_honest is not None else ()

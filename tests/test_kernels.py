@@ -341,8 +341,8 @@ def relative_error(measured, true):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 20, 33])
 @pytest.mark.parametrize("d", [1, 5, 2047, 2048, 2049, 9000])
 def test_gram(n, d, dtype):
-    """Both kinds of products, with one more row and without, against float64."""
-    x, extra = draw(n, d, dtype), draw(1, d, dtype, 1)[0]
+    """Both kinds of products, with two more rows and without, against float64."""
+    x, extra = draw(n, d, dtype), draw(2, d, dtype, 1)
     wide, more = torch.from_numpy(x), torch.from_numpy(extra)
     for found, rows in ((gram(wide), x), (gram(wide, more), np.vstack([x, extra]))):
         rows = rows.astype(np.float64)
@@ -358,7 +358,7 @@ def test_gram(n, d, dtype):
 def test_gram_by_other_branches(style):
     """Half precision and other devices: as good as float32, in pieces."""
     x = torch.from_numpy(draw(9, 3000, np.float32)) + (30 if style == "tight" else 0)
-    extra = x.mean(0)
+    extra = x.mean(0, keepdim=True)
     for dtype in (torch.float16, torch.bfloat16):
         half, more = x.to(dtype), extra.to(dtype)
         got, wanted = gram(half, more), gram(half.float(), more.float())
@@ -393,7 +393,7 @@ def test_lengths_of_short_rows_beside_long_ones():
 def test_gram_by_hand():
     """Of (1, 2), (3, 0), (4, 4) and (0, 1): exact, the numbers being small and whole."""
     x = torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 4.0]])
-    products = gram(x, torch.tensor([0.0, 1.0]))
+    products = gram(x, torch.tensor([[0.0, 1.0]]))
     wanted = [[5, 3, 12, 2], [3, 9, 12, 0], [12, 12, 32, 4], [2, 0, 4, 1]]
     assert products.inner.tolist() == wanted
     squared = [[0, 8, 13, 2], [8, 0, 17, 10], [13, 17, 0, 25], [2, 10, 25, 0]]

@@ -108,6 +108,8 @@ class Updates:
         mixing: (m, n) float64, row i holds the coefficients of x_i; None: the vectors themselves.
         counts: (m,) training examples behind each vector, if the rule weighs by them.
         ids: (m,) the id of the client that each vector stands for; by default its number.
+        basis: () -> inner products of the clients' vectors, where they are known; they need not be
+            those of the (n, d) numbers, which may be some of the coordinates only.
     """
 
     def __init__(
@@ -116,11 +118,13 @@ class Updates:
         mixing: np.ndarray | None = None,
         counts: np.ndarray | None = None,
         ids: np.ndarray | None = None,
+        basis: Callable[[], Gram] | None = None,
     ):
         self.clients = clients
         self.mixing = mixing
         self.counts = np.ones(len(self)) if counts is None else np.asarray(counts, float)
         self.ids = np.arange(len(self)) if ids is None else np.asarray(ids)
+        self._basis = basis
         self._rows = None
 
     def __len__(self) -> int:
@@ -129,7 +133,7 @@ class Updates:
     @cached_property
     def basis(self) -> Gram:
         """Inner products of the clients' vectors."""
-        return gram(self.clients)
+        return gram(self.clients) if self._basis is None else self._basis()
 
     @cached_property
     def _products(self) -> Gram:
@@ -148,7 +152,7 @@ class Updates:
 
     def joined(self, extra: torch.Tensor) -> Gram:
         """Inner products of the vectors and, behind them, of one more (d,); see `Gram`."""
-        products = gram(self.clients, extra)
+        products = gram(self.clients, extra[None])
         if self.mixing is None:
             return products
         m, n = self.mixing.shape
@@ -174,7 +178,8 @@ class Updates:
         where y_i does not stand for x_i's client."""
         mixing = matrix if self.mixing is None else matrix @ self.mixing
         counts = self.counts if counts is None else counts
-        updates = Updates(self.clients, mixing, counts, self.ids if ids is None else ids)
+        ids = self.ids if ids is None else ids
+        updates = Updates(self.clients, mixing, counts, ids, self._basis)
         if "basis" in self.__dict__:
             updates.__dict__["basis"] = self.basis
         return updates
@@ -304,6 +309,10 @@ class _Component:
         needs: what it reads of the `Context`: any of "model", "layers", "root", "forward"; and
             "clients" if it keeps a state for each client, so that it cannot work on buckets.
         root_examples: how many root data it needs; a field of what needs "root".
+        depends_on: what of the vectors decides, besides counts and ids: `products`, only their
+            inner products, so that rotating all vectors rotates the result; `coordinates`, of each
+            coordinate of the result that coordinate of the vectors, and inner products;
+            `everything`. Attackers that ask a rule many times save work by it.
         paper, cost: for the catalogue: who proposed it, and the order of its arithmetic for n
             vectors of d numbers and T iterations.
     """
@@ -312,6 +321,7 @@ class _Component:
     cost: ClassVar[str] = ""
     needs: ClassVar[frozenset] = frozenset()
     root_examples: ClassVar[int] = 0
+    depends_on: ClassVar[str] = "everything"
 
     def check(self, n: int, f: int) -> str | None:
         """None if it is defined for n vectors of which f are Byzantine, otherwise why not."""
@@ -401,6 +411,8 @@ def combined(
 
 class WeightsRule(Rule):
     """A stateless rule that is defined by the coefficients of the vectors in the aggregate."""
+
+    depends_on: ClassVar[str] = "products"
 
     def combination(self, updates: Updates, f: int) -> np.ndarray:
         """(m,) float64, the coefficients."""
@@ -505,6 +517,12 @@ class Chain(Rule):
     def root_examples(self) -> int:
         """Root data that the server must hold for the stages that need some."""
         return max(stage.root_examples for stage in self.stages)
+
+    @property
+    def depends_on(self) -> str:
+        """The most that any of the stages depends on."""
+        kinds = ("products", "coordinates", "everything")
+        return max((stage.depends_on for stage in self.stages), key=kinds.index)
 
     def check(self, n: int, f: int) -> str | None:
         """The first stage's objection, with n and f as they reach that stage."""

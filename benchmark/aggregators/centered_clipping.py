@@ -28,6 +28,7 @@ class CenteredClipping(Rule):
 
     paper: ClassVar[str] = "Karimireddy, He, Jaggi, ICML 2021"
     cost: ClassVar[str] = "n^2 d + T n^2"
+    depends_on: ClassVar[str] = "products"
     tau: float = 10.0
     iterations: int = 1
 
@@ -69,6 +70,7 @@ class SequentialClipping(Rule):
 
     paper: ClassVar[str] = "Ozfatura et al., IEEE TIFS 2024"
     cost: ClassVar[str] = "n^2 d + n^3"
+    depends_on: ClassVar[str] = "products"
     tau: float = 10.0
     s: int = 3
     clip: str = "clients"

@@ -98,6 +98,7 @@ class Clustering(Detector):
 
     paper: ClassVar[str] = "Sattler et al., ICASSP 2020"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
     gamma_max: float = 0.5
 
     def __post_init__(self):
@@ -140,6 +141,7 @@ class ClippedClustering(_ClippingDetector):
 
     paper: ClassVar[str] = "Li, Ngai, Voigt, IEEE TBD 2023"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
     window: int = 1000
     tau_max: float | None = None
 
@@ -193,6 +195,7 @@ class DBSCANClustering(Detector):
 
     paper: ClassVar[str] = "Ester et al., KDD 1996"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
     metric: str = "cosine"
     eps: float | None = None
     min_samples: int = 2

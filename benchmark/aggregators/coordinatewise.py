@@ -16,6 +16,8 @@ from benchmark.kernels.order import Window, nearest_mean, sorted_mean
 class _RanksRule(Rule):
     """Mean, in every coordinate, of the order statistics low..high-1."""
 
+    depends_on: ClassVar[str] = "coordinates"
+
     def ranks(self, n: int, f: int) -> tuple[int, int]:
         """The ranks kept of n, from 0, the upper one excluded."""
         raise NotImplementedError
@@ -115,6 +117,7 @@ class MeaMed(Rule):
 
     paper: ClassVar[str] = "Xie, Koyejo, Gupta, 2018"
     cost: ClassVar[str] = "n log^2 n d"
+    depends_on: ClassVar[str] = "coordinates"
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
@@ -138,6 +141,7 @@ class Phocas(Rule):
 
     paper: ClassVar[str] = "Xie, Koyejo, Gupta, 2018"
     cost: ClassVar[str] = "n log^2 n d"
+    depends_on: ClassVar[str] = "coordinates"
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""

@@ -61,6 +61,7 @@ class NormFilter(Detector):
 
     paper: ClassVar[str] = "Xu et al., ICDCS 2022"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
     lower: float = 0.1
     upper: float = 3.0
 

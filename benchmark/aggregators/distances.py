@@ -62,6 +62,7 @@ class Aksel(WeightsRule):
 
     paper: ClassVar[str] = "Boussetta et al., OPODIS 2020"
     cost: ClassVar[str] = "n log^2 n d"
+    depends_on: ClassVar[str] = "everything"
     mode: str = "mid"
 
     def __post_init__(self):

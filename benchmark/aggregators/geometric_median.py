@@ -146,6 +146,7 @@ class MedianOfMeans(Rule):
 
     paper: ClassVar[str] = "Chen, Su, Xu, POMACS 2017"
     cost: ClassVar[str] = "n^2 d + T n^2"
+    depends_on: ClassVar[str] = "products"
     groups: int | None = None
     nu: float = 1e-6
     T: int = 100

@@ -22,6 +22,7 @@ class NNM(Stage):
 
     paper: ClassVar[str] = "Allouah et al., AISTATS 2023"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
 
     def apply(self, updates, f, state, context):
         """See `Stage.apply`."""
@@ -53,6 +54,7 @@ class Bucketing(Stage):
 
     paper: ClassVar[str] = "Karimireddy, He, Jaggi, ICLR 2022"
     cost: ClassVar[str] = "n d"
+    depends_on: ClassVar[str] = "products"
     s: int = 2
     keeps_clients: ClassVar[bool] = False
 
@@ -93,6 +95,7 @@ class Clipping(Stage):
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
     max_norm: float = 1.0
 
     def __post_init__(self):
@@ -120,6 +123,7 @@ class ARC(Stage):
 
     paper: ClassVar[str] = "Allouah et al., ICLR 2025"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
 
     def check(self, n: int, f: int) -> str | None:
         """Defined for every f: k < n."""

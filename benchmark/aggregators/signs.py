@@ -31,6 +31,7 @@ class SignMajority(Rule):
 
     paper: ClassVar[str] = "Bernstein et al., ICLR 2019"
     cost: ClassVar[str] = "n d"
+    depends_on: ClassVar[str] = "coordinates"
     scale: float = 1.0
 
     def __post_init__(self):
@@ -71,6 +72,7 @@ class RLR(Rule):
 
     paper: ClassVar[str] = "Ozdayi, Kantarcioglu, Gel, AAAI 2021"
     cost: ClassVar[str] = "n d"
+    depends_on: ClassVar[str] = "coordinates"
     theta: int | None = None
 
     def __post_init__(self):

@@ -76,7 +76,7 @@ class GAS(Rule):
         for group in np.array_split(order, min(self.p, d)):
             part = Updates(updates.columns(np.sort(group)), None, updates.counts, updates.ids)
             aggregate, _, _ = base.step(part, f, base.init(), context)
-            products = gram(part.clients, aggregate).centred
+            products = gram(part.clients, aggregate[None]).centred
             scores += np.sqrt(squared_distances(products)[n, :n])
         weights = np.zeros(n)
         weights[np.argsort(scores, kind="stable")[: n - f]] = 1.0 / (n - f)

@@ -32,6 +32,7 @@ class FLTrust(Rule):
 
     paper: ClassVar[str] = "Cao et al., NDSS 2021"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
     root_examples: int = 100
     needs: ClassVar[frozenset] = frozenset({"root"})
 
@@ -128,6 +129,7 @@ class ZenoPlusPlus(Rule):
 
     paper: ClassVar[str] = "Xie, Koyejo, Gupta, ICML 2020"
     cost: ClassVar[str] = "n^2 d"
+    depends_on: ClassVar[str] = "products"
     gamma: float = 0.1
     rho: float = 0.002
     epsilon: float = 0.0

@@ -17,13 +17,14 @@ FACTS = [
 ]
 METRICS = [
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
-    "validation_accuracy", "honest_accuracy", "discarded",
+    "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
 ]
+_LATER = {"attack_success_rate"}  # not in cells of earlier versions
 COLUMNS = [
     "key", *LABELS, "n", "f", "f_declared", "byzantine_fraction", "seed",
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
     "status", "reason", "scenario", "validation_accuracy", "honest_accuracy", "discarded",
-    "num_classes", "defence", "seconds",
+    "num_classes", "defence", "seconds", "attack_success_rate",
 ]
 # fmt: on
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
@@ -35,7 +36,8 @@ def load(outputs="outputs"):
     A cell that is not done (``status`` "failed" or "infeasible"), or was never evaluated, has one
     row with NaN metrics. ``COLUMNS`` come first, then one column for every scalar setting of the
     federated algorithm, such as ``fl.learning_rate``. ``defence`` is the pre-aggregation chain and
-    the rule in one label, such as ``nnm+krum``. Accuracies are in 0..1.
+    the rule in one label, such as ``nnm+krum``. Accuracies and ``attack_success_rate`` are in 0..1;
+    the latter is NaN but for attacks that want certain inputs taken for something.
 
     Raises FileNotFoundError if there is nothing to read, ValueError for a store of another version.
     """
@@ -121,10 +123,13 @@ def _read_metrics(folder):
     path = folder / "metrics.parquet"
     if path.exists():
         with pq.ParquetFile(path) as file:
-            table = file.read(columns=METRICS)
+            missing = _LATER - set(file.schema_arrow.names)
+            table = file.read(columns=[name for name in METRICS if name not in missing])
         columns = {
-            name: table.column(name).to_numpy().astype(np.float64, copy=False) for name in METRICS
+            name: table.column(name).to_numpy().astype(np.float64, copy=False)
+            for name in table.column_names
         }
+        columns |= {name: np.full(len(table), np.nan) for name in missing}
         # A diverged model has a loss that is no number, an accuracy all the same.
         evaluated = ~(np.isnan(columns["test_accuracy"]) & np.isnan(columns["test_loss"]))
         if evaluated.any():

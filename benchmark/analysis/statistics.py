@@ -45,6 +45,7 @@ def final_cells(frame):
         )
     without = cells[cells["f"] == 0].sort_values("status", kind="stable")  # "done" comes first
     without = without.drop_duplicates([name for name in identity if name != "attack"])
+    without = without.assign(attack_success_rate=np.nan)  # that is of one attack
     attacks = cells[["scenario", "attack"]].drop_duplicates()
     shared = without.drop(columns="attack").merge(attacks, on="scenario")
     cells = pd.concat([cells, shared[cells.columns]])
@@ -61,7 +62,8 @@ def accuracy_by_attack(frame):
 
     Columns: those of ``POINT``, then ``mean``, ``ci_low``, ``ci_high`` (NaN where no seed, or one
     only, finished), ``seeds`` (finished), ``failed`` (cells), ``infeasible``, ``reason``, ``round``
-    (of the evaluation), ``num_classes`` and ``worst_attack`` (empty).
+    (of the evaluation), ``num_classes``, ``worst_attack`` (empty), and the mean and interval of the
+    attack success rate, ``attack_success_rate``, ``success_ci_low``, ``success_ci_high``.
     """
     cells = final_cells(frame)
     cells["is_failed"] = cells["status"] == "failed"
@@ -75,22 +77,41 @@ def accuracy_by_attack(frame):
         reason=("reason", "first"),
         round=("round", "max"),
         num_classes=("num_classes", "max"),
+        attack_success_rate=("attack_success_rate", "mean"),
+        success_deviation=("attack_success_rate", "std"),
+        success_seeds=("attack_success_rate", "count"),
     )
+    table["infeasible"] &= table["seeds"] == 0
+    table.insert(table.columns.get_loc("attack_success_rate"), "worst_attack", "")
     error = table.pop("deviation") / np.sqrt(table["seeds"])
     low, high = _interval(table["mean"], error, table["seeds"])
     table.insert(table.columns.get_loc("mean") + 1, "ci_low", low)
     table.insert(table.columns.get_loc("mean") + 2, "ci_high", high)
-    table["infeasible"] &= table["seeds"] == 0
-    table["worst_attack"] = ""
-    return table
+    seeds = table.pop("success_seeds")
+    error = table.pop("success_deviation") / np.sqrt(seeds)
+    low, high = _interval(table["attack_success_rate"], error, seeds)
+    return table.assign(success_ci_low=low, success_ci_high=high)
+
+
+def success_rates(rows):
+    """Of a table of means the attacks whose success was measured, with the success rate as ``mean``
+    and its interval as ``ci_low`` and ``ci_high``, for whoever shows these."""
+    measured = rows.loc[rows["attack_success_rate"].notna(), ["scenario", "attack"]]
+    targeted = rows.merge(measured.drop_duplicates())
+    return targeted.assign(
+        mean=targeted["attack_success_rate"],
+        ci_low=targeted["success_ci_low"],
+        ci_high=targeted["success_ci_high"],
+    )
 
 
 def worst_case(frame, resamples=10_000):
     """Lowest mean over attacks for every scenario, defence and f; columns of `accuracy_by_attack`.
 
-    ``worst_attack`` names the attack with the lowest mean; "none" is not an attack. Scenarios with
-    fewer than two attacks have no rows. A worst case over fewer attacks would flatter, so a defence
-    that lacks an attack which others faced at this f has a NaN there, and a reason.
+    ``worst_attack`` names the attack with the lowest mean; "none" is not an attack. Attack success
+    rates are left empty. Scenarios with fewer than two attacks have no rows. A worst case over
+    fewer attacks would flatter, so a defence that lacks an attack which others faced at this f has
+    a NaN there, and a reason.
 
     Interval: the seeds are resampled jointly for all attacks, since a seed is the same draw in all
     of them, and the minimum is taken anew in every resample. The standard deviation of the minima,
@@ -139,6 +160,9 @@ def _collect(group):
         "round": group["round"].max(),
         "num_classes": group["num_classes"].max(),
         "worst_attack": "",
+        "attack_success_rate": np.nan,
+        "success_ci_low": np.nan,
+        "success_ci_high": np.nan,
     }
 
 

@@ -3,13 +3,19 @@
 import pandas as pd
 
 from benchmark.analysis.results import scenario_names
-from benchmark.analysis.statistics import CONFIDENCE, NO_ATTACK, WORST, summarise
+from benchmark.analysis.statistics import (
+    CONFIDENCE,
+    NO_ATTACK,
+    WORST,
+    success_rates,
+    summarise,
+)
 
 # fmt: off
 _COLUMNS = [
     "scenario", "data", "partition", "model", "fl", "n", "f", "f_declared", "byzantine_fraction",
     "attack", "defence", "mean", "ci_low", "ci_high", "seeds", "failed", "infeasible", "reason",
-    "worst_attack", "round",
+    "worst_attack", "round", "attack_success_rate", "success_ci_low", "success_ci_high",
 ]
 # fmt: on
 _NOTE = """\
@@ -18,7 +24,9 @@ interval (Student's t over seeds; no ± for a single seed). *worst* is the lowes
 attacks of the row, its interval from resampling the seeds jointly over attacks. **Bold** is the
 highest mean of a column; ≈ beside it says that its interval overlaps another one or that one of
 them is unknown, so these seeds do not establish who is best. A dash is a cell that was not run, or
-a worst case without all attacks. Raw numbers and reasons are in summary.csv."""
+a worst case without all attacks. Attacks that want certain inputs taken for something have a second
+table, of how often they succeed, where the lowest is best. Raw numbers and reasons are in
+summary.csv."""
 
 
 def summary_table(frame):
@@ -26,7 +34,8 @@ def summary_table(frame):
 
     ``mean``, ``ci_low``, ``ci_high`` are accuracies in 0..1, NaN where there is none; ``seeds``
     counts finished cells, ``failed`` failed ones; ``reason`` says why a cell is infeasible or
-    failed; ``worst_attack`` names the attack behind a "worst" row.
+    failed; ``worst_attack`` names the attack behind a "worst" row; ``attack_success_rate``,
+    ``success_ci_low``, ``success_ci_high`` are in 0..1, NaN but for targeted attacks.
     """
     return summarise(frame)[_COLUMNS]
 
@@ -43,6 +52,9 @@ def markdown(frame):
             heading = f"### f = {f} of n = {n} ({f / n:.0%})"
             parts.append(heading + (f", declared f = {declared}" if declared != f else ""))
             parts.append(_table(group, without=f == 0))
+            targeted = success_rates(group)
+            if len(targeted):
+                parts += ["Attack success rate:", _table(targeted, lowest=True)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,14 +106,20 @@ def _values_of_f(some, every):
     return f"at f = {', '.join(map(str, some))}"
 
 
-def _table(rows, without):
-    """A Markdown table of rows that share scenario and f; one column ``without`` an attack."""
+def _table(rows, without=False, lowest=False):
+    """A Markdown table of rows that share scenario and f; one column ``without`` an attack.
+
+    The ``lowest`` or the highest of a column is set off.
+    """
     attacks = sorted(set(rows["attack"]) - {WORST, NO_ATTACK})
     columns = [name for name in [NO_ATTACK, *attacks, WORST] if name in set(rows["attack"])]
     if without:  # all columns hold the same
         rows, columns = rows[rows["attack"] == columns[0]].assign(attack=NO_ATTACK), [NO_ATTACK]
     cells = pd.DataFrame(
-        {name: _column(rows[rows["attack"] == name].set_index("defence")) for name in columns}
+        {
+            name: _column(rows[rows["attack"] == name].set_index("defence"), lowest)
+            for name in columns
+        }
     )
     defences = sorted(cells.index, key=lambda name: (name != "mean", name))
     lines = [["defence", *columns], ["---"] + ["---:"] * len(columns)]
@@ -113,14 +131,17 @@ def _table(rows, without):
     )
 
 
-def _column(rows):
+def _column(rows, lowest):
     """The texts of one column, indexed as the rows."""
     texts = rows.apply(_text, axis=1)
     ran = rows[rows["seeds"] > 0].dropna(subset="mean")
     if len(ran) > 1:
-        best = ran["mean"].idxmax()
-        others = ran["ci_high"].drop(best)
-        clear = (others < ran.loc[best, "ci_low"]).all()
+        best = ran["mean"].idxmin() if lowest else ran["mean"].idxmax()
+        others = ran.drop(best)
+        if lowest:
+            clear = (others["ci_low"] > ran.loc[best, "ci_high"]).all()
+        else:
+            clear = (others["ci_high"] < ran.loc[best, "ci_low"]).all()
         texts[best] = f"**{texts[best]}**" + ("" if clear else " ≈")
     return texts
 

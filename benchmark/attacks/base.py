@@ -1,32 +1,84 @@
-"""What every attack is: a frozen dataclass that declares what it reads and is given only that."""
+"""What every attack is: a frozen dataclass that declares what it knows and is handed only that."""
 
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
+from enum import StrEnum
+from inspect import isfunction
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Infeasible, as_matrix
+from benchmark.aggregators.base import (
+    Chain,
+    Context,
+    Infeasible,
+    Layer,
+    as_matrix,
+    feasibility,
+    layers_of,
+    one_of,
+)
+from benchmark.attacks.oracle import Oracle, outsiders_context
+from benchmark.kernels import noise
+from benchmark.kernels.moments import mean_and_std
 
 
 class Forbidden(AttributeError):
     """An attack touched knowledge that it had not declared."""
 
 
+class Knowledge(StrEnum):
+    """What an attacker may know besides n, f, the round, the architecture and its own randomness."""
+
+    OWN = "own"  # what its clients would send if they were honest
+    DATA = "data"  # its clients' data: they can train on them
+    HONEST = "honest"  # what the honest clients send, and which of them
+    RULE = "rule"  # the server's complete chain of stages and rule, to be asked
+    MODEL = "model"  # the clean global model that the server has sent out
+    HISTORY = "history"  # the server's model before that
+    ROOT = "root"  # the server's root data
+
+
+_HELD = {  # attribute of a view: the knowledge that it takes
+    "own": Knowledge.OWN,
+    "local": Knowledge.DATA,
+    "honest": Knowledge.HONEST,
+    "honest_ids": Knowledge.HONEST,
+    "rule": Knowledge.RULE,
+    "model": Knowledge.MODEL,
+    "server_step": Knowledge.MODEL,
+    "previous": Knowledge.HISTORY,
+    "root_update": Knowledge.ROOT,
+}
+
+
 class View:
-    """One round as the attacker sees it.
+    """One round as the attacker sees it. All tensors are for reading only.
+
+    What is public is always there; what is not raises `Forbidden` unless the attack declared it.
 
     Args:
         n: updates that reach the server this round.
         f: those of them that are the attacker's.
         like: (0, d) an empty tensor with the dtype and device of the updates.
-        reads: what the attack declared; all else raises `Forbidden`.
-        generator: maps the place of a Byzantine client, 0..f-1, to its random stream of the round.
-        own: (f, d) what the Byzantine clients would send if they were honest.
-        honest: (n - f, d) what the honest clients send.
-        replacement: () -> (d,) the aggregate that would put the attacker's target model in the
-            place of the server's.
+        reads: what the attack declared.
+        key: maps the place of a Byzantine client, 0..f-1, or -1 for what they draw in common, to
+            the 64-bit key of its random numbers of the round.
+        round: number of the round, from 1.
+        layers: the tensors of the model in the order of the columns; by default one.
+        held: values, or functions without arguments that make them, of
+
+            own: (f, d) what the Byzantine clients would send if they were honest.
+            local: their data and what it takes to train on them, `training.Local`.
+            honest: (n - f, d) what the honest clients send.
+            honest_ids: (n - f,) ids of these clients, ascending.
+            rule: the attacker's own copy of the server's rule, an `Oracle`.
+            model: (d,) the server's model.
+            server_step: the model moves by server_step times the aggregate.
+            previous: (d,) the server's last move in units of an aggregate, (model - model before) /
+                server_step; None in the first round.
+            root_update: (d,) what an honest client would send that held the root data.
     """
 
     def __init__(
@@ -35,87 +87,186 @@ class View:
         f: int,
         like: torch.Tensor,
         reads: frozenset,
-        generator: Callable[[int], torch.Generator],
-        own: torch.Tensor | None = None,
-        honest: torch.Tensor | None = None,
-        replacement: Callable[[], torch.Tensor] | None = None,
+        key: Callable[[int], int],
+        round: int = 1,
+        layers: tuple[Layer, ...] | None = None,
+        **held,
     ):
-        self.n = n
-        self.f = f
-        self.like = like
-        self.generator = generator
-        self._reads = reads
-        self._own = own
-        self._honest = honest
-        self._replacement = replacement
+        self.n, self.f, self.like, self.round = n, f, like, round
+        self.layers = layers or layers_of([(like.shape[1],)])
+        self._reads, self._key, self._held = reads, key, held
+        self._made: dict = {}
 
-    def _declared(self, name: str) -> None:
-        if name not in self._reads:
-            raise Forbidden(f"the attack reads '{name}' without declaring it in `reads`")
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HELD:
+            raise AttributeError(name)
+        if _HELD[name] not in self._reads:
+            raise Forbidden(f"the attack reads '{name}' without declaring '{_HELD[name]}'")
+        if name not in self._held:
+            raise ValueError(f"the attack needs '{_HELD[name]}': pass {name}=")
+        value = self._held[name]
+        return self._once(name, value) if isfunction(value) else value
 
-    @property
-    def own(self) -> torch.Tensor:
-        """(f, d) the Byzantine clients' own honest-protocol updates; for reading only."""
-        self._declared("own")
-        if self._own is None:
-            raise ValueError("the attack needs the Byzantine clients' own updates: pass own=(f, d)")
-        return self._own
+    def only(self, reads: frozenset) -> "View":
+        """The same round for an attack that declared less."""
+        view = View(self.n, self.f, self.like, reads & self._reads, self._key, self.round,
+                    self.layers, **self._held)  # fmt: skip
+        view._made = self._made
+        return view
 
-    @property
-    def honest(self) -> torch.Tensor:
-        """(n - f, d) the honest updates; for reading only."""
-        self._declared("honest")
-        return self._honest
+    def mean(self, knowledge: str = "honest") -> torch.Tensor:
+        """(d,) the mean of the `honest` updates, or of the `byzantine` clients' own; zero if there
+        are none."""
+        known = self.known(knowledge)
+        if len(known) == 0:
+            return self.like.sum(0)
+        return self._once(("mean", knowledge), lambda: known.mean(0))
 
-    @cached_property
-    def honest_mean(self) -> torch.Tensor:
-        """(d,) the mean of the honest updates; zero in a round without an honest client."""
-        return self.honest.mean(0) if len(self.honest) else self.like.sum(0)
+    def remember_mean(self, knowledge: str, mean: torch.Tensor) -> None:
+        """Save the attack computing `mean` where it is known already."""
+        self._made["mean", knowledge] = mean
 
-    @property
-    def replacement(self) -> torch.Tensor:
-        """(d,) the aggregate that would turn the server's model into the target model."""
-        self._declared("replacement")
-        if self._replacement is None:
-            raise ValueError("the attack needs a target: pass replacement=(d,)")
-        return self._replacement()
+    def mean_and_std(self, knowledge: str = "honest") -> tuple[torch.Tensor, torch.Tensor]:
+        """(d,) mean and sample deviation of every coordinate, see `mean`; of two vectors at
+        least."""
+        known = self.known(knowledge)
+        return self._once(("moments", knowledge), lambda: mean_and_std(known))
+
+    def _once(self, name, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def known(self, knowledge: str) -> torch.Tensor:
+        """The population that the attacker takes its statistics from: the `honest` updates, or the
+        `byzantine` clients' own."""
+        return self.honest if knowledge == "honest" else self.own
+
+    def normal(self) -> torch.Tensor:
+        """(f, d) standard normal numbers, drawn by each client for itself."""
+        return self._drawn(noise.normal, range(self.f))
+
+    def uniform(self) -> torch.Tensor:
+        """(f, d) numbers uniform on [0, 1), drawn by each client for itself."""
+        return self._drawn(noise.uniform, range(self.f))
+
+    def common_normal(self) -> torch.Tensor:
+        """(d,) standard normal numbers that the Byzantine clients draw in common."""
+        return self._drawn(noise.normal, [-1])[0]
+
+    def common_uniform(self) -> torch.Tensor:
+        """(d,) numbers uniform on [0, 1) that the Byzantine clients draw in common."""
+        return self._drawn(noise.uniform, [-1])[0]
+
+    def generator(self) -> np.random.Generator:
+        """A generator for the few numbers that they draw in common, anew at every call."""
+        return np.random.default_rng(self._key(-1))
+
+    def _drawn(self, kind, places) -> torch.Tensor:
+        keys = np.array([self._key(i) for i in places], np.uint64)
+        return kind(keys, self.like.shape[1]).to(self.like)
+
+
+@dataclass
+class Batch:
+    """Training examples of one Byzantine client, for its attack to change.
+
+    Attributes:
+        x: (B, *input shape), float32.
+        y: (B,) int64 labels.
+        weights: (B,) of the examples' losses.
+        examples: (B,) which training examples they are.
+        place: of the client among the Byzantine ones, 0..f-1.
+        num_classes: K.
+        span: smallest and largest number in the training examples.
+        generator: a stream of the client's own that starts anew at every call.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    weights: torch.Tensor
+    examples: np.ndarray
+    place: int
+    num_classes: int
+    span: tuple[float, float]
+    generator: Callable[[], np.random.Generator]
 
 
 class Attack:
     """An attack. Subclasses are frozen dataclasses, declare `reads` and define `step`.
 
     Attributes:
-        reads: which of "own", "honest", "replacement" the attacker knows.
-        poisons: whether it changes the labels that Byzantine clients train on.
+        reads: what the attacker knows, a set of `Knowledge`.
+        poisons: whether `poison` changes the batches that Byzantine clients train on.
+        targeted: whether `challenge` says what the attacker wants certain inputs to be taken for.
+        paper, cost: for the catalogue: who proposed it, and the order of its arithmetic for n
+            vectors of d numbers.
     """
 
     reads: ClassVar[frozenset] = frozenset()
     poisons: ClassVar[bool] = False
+    targeted: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+
+    @property
+    def title(self) -> str:
+        """The class name, for messages."""
+        return type(self).__name__
 
     def check(self, n: int, f: int) -> str | None:
         """None if it is defined for f Byzantine of n clients, otherwise why not."""
+        return None
+
+    def check_data(self, input_shape: tuple[int, ...], num_classes: int) -> str | None:
+        """None if it is defined for such examples, otherwise why not."""
         return None
 
     def init(self) -> Any:
         """The state before the first round; None for a stateless attack."""
         return None
 
-    def poison(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """The labels that a Byzantine client trains on, given its own."""
-        return labels
+    def poison(self, batch: Batch) -> Batch:
+        """The batch that a Byzantine client trains on, given its own, which stays as it is."""
+        return batch
+
+    def challenge(
+        self, x: torch.Tensor, y: torch.Tensor, num_classes: int, span: tuple[float, float]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What a targeted attacker would show the model, made of held-out examples.
+
+        Args:
+            x: (M, *input shape) examples.
+            y: (M,) their labels.
+            num_classes, span: see `Batch`.
+
+        Returns:
+            Which examples it takes (k,), what it makes of them (k, *input shape), and the labels
+            that it wants for that (k,). Where an example has that label by right it does not count.
+        """
+        raise NotImplementedError
 
     def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         """One round: what the Byzantine clients send, (f, d), and the new state."""
         raise NotImplementedError
 
-    def __call__(self, honest, f: int, own=None, replacement=None, seed: int = 0):
+    def __call__(
+        self, honest, f: int, own=None, rule=None, declared: int | None = None, counts=None,
+        context: Context | None = None, model=None, previous=None, local=None, seed: int = 0,
+    ):  # fmt: skip
         """Attack once, from a fresh state.
 
         Args:
             honest: h vectors of d numbers, as a tensor, an array or a list of either; unchanged.
             f: how many vectors to send.
-            own: f vectors, what the Byzantine clients would send if honest, where it is read.
-            replacement: one vector, see `View`.
+            own: f vectors, what the Byzantine clients would send if honest.
+            rule: the server's rule.
+            declared: the f that the server's rule reckons with; by default the true one.
+            counts: (h + f,) training examples, the honest clients' first.
+            context: of the server's rule, for those that need more than the updates; its model,
+                layers, root data and step also serve the attack if it knows them.
+            model, previous: one vector each, see `View`.
+            local: see `View`.
             seed: of the random streams.
 
         Returns:
@@ -128,28 +279,92 @@ class Attack:
         matrix, restore = as_matrix(honest)
         if f < 0:
             raise Infeasible(f"f must not be negative, got f={f}")
-        reason = self.check(len(matrix) + f, f)
+        n = len(matrix) + f
+        reason = self.check(n, f)
         if reason:
             raise Infeasible(reason)
         if f == 0:
             return restore(matrix[:0].clone())
-        own_matrix = None if own is None else as_matrix(own)[0].to(matrix)
-        if own_matrix is not None and own_matrix.shape != (f, matrix.shape[1]):
-            raise ValueError(
-                f"own must have shape {(f, matrix.shape[1])}, got {tuple(own_matrix.shape)}"
-            )
-        target = None if replacement is None else as_matrix([replacement])[0][0].to(matrix)
-        if target is not None and len(target) != matrix.shape[1]:
-            raise ValueError(f"replacement must have {matrix.shape[1]} numbers, got {len(target)}")
-        view = View(
-            n=len(matrix) + f,
-            f=f,
-            like=matrix[:0],
-            reads=self.reads,
-            generator=lambda i: torch.Generator().manual_seed(seed * 1_000_003 + i),
-            own=own_matrix,
-            honest=matrix,
-            replacement=None if target is None else lambda: target,
-        )
+        context = context or Context()
+        given = {"own": own, "model": model, "previous": previous}
+        held = {name: _vectors(name, value, f, matrix)
+                for name, value in given.items() if value is not None}  # fmt: skip
+        if previous is None:
+            held["previous"] = None
+        held |= {"honest": matrix, "honest_ids": np.arange(len(matrix))}
+        if local is not None:
+            held["local"] = local
+        if context.model is not None:
+            held.setdefault("model", context.model)
+        held["server_step"] = -1.0 if context.server_step is None else context.server_step
+        if context.root_update is not None:
+            held["root_update"] = lambda: context.root_update()
+        if rule is not None:
+            chain = rule if isinstance(rule, Chain) else Chain([rule])
+            declared = f if declared is None else declared
+            reason = feasibility(chain, n, declared)
+            if reason:
+                raise Infeasible(reason)
+            held["rule"] = lambda: Oracle(
+                chain, declared, chain.init(),
+                outsiders_context(context, Knowledge.ROOT in self.reads, seed), n, counts=counts,
+            )  # fmt: skip
+        view = View(n, f, matrix[:0], self.reads, lambda i: seed * 1_000_003 + i + 1,
+                    context.round, context.layers, **held)  # fmt: skip
         sent, _ = self.step(view, self.init())
         return restore(sent.clone())
+
+
+def _vectors(name: str, value, f: int, like: torch.Tensor) -> torch.Tensor:
+    """One vector, or f of them if it is the clients' own, like the honest ones.
+
+    Raises:
+        ValueError: if the shape is another.
+    """
+    rows = as_matrix(value if name == "own" else [value])[0].to(like)
+    wanted = (f if name == "own" else 1, like.shape[1])
+    if rows.shape != wanted:
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(rows.shape)}")
+    return rows if name == "own" else rows[0]
+
+
+@dataclass(frozen=True)
+class Informed(Attack):
+    """An attack that takes statistics of a population of updates. Subclasses define `craft`.
+
+    Attributes:
+        knowledge: the `honest` updates, all of which the attacker then knows, or an estimate from
+            the `byzantine` clients' own.
+    """
+
+    knowledge: str = "honest"
+    also_reads: ClassVar[frozenset] = frozenset()  # besides that population
+    least: ClassVar[int] = 2  # vectors in the population
+
+    def __post_init__(self):
+        one_of("knowledge", self.knowledge, ("honest", "byzantine"))
+
+    @property
+    def reads(self) -> frozenset:
+        """The one population that it takes its statistics from, and what else it knows."""
+        known = Knowledge.HONEST if self.knowledge == "honest" else Knowledge.OWN
+        return frozenset({known}) | self.also_reads
+
+    def check(self, n: int, f: int) -> str | None:
+        """Vectors enough for the statistics."""
+        known, name = (n - f, "honest") if self.knowledge == "honest" else (f, "Byzantine")
+        if f > 0 and known < self.least:
+            return f"{self.title} needs {self.least} {name} clients or more, got n={n}, f={f}"
+        return None
+
+    def step(self, view, state):
+        """See `Attack.step`. Where sampling has left too few clients for the statistics, the mean
+        of those there are, or zero, is sent."""
+        known = view.known(self.knowledge)
+        if len(known) < self.least:
+            return view.mean(self.knowledge).expand(view.f, -1), state
+        return self.craft(view, known, state)
+
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """What `step` returns, given the population (k, d)."""
+        raise NotImplementedError

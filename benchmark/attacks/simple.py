@@ -1,18 +1,18 @@
-"""Attacks that need no knowledge of the other clients."""
+"""Attacks that know nothing of the other clients' updates."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from benchmark.attacks.base import Attack
+from benchmark.attacks.base import Attack, Knowledge
 
 
 @dataclass(frozen=True)
 class NoAttack(Attack):
     """Byzantine clients follow the protocol: the baseline with the same n."""
 
-    reads: ClassVar[frozenset] = frozenset({"own"})
+    paper: ClassVar[str] = "none"
+    cost: ClassVar[str] = "none"
+    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
 
     def step(self, view, state):
         """See `Attack.step`."""
@@ -23,22 +23,20 @@ class NoAttack(Attack):
 class Random(Attack):
     """Gaussian noise instead of an update, b_i ~ N(0, scale^2 I), independent for every client.
 
-    Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017 (with scale 200).
+    Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant
+    Gradient Descent", NeurIPS 2017 (with scale 200).
 
     Attributes:
         scale: standard deviation of a coordinate, in units of the updates.
     """
 
+    paper: ClassVar[str] = "Blanchard et al., NeurIPS 2017"
+    cost: ClassVar[str] = "f d"
     scale: float = 1.0
 
     def step(self, view, state):
         """See `Attack.step`."""
-        sent = torch.empty(view.f, view.like.shape[1], dtype=view.like.dtype)
-        for i in range(view.f):
-            torch.randn(
-                sent.shape[1], generator=view.generator(i), dtype=sent.dtype, out=sent[i]
-            ).mul_(self.scale)
-        return sent.to(view.like.device), state
+        return view.normal().mul_(self.scale), state
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,10 @@ class SignFlip(Attack):
         scale: by how much it is stretched as well.
     """
 
+    paper: ClassVar[str] = "Damaskinos et al., ICML 2018"
+    cost: ClassVar[str] = "f d"
     scale: float = 1.0
-    reads: ClassVar[frozenset] = frozenset({"own"})
+    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
 
     def step(self, view, state):
         """See `Attack.step`."""
@@ -70,8 +70,10 @@ class Scale(Attack):
         scale: the factor.
     """
 
+    paper: ClassVar[str] = "Bagdasaryan et al., AISTATS 2020"
+    cost: ClassVar[str] = "f d"
     scale: float = 10.0
-    reads: ClassVar[frozenset] = frozenset({"own"})
+    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
 
     def step(self, view, state):
         """See `Attack.step`."""

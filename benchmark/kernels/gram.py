@@ -59,7 +59,7 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
 
     Args:
         x: (n, d), any floating-point dtype and device, finite.
-        extra: (d,) one more vector, to stand as row n + 1.
+        extra: (e, d) more vectors, to stand behind the rows.
 
     Returns:
         The products on the host. Any linear combination of rows is a combination of these vectors,
@@ -70,9 +70,9 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
     Raises:
         ValueError: if squared lengths exceed what float64 holds.
     """
-    n, dtype = len(x), torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if suits(x):
-        inner = _symmetric(*as_array(x), _extra_row(extra, x))
+        inner = _symmetric(*as_array(x), _extra_rows(extra, x))
     else:
         inner = _products(x, extra, None, dtype)[:-1, :-1]
     if not 1e-30 < np.abs(inner).max() < np.inf:  # float32 over- or underflowed
@@ -82,28 +82,27 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
             raise ValueError("updates are too long: their squared lengths must be below 1e308")
     about = np.pad(inner, (0, 1))
     for _ in range(5):  # outliers of several magnitudes are left one after the other
-        medoid, ratio = _conditioning(about[:n, :n])
+        medoid, ratio = _conditioning(about[: len(x), : len(x)])
         if ratio >= _ILL_CONDITIONED:
             break
         about = _products(x, extra, medoid, dtype)
     return Gram(inner, about)
 
 
-def _extra_row(extra, x):
-    row = torch.empty(0, dtype=x.dtype) if extra is None else extra.to(x)
-    return row.contiguous().numpy()
+def _extra_rows(extra, x):
+    rows = x.new_empty(0, x.shape[1]) if extra is None else extra.to(x)
+    return rows.contiguous().numpy()
 
 
 @njit(cache=True, inline="always")
 def _row(x, extra, i, start, end):
-    return x[i, start:end] if i < len(x) else extra[start:end]
+    return x[i, start:end] if i < len(x) else extra[i - len(x), start:end]
 
 
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _symmetric(x, d, extra):
-    """Inner products of the first d columns of the rows of x, and of one more if it is not empty;
-    float64."""
-    n = len(x) + (1 if len(extra) else 0)
+    """Inner products of the first d columns of the rows of x, and of the extra rows; float64."""
+    n = len(x) + len(extra)
     blocks = (d + _COLUMNS - 1) // _COLUMNS
     chunks = min(_CHUNKS, blocks)
     parts = np.zeros((chunks, n, n))
@@ -159,7 +158,7 @@ def _products(x, extra, pivot, dtype) -> np.ndarray:
     """Inner products of the rows less row `pivot`, and of this; or, if it is None, of the rows, and
     of zero. In blocks of a dtype."""
     n, d = x.shape
-    size = n + (1 if extra is None else 2)
+    size = n + 1 + (0 if extra is None else len(extra))
     block = min(d, max(2048, _BLOCK_VALUES // size))
     rows = torch.zeros(size, block, dtype=dtype, device=x.device)
     total = torch.zeros(size, size, dtype=torch.float64, device=x.device)
@@ -168,7 +167,7 @@ def _products(x, extra, pivot, dtype) -> np.ndarray:
         part = rows[:, : columns.stop - start]
         part[:n] = x[:, columns]
         if extra is not None:
-            part[n] = extra[columns]
+            part[n:-1] = extra[:, columns]
         if pivot is not None:
             part[-1] = part[pivot]
             part[:-1] -= part[-1]

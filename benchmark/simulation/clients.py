@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from benchmark.attacks.base import Batch
 from benchmark.models import mix
 from benchmark.simulation.streams import generator
 
@@ -29,10 +30,12 @@ def gradients(runs: list, round: int) -> None:
     x, y = fetch(workload, batches)
     if fl.horizontal_flip != "none":
         x = torch.stack([flip(images, run, round) for images, run in zip(x, padded, strict=True)])
-    for labels, run in zip(y, runs, strict=False):
-        poison(run, labels[: len(run.byzantine) - run.first])
+    weights = torch.full(y.shape, 1.0 / fl.batch_size, device=y.device)
+    for index, run in enumerate(runs):
+        for place in range(poisoned(run)):
+            parts = (part[index, place] for part in (x, y, weights))
+            poison(run, place, batches[index, place], *parts)
     parameters = torch.cat([run.parameters for run in padded]) if many else runs[0].parameters
-    weights = torch.full((len(padded), count * fl.batch_size), 1.0 / fl.batch_size, device=y.device)
     beta, alpha = fl.momentum_of("worker")
     rows = [run.buffer[run.first : run.received] for run in runs]
     for run, target in zip(runs, rows, strict=True):
@@ -43,7 +46,7 @@ def gradients(runs: list, round: int) -> None:
         parameters,
         x.flatten(1, 2),
         y.flatten(1),
-        weights,
+        weights.flatten(1),
         [model.views(block) for block in out],
         len(padded) * count,
         0.0 if clipped else beta,
@@ -104,9 +107,9 @@ class LocalTraining:
         cells = np.array([plan[0] for plan in plans] + [plans[-1][0]] * (size - len(plans)))
         starts = torch.cat([run.parameters for run in self.runs])
         models = starts[torch.from_numpy(cells).to(device)]
-        labels = self._labels(plans, examples)
-        features = self.workload.splits["train"][0]
+        features, labels = self.workload.splits["train"]
         index = torch.from_numpy(np.maximum(examples, 0)).to(device)
+        labels = labels[index]
         decay = 1.0 - rate * fl.weight_decay
         total = torch.zeros(size, device=device)
         for step in range(steps[0]):
@@ -117,6 +120,7 @@ class LocalTraining:
             x = x.unflatten(0, (rows, self.batch))
             if flips is not None:
                 x = torch.where(flips[step, :rows, :, None, None, None], x.flip(-1), x)
+            self._poison(plans[:busy], step, x, labels[step], scale[step])
             part = models[:rows]
             losses = model.accumulate_gradients(
                 part, x, labels[step, :rows], scale[step, :rows], [model.views(part)], rows,
@@ -127,14 +131,13 @@ class LocalTraining:
         total /= rate
         self._deliver(plans, models, total)
 
-    def _labels(self, plans, examples) -> torch.Tensor:
-        y = self.workload.splits["train"][1]
-        labels = y[torch.from_numpy(np.maximum(examples, 0)).to(y.device)]
-        for row, (index, place, _) in enumerate(plans):
+    def _poison(self, plans, step, x, labels, scale) -> None:
+        for row, (index, place, indices) in enumerate(plans):
             run = self.runs[index]
-            if run.first + place < len(run.byzantine):
-                poison(run, labels[:, row])
-        return labels
+            if place < poisoned(run):
+                taken = indices[step][indices[step] >= 0]
+                parts = (part[row, : len(taken)] for part in (x, labels, scale))
+                poison(run, place, taken, *parts)
 
     def _flips(self, plans, shape, round) -> torch.Tensor | None:
         if self.fl.horizontal_flip == "none":
@@ -177,8 +180,19 @@ def flip(x: torch.Tensor, run, round: int) -> torch.Tensor:
     return torch.where(mask[:, :, None, None, None], x.flip(-1), x)
 
 
-def poison(run, labels: torch.Tensor) -> None:
-    """Change the labels of Byzantine clients as the run's attack does, in place."""
-    if run.cell.attack.poisons and labels.numel():
-        changed = run.cell.attack.poison(labels.cpu().numpy(), run.workload.dataset.num_classes)
-        labels.copy_(torch.from_numpy(np.ascontiguousarray(changed)))
+def poisoned(run) -> int:
+    """How many of the first clients to compute train on data that the attack changes."""
+    return len(run.byzantine) - run.first if run.cell.attack.poisons else 0
+
+
+def poison(run, place: int, examples: np.ndarray, x, y, weights) -> None:
+    """Change the batch of a Byzantine client as the run's attack does: x (B, *shape), labels (B,)
+    and weights (B,), in place."""
+    client, workload = int(run.byzantine[place]), run.workload
+    batch = run.cell.attack.poison(
+        Batch(x, y, weights, examples, place, workload.dataset.num_classes, workload.span,
+              lambda: generator(run.cell.seed, "poison", client))
+    )  # fmt: skip
+    for old, new in ((x, batch.x), (y, batch.y), (weights, batch.weights)):
+        if new is not old:
+            old.copy_(new)

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from benchmark.config import ConfigError, Engine
 from benchmark.models import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
-from benchmark.simulation.run import Run
+from benchmark.simulation.run import Run, keeps_rows
 from benchmark.simulation.workers import can_fork, cores, spread
 from benchmark.simulation.workload import Workloads, group_name
 
@@ -136,7 +136,7 @@ def cell_bytes(cell, workload) -> int:
     """Memory of one cell's vectors: its buffer, momenta, and local models."""
     row = 4 * (workload.model.num_parameters + 16)
     rows = cell.n + cell.f + 4
-    if cell.fl.momentum and cell.fl.client_fraction < 1:
+    if cell.fl.momentum and not keeps_rows(cell):
         rows += cell.n
     if cell.fl.algorithm == "fedavg" or cell.fl.gradient_clip is not None:
         rows += cell.n

@@ -29,11 +29,26 @@ def evaluate(run, round: int) -> dict:
             mask = torch.from_numpy(stream.random(len(y)) < 0.5).to(x.device)
             x = torch.where(mask[:, None, None, None], x.flip(-1), x)
         record[f"{name}_accuracy"], record[f"{name}_loss"] = score(run, x, y)
+    attack = run.cell.attack
+    if attack.targeted:
+        record["attack_success_rate"] = success_rate(run, *run.workload.splits["test"])
     if run.cell.fl.evaluate_train:
         x, y = run.workload.splits["train"]
         index = torch.from_numpy(run.honest_examples()).to(x.device)
         record["honest_accuracy"], _ = score(run, x[index], y[index])
     return record
+
+
+def success_rate(run, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Share of what the attacker shows the model that is taken for what the attacker wants, among
+    examples that are something else; NaN if there are none."""
+    workload = run.workload
+    taken, shown, wanted = run.cell.attack.challenge(
+        x, y, workload.dataset.num_classes, workload.span
+    )
+    others = y[taken] != wanted
+    shown, wanted = shown[others], wanted[others]
+    return score(run, shown, wanted)[0] if len(wanted) else float("nan")
 
 
 def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:

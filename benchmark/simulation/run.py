@@ -6,18 +6,19 @@ import time
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Updates, feasibility
-from benchmark.attacks.base import View
-from benchmark.attacks.poisoning import flip_labels
+from benchmark.aggregators.base import Updates, feasibility, layers_of
+from benchmark.attacks.base import Knowledge, View
+from benchmark.attacks.oracle import Oracle, outsiders_context
+from benchmark.attacks.training import Local
 from benchmark.grid import participants
 from benchmark.simulation.evaluation import evaluate
 from benchmark.simulation.server import Server
-from benchmark.simulation.streams import generator, torch_generator
+from benchmark.simulation.streams import generator, key, torch_generator
 
 METRICS = (
     "round", "test_accuracy", "test_loss", "validation_accuracy", "validation_loss",
-    "honest_accuracy", "train_loss", "aggregation_error", "byzantine_weight",
-    "byzantine_clients", "discarded",
+    "attack_success_rate", "honest_accuracy", "train_loss", "aggregation_error",
+    "byzantine_weight", "byzantine_clients", "discarded",
 )  # fmt: skip
 TIMINGS = ("round", "gradients", "attack", "aggregation", "evaluation")
 
@@ -28,10 +29,11 @@ class Run:
     Attributes:
         parameters: (1, >= D) the server's model; rows are padded to 64 bytes.
         buffer: rows of this round's updates, see `simulation.clients`.
-        byzantine, honest: ids of the clients that take part in this round.
+        byzantine, honest: ids of the clients that take part in this round, and do or do not attack.
         computing: ids of those whose own update is computed, in the order of the rows.
         first, received: the rows first..received-1 of the buffer are computed.
-        momenta: (n, >= D) by client id; None if all take part, then the buffer itself keeps them.
+        momenta: (n, >= D) by client id; None if a row is always the same client's, then the buffer
+            itself keeps them.
         server: what it hands the rule.
     """
 
@@ -45,20 +47,17 @@ class Run:
         self.parameters = torch.zeros(1, padded, device=device)
         initial = model.initial(torch_generator(cell.seed, "initial model"))
         self.parameters[0, : self.width] = initial.to(device)
-        order = generator(cell.seed, "byzantine").permutation(cell.n)
-        self._byzantine = np.sort(order[: cell.f])
-        self._honest = np.sort(order[cell.f :])
         self._sampled = participants(fl)
         self._all = self._sampled == cell.n
         rows = self._sampled + min(cell.f, self._sampled)
         self.buffer = torch.zeros(rows, padded, device=device)
-        keeps = fl.momentum_of("worker")[0] > 0 and not self._all
+        keeps = fl.momentum_of("worker")[0] > 0 and not keeps_rows(cell)
         self.momenta = torch.zeros(cell.n, padded, device=device) if keeps else None
         self._velocity = None
         self.server = Server(cell, workload)
         self._rule_state = cell.rule.init()
         self._attack_state = cell.attack.init()
-        self._target = self._trained_target() if "replacement" in cell.attack.reads else None
+        self._previous = None
         self.train_loss = torch.tensor(math.nan)
         self.metrics = {name: [] for name in METRICS}
         self.timings = {name: [] for name in TIMINGS}
@@ -66,14 +65,16 @@ class Run:
 
     def start_round(self, round: int) -> None:
         """Decide who takes part."""
-        self.byzantine, self.honest = self._byzantine, self._honest
-        if not self._all:
-            stream = generator(self.cell.seed, "participants", 0, round)
-            chosen = stream.choice(self.cell.n, self._sampled, replace=False)
-            self.byzantine = np.intersect1d(self._byzantine, chosen)
-            self.honest = np.intersect1d(self._honest, chosen)
-        reads_own = "own" in self.cell.attack.reads
-        self.first = 0 if reads_own else len(self.byzantine)
+        cell = self.cell
+        if round == 1 or not keeps_rows(cell):
+            here = np.arange(cell.n)
+            if not self._all:
+                stream = generator(cell.seed, "participants", 0, round)
+                here = np.sort(stream.choice(cell.n, self._sampled, replace=False))
+            attackers = compromised(cell, round)[: cell.schedule.count(round, cell.f)]
+            self.byzantine = np.intersect1d(here, attackers)
+            self.honest = np.setdiff1d(here, attackers)
+        self.first = 0 if Knowledge.OWN in cell.attack.reads else len(self.byzantine)
         self.received = len(self.byzantine) + len(self.honest)
         everybody = np.concatenate([self.byzantine, self.honest])
         self.computing = everybody[self.first :]
@@ -91,6 +92,7 @@ class Run:
     def finish_round(self, round: int) -> None:
         """Attack, aggregate, step, evaluate where due, and record."""
         began = time.perf_counter()
+        self._context = self.server.context(round, self.parameters, self._server_step(round))
         self._attack(round)
         attacked = time.perf_counter()
         record = self._aggregate(round)
@@ -111,8 +113,9 @@ class Run:
         self._record(0, evaluate(self, 0) | {"byzantine_clients": 0, "discarded": 0})
 
     def honest_examples(self) -> np.ndarray:
-        """Indices of all training examples of all honest clients."""
-        return np.unique(np.concatenate([self.shards[c] for c in self._honest]))
+        """Indices of all training examples of the clients that are honest at the start."""
+        honest = np.setdiff1d(np.arange(self.cell.n), compromised(self.cell, 1))
+        return np.unique(np.concatenate([self.shards[c] for c in honest]))
 
     def _record(self, round: int, record: dict) -> None:
         for name in METRICS:
@@ -121,30 +124,83 @@ class Run:
     def _attack(self, round: int) -> None:
         f, k = len(self.byzantine), self.received
         rows = self.buffer[:, : self.width]
-        own, honest, sent = rows[:f], rows[f:k], rows[k : k + f]
-        attack, seed = self.cell.attack, self.cell.seed
-        self._view = View(
+        honest, sent = rows[f:k], rows[k : k + f]
+        self._honest_mean = honest.mean(0)
+        if not f:
+            return
+        attack = self.cell.attack
+        if self._hopeless(rows):
+            sent.fill_(math.nan)
+            return
+        view = self._view(round, rows)
+        vectors, self._attack_state = attack.step(view, self._attack_state)
+        sent.copy_(vectors)
+
+    def _hopeless(self, rows: torch.Tensor) -> bool:
+        """Whether a well-informed attacker has nothing to do: some update that it would reckon with
+        is not finite, so training has diverged already; or the server will not aggregate."""
+        reads, f, k = self.cell.attack.reads, len(self.byzantine), self.received
+        if Knowledge.RULE in reads and feasibility(self.cell.rule, k, self._declared(k)):
+            return True
+        known = {Knowledge.HONEST: rows[f:k], Knowledge.OWN: rows[:f]}
+        searches = reads & {Knowledge.HONEST, Knowledge.RULE}
+        return any(
+            searches and name in reads and not bool(torch.isfinite(part.sum()))
+            for name, part in known.items()
+        )
+
+    def _declared(self, k: int) -> int:
+        """The f that the server reckons with among k clients."""
+        return -(-self.cell.fl.declared_byzantine * k // self.cell.n)
+
+    def _view(self, round: int, rows: torch.Tensor) -> View:
+        f, k, seed = len(self.byzantine), self.received, self.cell.seed
+        attack, model, step = self.cell.attack, self.workload.model, self._server_step(round)
+        ids = np.concatenate([self.honest, self.byzantine])
+        order = np.argsort(ids)
+        counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
+
+        def rule() -> Oracle:
+            coins = key(seed, "attacker's coins", 0, round)
+            context = outsiders_context(self._context, Knowledge.ROOT in attack.reads, coins)
+            return Oracle(self.cell.rule, self._declared(k), self._rule_state, context, k, order,
+                          counts, ids[order])  # fmt: skip
+
+        def local() -> Local:
+            stream = lambda i: generator(seed, "own training", int(self.byzantine[i]), round)  # noqa: E731
+            return Local(
+                model, self.parameters, step, self.workload.splits["train"],
+                [self.shards[c] for c in self.byzantine], stream,
+                self.workload.dataset.num_classes, self.workload.span,
+            )  # fmt: skip
+
+        view = View(
             n=k,
             f=f,
-            like=self.buffer[:0, : self.width],
+            like=rows[:0],
             reads=attack.reads,
-            generator=lambda i: torch_generator(seed, "attack", int(self.byzantine[i]), round),
-            own=own,
-            honest=honest,
-            replacement=lambda: self._replacement(round),
+            key=lambda i: key(seed, "attack", -1 if i < 0 else int(self.byzantine[i]), round),
+            round=round,
+            layers=layers_of(model.shapes),
+            own=rows[:f],
+            local=local,
+            honest=rows[f:k],
+            honest_ids=self.honest,
+            rule=rule,
+            model=lambda: self.parameters[0, : self.width].clone(),
+            server_step=step,
+            previous=self._previous,
+            root_update=lambda: self._context.root_update(),
         )
-        self._honest_mean = honest.mean(0)
-        if len(honest) and "honest" in attack.reads:  # computed already, and declared
-            self._view.__dict__["honest_mean"] = self._honest_mean
-        if f:
-            vectors, self._attack_state = attack.step(self._view, self._attack_state)
-            sent.copy_(vectors)
+        if Knowledge.HONEST in attack.reads and k > f:
+            view.remember_mean("honest", self._honest_mean)
+        return view
 
     def _aggregate(self, round: int) -> dict:
-        fl, f, k = self.cell.fl, len(self.byzantine), self.received
+        f, k = len(self.byzantine), self.received
         updates = self.buffer[f : f + k, : self.width]
         ids = np.concatenate([self.honest, self.byzantine])
-        declared = -(-fl.declared_byzantine * k // self.cell.n)
+        declared = self._declared(k)
         first_byzantine = len(self.honest)
         finite = torch.isfinite(updates.sum(1))
         if not bool(finite.all()):
@@ -161,10 +217,9 @@ class Run:
             return record  # nothing to aggregate: the model stays as it is
         order = np.argsort(ids)
         counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
-        context = self.server.context(round, self.parameters, self._server_step(round))
         seen = Updates(updates, np.eye(len(ids))[order], counts, ids[order])
         vector, self._rule_state, report = self.cell.rule.step(
-            seen, declared, self._rule_state, context
+            seen, declared, self._rule_state, self._context
         )
         error = torch.linalg.vector_norm(vector - self._honest_mean)
         rows = np.arange(first_byzantine, len(ids))
@@ -181,6 +236,8 @@ class Run:
             self._velocity.mul_(beta).add_(vector, alpha=alpha)
             vector = self._velocity
         self.parameters[0, : self.width].add_(vector, alpha=self._server_step(round))
+        if Knowledge.HISTORY in self.cell.attack.reads:
+            self._previous = vector.clone()
 
     def _server_step(self, round: int) -> float:
         """What the aggregate is multiplied by before it is added to the model."""
@@ -189,26 +246,13 @@ class Run:
             return fl.server_learning_rate
         return -fl.rate(round) * fl.server_learning_rate
 
-    def _replacement(self, round: int) -> torch.Tensor:
-        model = self.parameters[0, : self.width]
-        return (self._target - model) / self._server_step(round)
 
-    def _trained_target(self) -> torch.Tensor | None:
-        """The attacker's model: trained on the Byzantine clients' data with flipped labels."""
-        if self.cell.f == 0:
-            return None
-        attack, model = self.cell.attack, self.workload.model
-        x, y = self.workload.splits["train"]
-        data = np.concatenate([self.shards[c] for c in self._byzantine])
-        size = min(attack.target_batch_size, len(data))
-        target = self.parameters.clone()
-        for step in range(1, attack.target_steps + 1):
-            stream = generator(self.cell.seed, "target model", 0, step)
-            index = torch.from_numpy(stream.choice(data, size, replace=False)).to(x.device)
-            labels = flip_labels(y[index], self.workload.dataset.num_classes)
-            weights = torch.full((1, size), 1.0 / size, device=x.device)
-            model.accumulate_gradients(
-                target, x[index][None], labels[None], weights, [model.views(target)], 1,
-                1.0, -attack.target_learning_rate,
-            )  # fmt: skip
-        return target[0, : self.width]
+def keeps_rows(cell) -> bool:
+    """Whether a row of a cell's updates is the same client's in every round."""
+    return participants(cell.fl) == cell.n and cell.schedule.constant
+
+
+def compromised(cell, round: int) -> np.ndarray:
+    """(f,) ids of the compromised clients of a cell in a round, see `Schedule.compromised`."""
+    stream = lambda purpose, number: generator(cell.seed, purpose, 0, number)  # noqa: E731
+    return cell.schedule.compromised(stream, cell.n, cell.f, round)

@@ -25,7 +25,12 @@ def generator(seed: int, purpose: str, client: int = 0, round: int = 0) -> np.ra
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+def key(seed: int, purpose: str, client: int = 0, round: int = 0) -> int:
+    """64 bits for vectors of noise, see `kernels.noise`."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{client}/{round}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
 def torch_generator(seed: int, purpose: str, client: int = 0, round: int = 0) -> torch.Generator:
     """A torch generator on the CPU, for long vectors of noise."""
-    digest = hashlib.sha256(f"{seed}/{purpose}/{client}/{round}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator().manual_seed(key(seed, purpose, client, round) >> 1)

@@ -14,6 +14,9 @@ from benchmark.simulation.streams import generator
 class Workload:
     """A data set on a device, and a model.
 
+    Attributes:
+        span: smallest and largest number in the training examples.
+
     Args:
         dataset: what a data source has loaded.
         splits: its examples and labels on the device, by the name of the split.
@@ -26,6 +29,7 @@ class Workload:
 
     def __init__(self, dataset, splits: dict, architecture, device: torch.device):
         self.dataset, self.splits, self.device = dataset, splits, device
+        self.span = float(dataset.train_x.min()), float(dataset.train_x.max())
         self.model = build_model(architecture, dataset.input_shape, dataset.num_classes)
         if hasattr(self.model, "module"):
             self.model.module.to(device)
@@ -114,6 +118,11 @@ class Workloads:
         size = cell.fl.batch_size
         if size > smallest:
             return f"fl.batch_size={size} is larger than the smallest client's {smallest} examples"
+        problem = cell.attack.check_data(
+            workload.dataset.input_shape, workload.dataset.num_classes
+        )
+        if problem:
+            return f"attack: {problem}"
         held_out, root = len(workload.dataset.validation_y), cell.rule.root_examples
         if root and held_out <= root:
             return (

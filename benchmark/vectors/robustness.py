@@ -32,7 +32,7 @@ def kappa_hat(vectors: torch.Tensor, aggregate: torch.Tensor, f: int, starts=())
         The ratio; inf if all of a set are equal and the aggregate is something else.
     """
     n = len(vectors)
-    squared = squared_distances(gram(vectors, aggregate).centred)
+    squared = squared_distances(gram(vectors, aggregate[None]).centred)
     between, away = squared[:n, :n], squared[n, :n]
     size = n - f
     nearest = np.argsort(between, axis=1, kind="stable")[:, :size]

@@ -1,13 +1,11 @@
-"""Attacks that hide among the honest updates, which they know or estimate."""
+"""Attacks that hide among the honest updates, whose mean and deviation they know or estimate."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from scipy.special import ndtri
 
-from benchmark.aggregators.base import one_of
-from benchmark.attacks.base import Attack
+from benchmark.attacks.base import Informed
 
 
 def z_max(n: int, f: int) -> float:
@@ -22,51 +20,36 @@ def z_max(n: int, f: int) -> float:
 
 
 @dataclass(frozen=True)
-class ALittleIsEnough(Attack):
+class ALittleIsEnough(Informed):
     """b = mean - z * std, coordinate by coordinate: far enough to harm, too close to stand out.
 
     Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed Learning",
-    NeurIPS 2019. The sample standard deviation is used.
+    NeurIPS 2019, where the attacker estimates from its own clients' updates (knowledge
+    `byzantine`). The sample standard deviation is used.
 
     Attributes:
         z: shift in standard deviations; by default `z_max` of the round's n and f.
-        knowledge: mean and std of the `honest` updates, or, as in the paper, an estimate from the
-            `byzantine` clients' own updates.
     """
 
+    paper: ClassVar[str] = "Baruch et al., NeurIPS 2019"
+    cost: ClassVar[str] = "n d"
     z: float | None = None
-    knowledge: str = "honest"
-
-    def __post_init__(self):
-        one_of("knowledge", self.knowledge, ("honest", "byzantine"))
-
-    @property
-    def reads(self) -> frozenset:
-        """The one population that it takes its statistics from."""
-        return frozenset({"honest"} if self.knowledge == "honest" else {"own"})
 
     def check(self, n: int, f: int) -> str | None:
         """f <= n/2 for z_max to exist; two vectors for a standard deviation."""
         if self.z is None and f > n // 2:
             return f"ALittleIsEnough needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
-        known, name = (n - f, "honest") if self.knowledge == "honest" else (f, "Byzantine")
-        if f > 0 and known < 2:
-            return f"ALittleIsEnough needs two {name} clients or more, got n={n}, f={f}"
-        return None
+        return super().check(n, f)
 
-    def step(self, view, state):
-        """See `Attack.step`."""
-        known = view.honest if self.knowledge == "honest" else view.own
-        if len(known) < 2:  # among the few sampled this round: there is no deviation to hide in
-            mean = known.sum(0)  # zero if there is nobody
-            return mean.expand(view.f, -1), state
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean, std = view.mean_and_std(self.knowledge)
         z = z_max(view.n, view.f) if self.z is None else self.z
-        std, mean = torch.std_mean(known, dim=0)
         return (mean - z * std).expand(view.f, -1), state
 
 
 @dataclass(frozen=True)
-class InnerProductManipulation(Attack):
+class InnerProductManipulation(Informed):
     """b = -epsilon * mean of the honest: turn the inner product of aggregate and gradient negative.
 
     Xie, Koyejo, Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
@@ -76,13 +59,11 @@ class InnerProductManipulation(Attack):
         epsilon: the factor; 1 sends the honest mean reversed.
     """
 
+    paper: ClassVar[str] = "Xie, Koyejo, Gupta, UAI 2019"
+    cost: ClassVar[str] = "n d"
+    least: ClassVar[int] = 1
     epsilon: float = 0.1
-    reads: ClassVar[frozenset] = frozenset({"honest"})
 
-    def check(self, n: int, f: int) -> str | None:
-        """An honest client, to take the mean of."""
-        return None if f < n else f"InnerProductManipulation needs f < n, got n={n}, f={f}"
-
-    def step(self, view, state):
-        """See `Attack.step`."""
-        return (view.honest_mean * -self.epsilon).expand(view.f, -1), state
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        return (view.mean(self.knowledge) * -self.epsilon).expand(view.f, -1), state

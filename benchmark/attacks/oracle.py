@@ -1,0 +1,221 @@
+"""The attacker's own copy of the server's rule, and questions to it that cost next to nothing.
+
+An attack that searches wants to know, for many candidates, how far the aggregate would move. All
+candidates are combinations of a few base vectors: what the attacker knows, and one or two
+directions. So nothing of their length need be computed anew:
+
+* a rule that depends on inner products only gives, for vectors with the same inner products, the
+  same coefficients. It is asked about the rows of a small matrix L with L L' = B B', B the base;
+* a rule that works coordinate by coordinate is asked about a sample of the coordinates, with the
+  inner products of the whole vectors where a stage before it wants them;
+* any other is asked about the vectors themselves.
+
+States are immutable, so asking changes nothing; random rules toss the attacker's own coins, the
+same for all questions of a round.
+"""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark.aggregators.base import Chain, Context, Report, Updates
+from benchmark.aggregators.state import packed, unpacked
+from benchmark.kernels.gram import Gram, gram
+
+_SAMPLE = 8192  # coordinates that coordinate-wise rules are asked about
+
+
+class Oracle:
+    """A rule as the attacker can ask it.
+
+    Args:
+        rule: the server's complete chain.
+        declared: the f that it reckons with.
+        state: its state before the round; never changed.
+        context: of the round, without what the attacker does not know, see `outsiders_context`.
+        n: vectors that the rule will see.
+        order: (n,) the order in which it sees them, of the honest ones and behind them the
+            Byzantine; by default that one.
+        counts, ids: (n,) of the vectors in the order of the rule, see `Updates`.
+    """
+
+    def __init__(
+        self, rule: Chain, declared: int, state: Any, context: Context, n: int,
+        order: np.ndarray | None = None, counts: np.ndarray | None = None,
+        ids: np.ndarray | None = None,
+    ):  # fmt: skip
+        self.rule, self.declared, self.state, self.context = rule, declared, state, context
+        self.n = n
+        self.order = np.arange(n) if order is None else order
+        self.counts, self.ids = counts, ids
+
+    def about(
+        self, known: torch.Tensor, extra: torch.Tensor | None = None,
+        standins: np.ndarray | None = None, generator: np.random.Generator | None = None,
+    ) -> "Questions":  # fmt: skip
+        """Questions about candidates that are combinations of base vectors.
+
+        Args:
+            known: (k, d) vectors that the attacker knows.
+            extra: (e, d) directions besides; behind the known ones they are the base.
+            standins: (n - f, k) what it takes the honest vectors for, as combinations of the known
+                ones; by default these are the honest vectors.
+            generator: draws the sample of coordinates.
+        """
+        honest = np.eye(len(known)) if standins is None else standins
+        return Questions(self, known, extra, honest, generator or np.random.default_rng(0))
+
+
+def outsiders_context(context: Context, knows_root: bool, seed: int) -> Context:
+    """The context of a rule as an attacker can imagine it: with coins of its own in the place of the
+    server's, and unless it knows the root data with the mean of the vectors for their update."""
+    coins = lambda: np.random.default_rng([seed, 0xA77AC4])  # noqa: E731
+    if knows_root:
+        return replace(context, generator=coins)
+    return replace(context, generator=coins, root_update=None, root_loss=None)
+
+
+class Questions:
+    """What the rule would do with candidates, given what the attacker knows; see `Oracle.about`.
+
+    Attributes:
+        honest: (n - f, b) the honest vectors, or what stands in for them, in terms of the b base
+            vectors.
+        mean: (b,) their mean.
+    """
+
+    def __init__(self, oracle: Oracle, known, extra, honest: np.ndarray, generator):
+        self.oracle, self._known, self._extra = oracle, known, extra
+        size = len(known) + (0 if extra is None else len(extra))
+        self.honest = np.zeros((len(honest), size))
+        self.honest[:, : len(known)] = honest
+        self.mean = self.honest.mean(0)
+        self._generator = generator
+        kinds = {"products": self._rotated, "coordinates": self._sampled}
+        self._base, self._state, self._context, self._basis, self._scale = kinds.get(
+            oracle.rule.depends_on, self._whole
+        )()
+
+    def damage(self, sent: np.ndarray) -> float:
+        """Distance of the aggregate from the honest mean if the Byzantine clients send `sent`.
+
+        Args:
+            sent: (f, b) coefficients of the base vectors, a row a client.
+
+        Returns:
+            The distance; for coordinate-wise rules estimated from a sample of the coordinates. Of
+            an aggregate that is not finite: infinity.
+        """
+        vector, _ = self.answer(sent)
+        distance = float(torch.linalg.vector_norm(vector - self._mean_vector)) * self._scale
+        return distance if np.isfinite(distance) else np.inf
+
+    def answer(self, sent: np.ndarray) -> tuple[torch.Tensor, Report]:
+        """The aggregate, in whichever coordinates the rule was asked, and the rule's report on the
+        base vectors."""
+        oracle = self.oracle
+        rows = np.concatenate([self.honest, sent])[oracle.order]
+        mixing = np.zeros((len(rows), len(self._base)))
+        mixing[:, : rows.shape[1]] = rows
+        updates = Updates(self._base, mixing, oracle.counts, oracle.ids, self._basis)
+        vector, _, report = oracle.rule.step(
+            updates, oracle.declared, self._state, self._context
+        )
+        return vector, report
+
+    @cached_property
+    def products(self) -> np.ndarray:
+        """(b, b) inner products of the base vectors."""
+        size = self.honest.shape[1]
+        return self._gram.inner[:size, :size]
+
+    @cached_property
+    def _gram(self) -> Gram:
+        return gram(self._known, self._extra)
+
+    @cached_property
+    def _mean_vector(self) -> torch.Tensor:
+        mean = torch.as_tensor(self.mean).to(self._base)
+        return mean @ self._base[: len(mean)]
+
+    def _vectors(self) -> torch.Tensor:
+        if self._extra is None:
+            return self._known
+        return torch.cat([self._known, self._extra.to(self._known)])
+
+    def _guess(self, base: torch.Tensor, context: Context) -> Context:
+        """The context with the honest mean for an update on root data that are not known, and for
+        their loss its first-order change."""
+        if "root" not in self.oracle.rule.needs or context.root_update is not None:
+            return context
+        mean = torch.as_tensor(self.mean).to(base) @ base[: len(self.mean)]
+        uphill = mean if (context.server_step or -1.0) < 0 else -mean
+
+        def loss(models: torch.Tensor) -> np.ndarray:
+            start = 0 if context.model is None else context.model
+            return ((models - start) @ uphill.to(models)).double().cpu().numpy()
+
+        return replace(context, root_update=lambda: mean, root_loss=loss)
+
+    def _whole(self) -> tuple:
+        base = self._vectors()
+        return base, self.oracle.state, self._guess(base, self.oracle.context), None, 1.0
+
+    def _sampled(self) -> tuple:
+        d = self._known.shape[1]
+        if d <= _SAMPLE:
+            base, scale = self._vectors(), 1.0
+        else:
+            picked = np.sort(self._generator.choice(d, _SAMPLE, replace=False, shuffle=False))
+            columns = torch.as_tensor(picked, device=self._known.device)
+            parts = [part.index_select(1, columns).to(self._known)
+                     for part in (self._known, self._extra) if part is not None]  # fmt: skip
+            base, scale = torch.cat(parts), (d / _SAMPLE) ** 0.5
+        return base, self.oracle.state, self.oracle.context, lambda: self._gram, scale
+
+    def _rotated(self) -> tuple:
+        """The base, and vectors in the rule's state or context, as rows of a small matrix."""
+        structure, arrays = packed(self.oracle.state)
+        d, context = self._known.shape[1], self.oracle.context
+        longs = {name: a for name, a in arrays.items()
+                 if isinstance(a, torch.Tensor) and a.shape[-1:] == (d,)}  # fmt: skip
+        rows = [a.reshape(-1, d).to(self._known) for a in longs.values()]
+        knows_root = "root" in self.oracle.rule.needs and context.root_update is not None
+        if knows_root:
+            rows.append(context.root_update()[None].to(self._known))
+        size = self.honest.shape[1]
+        if rows:
+            parts = [*([] if self._extra is None else [self._extra.to(self._known)]), *rows]
+            products = gram(self._known, torch.cat(parts))
+        else:
+            products = self._gram
+        small = torch.from_numpy(_factor(products))
+        start = size
+        for name, a in longs.items():
+            count = a.numel() // d
+            arrays[name] = small[start : start + count].reshape(*a.shape[:-1], -1)
+            start += count
+        if knows_root:
+            context = replace(context, root_update=lambda row=small[start]: row)
+        base = small[:size]
+        shown = Gram(products.inner[:size, :size],
+                     _without(products.about, size, len(products.inner)))  # fmt: skip
+        state, context = unpacked(structure, arrays), self._guess(base, context)
+        return base, state, context, lambda: shown, 1.0
+
+
+def _without(about: np.ndarray, size: int, rows: int) -> np.ndarray:
+    """Products about the pivot, of the first `size` vectors and of the pivot only."""
+    kept = [*range(size), rows]
+    return about[np.ix_(kept, kept)]
+
+
+def _factor(products: Gram) -> np.ndarray:
+    """(b, r) float64 rows with the given inner products, precise also where the vectors are close
+    to each other and far from zero."""
+    values, vectors = np.linalg.eigh(products.about)
+    rows = vectors * np.sqrt(np.maximum(values, 0.0))
+    return rows[:-1] + rows[-1]

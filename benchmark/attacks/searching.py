@@ -1,0 +1,325 @@
+"""Attacks that ask the server's rule, many times a round, how far a candidate would move it.
+
+All candidates lie in the span of what the attacker knows and of one or two directions, so a question
+costs arithmetic on small matrices only, see `oracle`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from benchmark.aggregators.base import one_of, positive
+from benchmark.attacks.base import Attack, Informed, Knowledge
+from benchmark.attacks.oracle import Questions
+
+_REACH = 6  # magnitudes are searched from 2^-6 to 2^6 first
+
+
+def most_damaging(damage: Callable[[float], float], evaluations: int) -> float:
+    """The positive magnitude at which the damage is largest.
+
+    Half the evaluations go over magnitudes evenly spaced on a logarithmic scale from 1/64 to 64;
+    with the others the step is halved around the best so far. What is returned was evaluated; of
+    equally damaging ones it is the smaller.
+    """
+    coarse = max(2, evaluations // 2)
+    step = 2.0 * _REACH / (coarse - 1)
+    tried = {exponent: damage(2.0**exponent) for exponent in np.linspace(-_REACH, _REACH, coarse)}
+    best = min(tried, key=lambda e: (-tried[e], e))
+    while len(tried) < evaluations:
+        step /= 2
+        for exponent in (best + step, best - step)[: evaluations - len(tried)]:
+            tried[exponent] = damage(2.0**exponent)
+        best = min(tried, key=lambda e: (-tried[e], e))
+    return float(2.0**best)
+
+
+def standins(known: int, honest: int, generator: np.random.Generator) -> np.ndarray:
+    """(honest, known) coefficients of vectors to be taken for the honest ones: Gaussian, with the
+    mean and the sample covariance of the known vectors.
+
+    Coefficients are 1/k + (e - mean of e) / sqrt(k - 1), e standard normal.
+    """
+    draws = generator.normal(size=(honest, known))
+    draws -= draws.mean(1, keepdims=True)
+    return 1.0 / known + draws / np.sqrt(max(1, known - 1))
+
+
+@dataclass(frozen=True)
+class _Searching(Informed):
+    """An attack that knows the server's rule.
+
+    Attributes:
+        evaluations: questions to the rule a round and direction.
+    """
+
+    evaluations: int = 20
+    also_reads: ClassVar[frozenset] = frozenset({Knowledge.RULE})
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive("evaluations", self.evaluations - 1)
+
+    def ask(self, view, known, extra=None) -> Questions:
+        """Questions about combinations of the known vectors and of (e, d) extra ones."""
+        coefficients = None
+        if self.knowledge == "byzantine":
+            coefficients = standins(len(known), view.n - view.f, view.generator())
+        return view.rule.about(known, extra, coefficients, view.generator())
+
+    def search(self, questions: Questions, f: int, start, direction) -> tuple[float, float]:
+        """The most damaging magnitude m of start + m * direction, all f alike, and its damage."""
+        seen = {}
+
+        def damage(m: float) -> float:
+            seen[m] = questions.damage(np.tile(start + m * direction, (f, 1)))
+            return seen[m]
+
+        best = most_damaging(damage, self.evaluations)
+        return best, seen[best]
+
+
+@dataclass(frozen=True)
+class OptimalIPM(_Searching):
+    """b = -epsilon * mean of the honest, with the epsilon > 0 that moves the aggregate of the
+    server's rule farthest from that mean.
+
+    El Mhamdi, Guerraoui, Rouault, "Distributed Momentum for Byzantine-resilient Stochastic Gradient
+    Descent", ICLR 2021 (the search); Xie, Koyejo, Gupta, UAI 2019 (the direction). Here the search
+    is `most_damaging`.
+    """
+
+    paper: ClassVar[str] = "El Mhamdi et al., ICLR 2021"
+    cost: ClassVar[str] = "n^2 d + T rule(n)"
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        questions = self.ask(view, known)
+        epsilon, _ = self.search(questions, view.f, 0.0 * questions.mean, -questions.mean)
+        return (view.mean(self.knowledge) * -epsilon).expand(view.f, -1), state
+
+
+@dataclass(frozen=True)
+class OptimalALIE(_Searching):
+    """b = mean - z * std, with the z > 0 that moves the aggregate of the server's rule farthest.
+
+    El Mhamdi, Guerraoui, Rouault, ICLR 2021 (the search); Baruch, Baruch, Goldberg, NeurIPS 2019
+    (the direction).
+
+    Attributes:
+        both_sides: search z < 0 as well.
+    """
+
+    paper: ClassVar[str] = "El Mhamdi et al., ICLR 2021"
+    cost: ClassVar[str] = "n^2 d + T rule(n)"
+    both_sides: bool = False
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean, std = view.mean_and_std(self.knowledge)
+        questions = self.ask(view, known, std[None])
+        found = []
+        for sign in (-1.0, 1.0)[: 2 if self.both_sides else 1]:
+            z, damage = self.search(questions, view.f, questions.mean, sign * _unit(questions))
+            found.append((damage, -sign * z))
+        return (mean - max(found)[1] * std).expand(view.f, -1), state
+
+
+def _unit(questions: Questions, place: int = -1) -> np.ndarray:
+    """Coefficients of one base vector, by default the last."""
+    row = np.zeros(len(questions.mean))
+    row[place] = 1.0
+    return row
+
+
+def directions(mean: torch.Tensor, std: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Shejwalkar and Houmansadr's perturbations p: `std` -std, `sign` -sign(mean), `unit`
+    -mean / |mean|."""
+    length = torch.linalg.vector_norm(mean).clamp_min(1e-30)
+    return {"std": -std, "sign": -torch.sign(mean), "unit": -mean / length}
+
+
+@dataclass(frozen=True)
+class AGRTailored(_Searching):
+    """b = mean + gamma * p, with the gamma > 0 that moves the aggregate of the server's rule
+    farthest from the mean; for any rule.
+
+    Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
+    Defenses for Federated Learning", NDSS 2021, section IV. Instead of a derivation for each rule,
+    the rule itself is asked.
+
+    Attributes:
+        direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
+    """
+
+    paper: ClassVar[str] = "Shejwalkar, Houmansadr, NDSS 2021"
+    cost: ClassVar[str] = "n^2 d + T rule(n)"
+    direction: str = "std"
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("direction", self.direction, ("std", "sign", "unit"))
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean, std = view.mean_and_std(self.knowledge)
+        p = directions(mean, std)[self.direction]
+        questions = self.ask(view, known, p[None])
+        gamma, _ = self.search(questions, view.f, questions.mean, _unit(questions))
+        return (mean + gamma * p).expand(view.f, -1), state
+
+
+@dataclass(frozen=True)
+class BulyanCoordinate(_Searching):
+    """b = mean + m * e, with the m > 0 that moves the aggregate of the server's rule farthest; e is
+    one coordinate, or all of them.
+
+    El Mhamdi, Guerraoui, Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium",
+    ICML 2018: in high dimension a rule that looks at distances cannot see a large change of a
+    single coordinate. m is searched in units of the root mean square distance of the honest vectors
+    from their mean.
+
+    Attributes:
+        coordinate: which one, counted from the end if negative; null: all.
+    """
+
+    paper: ClassVar[str] = "El Mhamdi et al., ICML 2018"
+    cost: ClassVar[str] = "n^2 d + T rule(n)"
+    coordinate: int | None = -1
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean, std = view.mean_and_std(self.knowledge)
+        e = torch.zeros_like(mean)
+        if self.coordinate is None:
+            e += torch.linalg.vector_norm(std) / len(mean) ** 0.5
+        else:
+            e[self.coordinate % len(mean)] = torch.linalg.vector_norm(std)
+        questions = self.ask(view, known, e[None])
+        m, _ = self.search(questions, view.f, questions.mean, _unit(questions))
+        return (mean + m * e).expand(view.f, -1), state
+
+
+@dataclass(frozen=True)
+class Adaptive(_Searching):
+    """The most damaging vector over several directions and all magnitudes, found by asking the
+    server's complete chain: an attacker that knows its enemy (Tutorial 027, exercise 2).
+
+    Candidates, each with its magnitude searched, are: from zero, against the mean (as in `ipm`);
+    from the mean, along the deviations to either side, against the signs of the mean, and to either
+    side along the direction in which the honest vectors differ most. Damage is the distance of the
+    aggregate from the honest mean.
+
+    Attributes:
+        knows_root: whether it knows the server's root data too, if the rule has any; otherwise it
+            takes the mean of the vectors it knows for their update.
+    """
+
+    paper: ClassVar[str] = "Tutorial 027, exercise 2"
+    cost: ClassVar[str] = "n^2 d + 6 T rule(n)"
+    knows_root: bool = False
+
+    @property
+    def reads(self) -> frozenset:
+        """A population, the rule, and the root data if it knows them."""
+        return super().reads | ({Knowledge.ROOT} if self.knows_root else set())
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean, std = view.mean_and_std(self.knowledge)
+        signs = torch.sign(mean)
+        signs *= torch.linalg.vector_norm(std) / max(1, len(mean)) ** 0.5
+        extra = torch.stack([std, signs])
+        questions = self.ask(view, known, extra)
+        centre, principal = questions.mean, _principal(questions, len(known))
+        candidates = [
+            (0.0 * centre, -centre),
+            (centre, -_unit(questions, -2)),
+            (centre, _unit(questions, -2)),
+            (centre, -_unit(questions, -1)),
+            (centre, -principal),
+            (centre, principal),
+        ]
+        best, worst = None, -1.0
+        for start, direction in candidates:
+            magnitude, damage = self.search(questions, view.f, start, direction)
+            if damage > worst:
+                best, worst = start + magnitude * direction, damage
+        weights = torch.as_tensor(best).to(known)
+        vector = weights[: len(known)] @ known + weights[len(known) :] @ extra
+        return vector.expand(view.f, -1), state
+
+
+def _principal(questions: Questions, known: int) -> np.ndarray:
+    """Coefficients of the direction of largest variance of the known vectors about their mean, as
+    long as that deviation. The sign is such that its largest coefficient is positive."""
+    centring = np.eye(known) - 1.0 / known
+    products = centring @ questions.products[:known, :known] @ centring
+    values, vectors = np.linalg.eigh(products)
+    top = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
+    row = np.zeros(len(questions.mean))
+    row[:known] = centring @ top / np.sqrt(max(1, known - 1))
+    return row
+
+
+@dataclass(frozen=True)
+class WorstOf(Attack):
+    """In every round the most damaging of several attacks, found by asking the server's rule what it
+    would make of each.
+
+    Damage is the distance of the aggregate from the mean of the honest updates. Every attack sees
+    only what it declares itself, and keeps its state as if it had been chosen.
+
+    Attributes:
+        attacks: their names, with settings behind them if any: `ipm epsilon=0.1`.
+    """
+
+    paper: ClassVar[str] = "none of its own"
+    cost: ClassVar[str] = "that of all, and a rule for each"
+    attacks: list[str] = field(default_factory=lambda: ["sign_flip", "ipm", "alie", "min_max"])
+
+    def __post_init__(self):
+        if not self.attacks:
+            raise ValueError("attacks must not be empty")
+        for member in self.members:
+            if member.poisons or Knowledge.DATA in member.reads:
+                raise ValueError(f"attacks: {member.title} works through training data, which "
+                                 "cannot be chosen round by round")  # fmt: skip
+
+    @property
+    def members(self) -> list[Attack]:
+        """The attacks themselves."""
+        from benchmark.catalogue import component
+
+        return [a if isinstance(a, Attack) else component("attack", a) for a in self.attacks]
+
+    @property
+    def reads(self) -> frozenset:
+        """What any of them reads, and what it takes to measure their damage."""
+        needed = {Knowledge.HONEST, Knowledge.RULE}
+        return frozenset(needed).union(*(member.reads for member in self.members))
+
+    def check(self, n: int, f: int) -> str | None:
+        """The first attack's objection."""
+        return next(filter(None, (member.check(n, f) for member in self.members)), None)
+
+    def init(self) -> tuple:
+        """One state an attack."""
+        return tuple(member.init() for member in self.members)
+
+    def step(self, view, state):
+        """See `Attack.step`."""
+        known, best, worst, states = view.honest, None, -1.0, []
+        for member, before in zip(self.members, state, strict=True):
+            sent, after = member.step(view.only(member.reads), before)
+            states.append(after)
+            questions = view.rule.about(known, sent, None, view.generator())
+            rows = np.zeros((view.f, len(questions.mean)))
+            rows[:, len(known) :] = np.eye(view.f)
+            damage = questions.damage(rows)
+            if damage > worst:
+                best, worst = sent, damage
+        return best, tuple(states)

@@ -1,0 +1,42 @@
+"""All attacks: the contract of test_attacks.py holds for every line; a new attack adds one."""
+
+from benchmark.attacks import (
+    Adaptive,
+    AGRTailored,
+    ALittleIsEnough,
+    BulyanCoordinate,
+    InnerProductManipulation,
+    NoAttack,
+    OptimalALIE,
+    OptimalIPM,
+    Random,
+    Scale,
+    SignFlip,
+    WorstOf,
+)
+
+TABLE = [
+    ("none", NoAttack()),
+    ("random", Random(scale=3.0)),
+    ("sign_flip", SignFlip()),
+    ("sign_flip, scaled", SignFlip(scale=10.0)),
+    ("scale", Scale(scale=7.0)),
+    ("ipm", InnerProductManipulation(epsilon=0.5)),
+    ("ipm, byzantine", InnerProductManipulation(knowledge="byzantine")),
+    ("alie", ALittleIsEnough()),
+    ("alie, z", ALittleIsEnough(z=2.0)),
+    ("alie, byzantine", ALittleIsEnough(knowledge="byzantine")),
+    ("optimal_ipm", OptimalIPM()),
+    ("optimal_ipm, byzantine", OptimalIPM(knowledge="byzantine")),
+    ("optimal_alie", OptimalALIE()),
+    ("optimal_alie, both sides", OptimalALIE(both_sides=True)),
+    ("agr_tailored", AGRTailored()),
+    ("agr_tailored, sign", AGRTailored(direction="sign")),
+    ("agr_tailored, unit, byzantine", AGRTailored(direction="unit", knowledge="byzantine")),
+    ("bulyan_coordinate", BulyanCoordinate()),
+    ("bulyan_coordinate, all", BulyanCoordinate(coordinate=None)),
+    ("adaptive", Adaptive()),
+    ("adaptive, byzantine", Adaptive(knowledge="byzantine")),
+    ("adaptive, root", Adaptive(knows_root=True)),
+    ("worst_of", WorstOf(attacks=(SignFlip(), InnerProductManipulation(), ALittleIsEnough()))),
+]
