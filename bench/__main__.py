@@ -1,6 +1,6 @@
 """Speed, as ratios: `make bench`, or ``python -m bench [sections] [--peers] [--tutorial FILE]``.
 
-Sections: compose, kernels, tutorial, mlp, cnn; all of them by default. The last three are of whole
+Sections: compose, kernels, attacks, tutorial, mlp, cnn; all of them by default. The last three are of whole
 processes, start-up included. `--peers` runs ByzFL 0.0.11 in the same run (extra `peers`; minutes for the MLP, a
 quarter of an hour for the CNN) with two step counts, and extrapolates linearly to 300 steps;
 `--tutorial` takes the tutorial's document and times its script as printed. Without them the ratios
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = ("compose", "kernels", "tutorial", "mlp", "cnn")
+SECTIONS = ("compose", "kernels", "attacks", "tutorial", "mlp", "cnn")
 TUTORIAL_SECONDS_A_CELL = 9.0 / 4
 BYZFL_SECONDS = {"mlp": {20: 20.0, 60: 37.0}, "cnn": {20: 108.0, 40: 158.0}}
 STEPS = 300
@@ -115,6 +115,48 @@ def kernels(peers: bool) -> None:
         line(f"  {name}, f = {f}", ", ".join(parts))
 
 
+# Attacks that search, or compare all vectors with each other: limit in products X @ X.T.
+SEARCHING = ("min_max", "min_sum", "optimal_ipm", "optimal_alie", "agr_tailored", "bulyan_coordinate",
+             "adaptive", "worst_of", "fang_krum")  # fmt: skip
+SEARCH_LIMIT, OPTIMAL_LIMIT = 3, 3
+
+
+def attacks() -> None:
+    """Attacks at n = 50, f = 10, d = 431,080 against NNM + Krum, the defence in all of them."""
+    import torch
+
+    from benchmark.aggregators import Context
+    from benchmark.attacks import Knowledge
+    from benchmark.catalogue import chain, choices, component, is_variant
+    from benchmark.vectors.cost import seconds
+
+    d, f = 431_080, 10
+    x = torch.randn(50, d, generator=torch.Generator().manual_seed(0)).add_(0.1)
+    honest, own = x[f:], x[:f]
+    rule = chain("nnm+krum")
+    given = {"own": own, "rule": rule, "previous": honest[0],
+             "context": Context(model=honest[1], server_step=-0.1)}  # fmt: skip
+    product = seconds(lambda: x @ x.T, 20)
+    defence = seconds(lambda: rule(x, f=f), 20)
+    line("attacks, n = 50, f = 10, d = 431,080: X @ X.T, NNM + Krum",
+         f"{product * 1e3:.1f} ms, {defence * 1e3:.1f} ms")  # fmt: skip
+    times = {}
+    for name in choices("attack"):
+        attack = component("attack", name)
+        if is_variant("attack", name) or Knowledge.DATA in attack.reads:
+            continue
+        taken = times[name] = seconds(lambda: attack(honest, f=f, **given), 7)  # noqa: B023
+        limit = f"{taken / defence:.2f} x NNM + Krum (limit 1)"
+        if name in SEARCHING:
+            limit = f"{taken / product:.2f} x X @ X.T (limit {SEARCH_LIMIT})"
+        line(f"  {name}", f"{taken * 1e3:6.1f} ms, {limit}")
+    for optimal, plain in (("optimal_ipm", "ipm"), ("optimal_alie", "alie")):
+        alone = times[optimal] / times[plain]
+        round = (times[optimal] + defence) / (times[plain] + defence)
+        line(f"  {optimal} over {plain} (limit {OPTIMAL_LIMIT})",
+             f"{alone:.1f} x; with the defence, {round:.1f} x")  # fmt: skip
+
+
 def tutorial(document: Path | None) -> None:
     """Tutorial 027: 4 rules x 5 attacks x 5 seeds, 30 rounds of 3 local epochs."""
     theirs, source = TUTORIAL_SECONDS_A_CELL, "9 s for 4 cells, another machine"
@@ -168,6 +210,8 @@ def main() -> None:
             grid(section, arguments.peers)
         elif section == "kernels":
             kernels(arguments.peers)
+        elif section == "attacks":
+            attacks()
         else:
             compose()
 

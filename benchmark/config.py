@@ -274,3 +274,13 @@ def build(node: Any, where: str) -> Component:
 def canonical(config: Any) -> str:
     """One string for equal configurations."""
     return json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def as_name(override: str) -> str:
+    """The override with attacks called like numbers, `nan` and `inf`, quoted: for Hydra they would
+    be numbers."""
+    key, equals, values = override.partition("=")
+    if key.lstrip("+") != "attack":
+        return override
+    names = [f"'{v}'" if v in ("nan", "inf") else v for v in values.split(",")]
+    return key + equals + ",".join(names)

@@ -1,6 +1,7 @@
 """From jobs to stored cells: compose, check, drop what is stored, simulate, store."""
 
 import importlib
+import math
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -180,12 +181,12 @@ def _frame(result: Result):
 
 
 def _describe(store: Store, cell: Cell) -> None:
-    import pyarrow.parquet as pq
-
-    metrics = pq.read_table(store.cells / cell.key / "metrics.parquet").to_pydict()
-    last = {name: values[-1] for name, values in metrics.items()}
+    last = store.last_round(cell.key)
+    success = last["attack_success_rate"]
+    targeted = f"attack success rate {success:.1%}, " if math.isfinite(success) else ""
     print(
         f"{cell.title}: test accuracy {last['test_accuracy']:.1%} after round {last['round']}, "
-        f"train loss {last['train_loss']:.4g}, aggregation error {last['aggregation_error']:.4g}, "
+        f"{targeted}train loss {last['train_loss']:.4g}, "
+        f"aggregation error {last['aggregation_error']:.4g}, "
         f"Byzantine weight {last['byzantine_weight']:.1%}"
     )

@@ -20,12 +20,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from benchmark.aggregators.base import Chain, Rule, Stage, feasibility
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
-from benchmark.config import FL, Component, ConfigError, build, canonical, typed
+from benchmark.config import FL, Component, ConfigError, as_name, build, canonical, typed
 
 SCHEMA = 3  # of a cell's config; raise it when the same config comes to mean another computation
 GROUPS = ("attack", "schedule", "aggregator", "data", "partition", "model", "fl")
 _ALIASES = {"little_is_enough": "alie"}
-_SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")  # usually change nothing but their own part
+_SEPARATE = (
+    "attack",
+    "schedule",
+    "aggregator",
+    "pre_aggregator",
+)  # usually change nothing but their own part
 _TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
     ("fl.num_clients", "fl.num_honest"),
@@ -103,7 +108,7 @@ def expand(overrides: list[str], axes: Iterable[dict], defaults: dict | None = N
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     named = {}
-    for override in parser.parse_overrides(overrides):
+    for override in parser.parse_overrides(list(map(as_name, overrides))):
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise ConfigError(f"{override.input_line}: only lists, range() and glob() sweep")
@@ -128,7 +133,7 @@ def first_of(overrides: list[str]) -> DictConfig:
     """The configuration of the first of the jobs that overrides sweep over."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     first = []
-    for override in parser.parse_overrides(overrides):
+    for override in parser.parse_overrides(list(map(as_name, overrides))):
         if override.is_sweep_override() and override.is_discrete_sweep():
             values = override.sweep_string_iterator()
             first.append(f"{override.get_key_element()}={next(iter(values))}")
@@ -173,7 +178,7 @@ class Composer:
             ConfigError: if a setting is unknown or of the wrong type.
         """
         groups, values = [], []
-        for line in job:
+        for line in map(as_name, job):
             if line not in self._parsed:
                 override = self._parser.parse_override(line)
                 chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
@@ -261,8 +266,8 @@ class Composer:
         labels["pre_aggregator"] = "+".join(
             self._label(f"pre_aggregator.{name}", config, base, {}, name) for name in chain
         )
-        schedule = labels.pop("schedule")
-        labels["attack"] += "" if schedule == "always" else f"@{schedule}"
+        if labels["schedule"] != "always":
+            labels["attack"] += f"@{labels['schedule']}"
         labels["fl"] = choices.get("fl", config.fl.algorithm)
         raw = self._algorithm(config.fl)
         built = (*parts.values(), *stages.values())
@@ -293,10 +298,7 @@ class Composer:
         schedule = components["schedule"]
         if not isinstance(schedule, Schedule):
             raise ConfigError(f"schedule._target_: {type(schedule).__name__} is no Schedule")
-        if schedule.start > fl.rounds:
-            raise ConfigError(f"schedule.start={schedule.start} is after the last of "
-                              f"fl.rounds={fl.rounds}")  # fmt: skip
-        problem = _infeasible(attack, rule, fl)
+        problem = _infeasible(attack, schedule, rule, fl)
         return Cell(plain, labels, problem, scenario, rule=rule, fl=fl, **components)
 
     def _label(
@@ -378,7 +380,7 @@ def _chain(stages: dict, rule: Any) -> Chain:
     return Chain([*(stage.value for stage in stages.values()), rule])
 
 
-def _infeasible(attack: Attack, rule: Chain, fl: FL) -> str | None:
+def _infeasible(attack: Attack, schedule: Schedule, rule: Chain, fl: FL) -> str | None:
     n, f, declared = fl.num_clients, fl.num_byzantine, fl.declared_byzantine
     if declared < 0 or declared >= n:
         return f"fl.declared_byzantine={declared} must lie in [0, n) with n={n}"
@@ -388,6 +390,8 @@ def _infeasible(attack: Attack, rule: Chain, fl: FL) -> str | None:
     reason = feasibility(rule, sampled, -(-declared * sampled // n))
     if reason:
         return f"aggregator: {reason}"
+    if schedule.start > fl.rounds:
+        return f"schedule.start={schedule.start} is after the last of fl.rounds={fl.rounds}"
     reason = attack.check(n, f)
     return f"attack: {reason}" if reason else None
 

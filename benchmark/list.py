@@ -1,22 +1,42 @@
-"""``python -m benchmark.list aggregators``: the catalogue of rules and stages.
+"""``python -m benchmark.list aggregators``: the catalogue of rules, of stages and of attacks.
 
-Requirement and state are not written down anywhere but found by asking and running the rule.
+Requirement and state are not written down anywhere but found by asking and running them.
 """
 
 import sys
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.aggregators import Mean
 from benchmark.aggregators.base import Rule, Updates, feasibility
 from benchmark.aggregators.state import packed
+from benchmark.attacks.base import Attack, Knowledge
+from benchmark.attacks.training import Local
 from benchmark.catalogue import choices, component, is_variant
 from benchmark.config import ConfigError
+from benchmark.models import Logistic
 from benchmark.vectors.compare import Round
 
-_GROUPS = {"aggregators": "aggregator", "pre_aggregators": "pre_aggregator"}
+_GROUPS = {
+    "aggregators": "aggregator", "pre_aggregators": "pre_aggregator", "attacks": "attack"
+}  # fmt: skip
 _ROUNDS = 12  # longer than the windows of most rules
+_CLASSES = 10
+_RULES_NOTE = (
+    "cost: arithmetic for n vectors of d numbers, T iterations; state: numbers kept between "
+    "rounds; needs: what the server must provide besides the updates. Indented: a variant."
+)
+_ATTACKS_NOTE = (
+    "kind: what it works through, the vectors sent, the clients' data, or training of its own; "
+    "targeted: it wants certain inputs taken for a certain class. knows: besides n, f and the "
+    "architecture; partial: with knowledge=byzantine. cost: arithmetic for n vectors of d numbers, "
+    "T questions to the rule; state: numbers kept between rounds. Indented: a variant."
+)
 
 
 def requirement(thing, limit: int = 200) -> str:
@@ -38,41 +58,127 @@ def requirement(thing, limit: int = 200) -> str:
 
 def state(thing) -> str:
     """How many numbers it remembers between rounds, in terms of n and d."""
-    sizes = [(9, 400), (18, 400), (9, 800), (18, 800)]
-    if not _remembered(thing, *sizes[0], rounds=2):
+    sizes = [(9, 8), (18, 8), (9, 12), (18, 12)]  # clients, and the side of images
+    if _nothing(_after(thing, *sizes[0], rounds=2)):
         return "none"
-    held = [_remembered(thing, n, d) for n, d in sizes]
-    terms = np.linalg.solve([[n * d, d, n, 1] for n, d in sizes], held)
+    held = [_numbers(_after(thing, *size)) for size in sizes]
+    terms = [[n * d, d, n, 1] for n, side in sizes for d in [_parameters(side)]]
+    coefficients = np.linalg.solve(terms, held)
     names = ("n d", "d", "n")
-    parts = [f"{round(c, 1):g} {name}" for c, name in zip(terms, names, strict=False) if c > 0.04]
+    parts = [f"{round(c, 1 if c > 1 else 3):g} {name}"
+             for c, name in zip(coefficients, names, strict=False) if c > 2e-3]  # fmt: skip
     return " + ".join(part.removeprefix("1 ") for part in parts) or "a few numbers"
 
 
-def _remembered(thing, n: int, d: int, rounds: int = _ROUNDS) -> int:
+def _parameters(side: int) -> int:
+    return _CLASSES * (side**2 + 1)  # of a linear model
+
+
+def _nothing(state: Any) -> bool:
+    return state is None or (isinstance(state, tuple) and all(map(_nothing, state)))
+
+
+def _numbers(state: Any) -> int:
+    return sum(int(np.prod(array.shape)) for array in packed(state)[1].values())
+
+
+def _after(thing, n: int, side: int, rounds: int = _ROUNDS) -> Any:
+    """The state of a rule, a stage or an attack after some rounds."""
+    if isinstance(thing, Attack):
+        return _after_attacks(thing, n, side, rounds)
     memory, f = thing.init(), 1 if not feasibility(thing, n, 1) else 0
     for round in range(rounds):
-        drawn = Round.drawn(n, 0, d, 1.0, 0.5, round)
+        drawn = Round.drawn(n, 0, _parameters(side), 1.0, 0.5, round)
         context = drawn.context(round).only(thing)
         if isinstance(thing, Rule):
             _, memory, _ = thing.step(Updates(drawn.honest), f, memory, context)
         else:
             _, _, memory = thing.apply(Updates(drawn.honest), f, memory, context)
-    return sum(int(np.prod(array.shape)) for array in packed(memory)[1].values())
+    return memory
+
+
+class _Going(Attack):
+    """An attack that goes on with its state where it is called."""
+
+    def __init__(self, attack: Attack):
+        self._attack, self.state = attack, attack.init()
+        self.reads, self.check, self.init = attack.reads, attack.check, lambda: self.state
+
+    def step(self, view, state):
+        sent, self.state = self._attack.step(view, state)
+        return sent, self.state
+
+
+def _after_attacks(attack: Attack, n: int, side: int, rounds: int) -> Any:
+    going, f = _Going(attack), 3
+    for round in range(rounds):
+        drawn = Round.drawn(n, f, _parameters(side), 1.0, 0.5, round)
+        context = replace(drawn.context(round), round=round + 1)
+        going(drawn.honest, f=f, own=drawn.own, rule=Mean(), context=context,
+              previous=drawn.root if round else None,
+              local=_local(f, side, context), seed=round)  # fmt: skip
+    return going.state
+
+
+def _local(f: int, side: int, context) -> Local:
+    """Byzantine clients with two random images of each class."""
+    rng = np.random.default_rng(side)
+    shard = 2 * _CLASSES
+    images = torch.from_numpy(rng.random((f * shard, 1, side, side), np.float32))
+    labels = torch.arange(f * shard) % _CLASSES
+    return Local(
+        Logistic().build((1, side, side), _CLASSES), context.model[None], context.server_step,
+        (images, labels), np.split(np.arange(f * shard), f), np.random.default_rng, _CLASSES,
+        (0.0, 1.0),
+    )  # fmt: skip
+
+
+def kind(attack: Attack) -> str:
+    """What it works through, and whether it is targeted."""
+    own = Knowledge.DATA in attack.reads
+    return ("data" if attack.poisons else "training" if own else "vectors") + (
+        ", targeted" if attack.targeted else ""
+    )
+
+
+def knows(attack: Attack) -> str:
+    """What it declares to read."""
+    return ", ".join(sorted(attack.reads)) or "nothing"
+
+
+def knows_in_part(attack: Attack) -> str:
+    """What it reads if it knows its own clients' updates only; empty if it has no such form."""
+    if "knowledge" not in {field.name for field in fields(attack)}:
+        return ""
+    return knows(replace(attack, knowledge="byzantine"))
 
 
 def table(group: str) -> Table:
-    """The catalogue of a group: `aggregator` or `pre_aggregator`."""
+    """The catalogue of a group: `aggregator`, `pre_aggregator` or `attack`."""
     shown = Table(show_lines=False)
-    for column in ("name", "paper", "requires", "cost", "state", "needs"):
-        shown.add_column(column, no_wrap=column in ("name", "requires"))
+    columns = ["paper", "requires", "cost", "state", "needs"]
+    if group == "attack":
+        columns = ["paper", "kind", "knows", "partial", "cost", "state"]
+    for column in ("name", *columns):
+        shown.add_column(column, no_wrap=column in ("name", "requires", "kind"))
     for name in choices(group):
-        if name == "none":
+        if name == "none" and group != "attack":
             continue
         thing = component(group, name)
-        needs = ", ".join(sorted(thing.needs - {"clients"})) or "nothing"
         label = f"  {name}" if is_variant(group, name) else name
-        shown.add_row(label, thing.paper, requirement(thing), thing.cost, state(thing), needs)
+        shown.add_row(label, thing.paper, *(_FACTS[column](thing) for column in columns[1:]))
     return shown
+
+
+_FACTS = {
+    "requires": requirement,
+    "cost": lambda thing: thing.cost,
+    "state": state,
+    "needs": lambda thing: ", ".join(sorted(thing.needs - {"clients"})) or "nothing",
+    "kind": kind,
+    "knows": knows,
+    "partial": knows_in_part,
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -83,10 +189,7 @@ def main(arguments: list[str]) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(table(_GROUPS[arguments[0]]))
-    console.print(
-        "cost: arithmetic for n vectors of d numbers, T iterations; state: numbers kept between "
-        "rounds; needs: what the server must provide besides the updates. Indented: a variant."
-    )
+    console.print(_ATTACKS_NOTE if arguments[0] == "attacks" else _RULES_NOTE)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ def main(arguments):
     folder.mkdir(parents=True, exist_ok=True)
     analysis.summary_table(frame).to_csv(folder / "summary.csv", index=False)
     (folder / "summary.md").write_text(analysis.markdown(frame), encoding="utf-8")
-    figures = analysis.accuracy_versus_f(frame, folder)
-    for stale in set(folder.glob("accuracy_vs_f-*")) - set(figures):  # of other names before
-        stale.unlink()
+    figures = analysis.accuracy_versus_f(frame, folder) + analysis.heat_maps(frame, folder)
+    for kind in ("accuracy_vs_f", "heatmap", "attack_success"):
+        for stale in set(folder.glob(f"{kind}-*")) - set(figures):  # of other names before
+            stale.unlink()
     print(folder / "summary.csv", folder / "summary.md", *figures, sep="\n")
 
 

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import ConfigError, conf_dir
+from benchmark.config import ConfigError, as_name, conf_dir
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -20,6 +20,11 @@ def _hydra_main(config: DictConfig) -> None:
 
     try:
         jobs = jobs_of(overrides_of(HydraConfig.get().overrides), config, sweep=False)
+        if config.search is not None:
+            from benchmark.search import learn
+
+            print(learn(jobs, config))
+            return
         result = execute(jobs, config, alone=not config.grid)
         report(result, config.report)
         _ended.update(failed=result.counts["failed"])
@@ -48,6 +53,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise; how errors are shown is decided here
     from benchmark.data import DataError
 
+    sys.argv[1:] = map(as_name, sys.argv[1:])
     try:
         _hydra_main()
         if "error" in _ended:

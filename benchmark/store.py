@@ -50,6 +50,16 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def last_round(self, key: str) -> dict:
+        """The metrics of the last round of a cell; empty if it is not done."""
+        import pyarrow.parquet as pq
+
+        try:
+            metrics = pq.read_table(self.cells / key / "metrics.parquet").to_pydict()
+        except FileNotFoundError:
+            return {}
+        return {name: values[-1] for name, values in metrics.items()}
+
     def keys(self) -> list[str]:
         """Keys of all stored cells."""
         if not self.cells.is_dir():

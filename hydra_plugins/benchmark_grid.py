@@ -70,8 +70,13 @@ class GridLauncher(Launcher):
         from benchmark.execution import execute, report
         from benchmark.grid import first_of
 
-        config = first_of(job_overrides[0])
-        result = execute([list(job) for job in job_overrides], config)
+        config, jobs = first_of(job_overrides[0]), [list(job) for job in job_overrides]
+        if config.search is not None:
+            from benchmark.search import learn
+
+            print(learn(jobs, config))
+            return [JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")]
+        result = execute(jobs, config)
         report(result, config.report)
         returned = JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")
         if result.counts["failed"]:

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.aggregators import Rule, Updates
-from benchmark.aggregators.base import feasibility
-from benchmark.attacks import View
+from benchmark.aggregators.base import feasibility, layers_of
+from benchmark.attacks import Batch, View
+from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.simulation.server import Server
-from benchmark.simulation.streams import generator, torch_generator
+from benchmark.simulation.streams import generator, key
 from benchmark.simulation.workload import Workloads
 
 
@@ -86,7 +87,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Recorded(Rule):
-    """A rule that keeps what it sees, for comparing the engine's updates with the reference's."""
+    """A rule that keeps what the server hands it, for comparing the engine's updates with the
+    reference's. An attacker may have asked it in the same round, but before the server."""
 
     inner: Rule
     name: str = ""
@@ -95,6 +97,7 @@ class Recorded(Rule):
 
     needs = property(lambda self: self.inner.needs)
     root_examples = property(lambda self: self.inner.root_examples)
+    depends_on = property(lambda self: self.inner.depends_on)
 
     def check(self, n, f):
         return self.inner.check(n, f)
@@ -104,6 +107,9 @@ class Recorded(Rule):
 
     def step(self, updates, f, state, context):
         vector, state, report = self.inner.step(updates, f, state, context)
+        if self.log and self.log[-1] == (self.name, context.round):  # it was an attacker's question
+            self.rounds.pop()
+            self.log.pop()
         received = updates.rows().clone()
         self.rounds.append(Round(np.array(updates.ids), received, vector.clone()))
         self.log.append((self.name, context.round))
@@ -130,12 +136,13 @@ class Reference:
         fill(self.module, initial)
         shards = cell.partition.split(self.data, cell.n, generator(cell.seed, "partition"))
         self.shards = shards
-        self.byzantine = set(generator(cell.seed, "byzantine").permutation(cell.n)[: cell.f])
+        self.byzantine = set(self.compromised(1))
+        self.attackers = []  # of the round
         self.momenta = {}
         self.velocity = 0.0
         self.server = Server(cell, Workloads("cpu").of(cell))  # has tests of its own
         self.attack_state, self.rule_state = cell.attack.init(), cell.rule.init()
-        self.target = self.train_target() if "replacement" in cell.attack.reads else None
+        self.previous = None
         self.metrics = []
         self.rounds = []
 
@@ -161,33 +168,48 @@ class Reference:
         stream = generator(self.cell.seed, "participants", 0, round)
         return sorted(stream.choice(n, max(1, int(np.rint(share * n))), replace=False))
 
+    def compromised(self, round):
+        """Clients in the attacker's hands, in the order in which they join in."""
+        cell, every = self.cell, self.cell.schedule.churn_every
+        order = list(generator(cell.seed, "byzantine").permutation(cell.n))
+        bad, good = order[: cell.f], order[cell.f :]
+        count = min(math.ceil(cell.schedule.churn * cell.f), len(good))
+        for exchange in range(1, (round - 1) // every + 1 if count else 1):
+            stream = generator(cell.seed, "churn", 0, exchange)
+            lost = stream.choice(cell.f, count, replace=False)
+            won = stream.choice(len(good), count, replace=False)
+            for i, j in zip(lost, won, strict=True):
+                bad[i], good[j] = good[j], bad[i]
+        return bad
+
     def train(self, round):
         """One round."""
         cell = self.cell
         here = self.participants(round)
-        byzantine = [c for c in here if c in self.byzantine]
+        active = self.compromised(round)[: cell.schedule.count(round, cell.f)]
+        self.attackers = byzantine = [c for c in here if c in active]
+        context = self.server.context(round, self.model[None], self.server_step(round))
         own, losses = {}, {}
         for client in here:
-            if client not in self.byzantine or "own" in cell.attack.reads:
+            if client not in byzantine or "own" in cell.attack.reads:
                 update, losses[client] = self.client(client, round)
                 own[client] = self.with_momentum(client, update)
-        honest = [c for c in here if c not in self.byzantine]
+        honest = [c for c in here if c not in byzantine]
         sent = dict(own)
         if byzantine:
-            sent |= dict(zip(byzantine, self.attacked(own, honest, byzantine, round), strict=True))
+            vectors = self.attacked(own, honest, byzantine, round, context)
+            sent |= dict(zip(byzantine, vectors, strict=True))
         record = {"byzantine_clients": len(byzantine)}
         record["train_loss"] = float(np.mean([losses[c] for c in honest])) if honest else math.nan
-        return record | self.serve(here, sent, round)
+        return record | self.serve(here, sent, round, context)
 
     def client(self, client, round):
         """A client's update and its loss."""
         if self.fl.algorithm == "fedavg":
             return self.locally_trained(client, round)
-        x, y = self.examples(client, self.batch(client, round))
-        if self.fl.horizontal_flip != "none":
-            draws = generator(self.cell.seed, "flips", client, round).random(len(y))
-            x = mirrored(x, draws < 0.5)
-        loss, gradient = self.gradient(self.module, x, y, self.fl.weight_decay)
+        coins = generator(self.cell.seed, "flips", client, round)
+        x, y, weights = self.examples(client, self.batch(client, round), coins)
+        loss, gradient = self.gradient(self.module, x, y, weights, self.fl.weight_decay)
         if self.fl.gradient_clip is not None and gradient.norm() > self.fl.gradient_clip:
             gradient = gradient * (self.fl.gradient_clip / gradient.norm())
         return gradient, loss
@@ -200,11 +222,9 @@ class Reference:
         )
         coins = generator(self.cell.seed, "flips", client, round)
         for batch in self.local_batches(client, round):
-            x, y = self.examples(client, batch)
-            if fl.horizontal_flip != "none":
-                x = mirrored(x, coins.random(fl.batch_size)[: len(y)] < 0.5)
+            x, y, weights = self.examples(client, batch, coins)
             optimizer.zero_grad()
-            loss = F.cross_entropy(module(x), y)
+            loss = (weights * F.cross_entropy(module(x), y, reduction="none")).sum()
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
@@ -229,14 +249,27 @@ class Reference:
             batches += [order[i : i + size] for i in range(0, len(order), size)]
         return batches[:steps]
 
-    def examples(self, client, indices):
+    def examples(self, client, indices, coins):
+        """Images, labels and weights, of a Byzantine client as its attack has them."""
         x, y = self.data.train_x[indices], self.data.train_y[indices]
-        if self.cell.attack.poisons and client in self.byzantine:
-            y = self.cell.attack.poison(y, self.data.num_classes)
-        return torch.from_numpy(x), torch.from_numpy(y)
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        weights = torch.full((len(y),), 1.0 / len(y))
+        if self.fl.horizontal_flip != "none":
+            x = mirrored(x, coins.random(self.fl.batch_size)[: len(y)] < 0.5)
+        if self.cell.attack.poisons and client in self.attackers:
+            stream = lambda: generator(self.cell.seed, "poison", client)  # noqa: E731
+            batch = Batch(x, y, weights, np.asarray(indices), self.attackers.index(client),
+                          self.data.num_classes, self.span, stream)  # fmt: skip
+            batch = self.cell.attack.poison(batch)
+            x, y, weights = batch.x, batch.y, batch.weights
+        return x, y, weights
 
-    def gradient(self, module, x, y, weight_decay=0.0):
-        loss = F.cross_entropy(module(x), y)
+    @property
+    def span(self):
+        return float(self.data.train_x.min()), float(self.data.train_x.max())
+
+    def gradient(self, module, x, y, weights, weight_decay=0.0):
+        loss = (weights * F.cross_entropy(module(x), y, reduction="none")).sum()
         parameters = list(module.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         pairs = zip(gradients, parameters, strict=True)
@@ -251,26 +284,57 @@ class Reference:
         self.momenta[client] = fl.momentum * self.momenta.get(client, 0.0) + share * update
         return self.momenta[client]
 
-    def attacked(self, own, honest, byzantine, round):
+    def attacked(self, own, honest, byzantine, round, context):
         """What the Byzantine clients send."""
-        attack, seed = self.cell.attack, self.cell.seed
+        attack, cell, step = self.cell.attack, self.cell, self.server_step(round)
+        n, f, d = len(honest) + len(byzantine), len(byzantine), len(self.model)
+        declared = math.ceil(self.fl.declared_byzantine * n / cell.n)
+        if "rule" in attack.reads and feasibility(cell.rule, n, declared):
+            return [torch.full((d,), math.nan)] * f
+        everybody = [*honest, *byzantine]
+        order = sorted(range(n), key=lambda i: everybody[i])
+        ids = np.array(sorted(everybody))
+
+        def rule():
+            coins = key(cell.seed, "attacker's coins", 0, round)
+            known = outsiders_context(context, "root" in attack.reads, coins)
+            counts = np.array([float(len(self.shards[c])) for c in ids])
+            return Oracle(
+                cell.rule, declared, self.rule_state, known, n, np.array(order), counts, ids
+            )
+
         view = View(
-            n=len(honest) + len(byzantine),
-            f=len(byzantine),
-            like=torch.zeros(0, len(self.model)),
+            n=n,
+            f=f,
+            like=torch.zeros(0, d),
             reads=attack.reads,
-            generator=lambda i: torch_generator(seed, "attack", int(byzantine[i]), round),
+            key=lambda i: key(cell.seed, "attack", int(byzantine[i]) if i >= 0 else -1, round),
+            round=round,
+            layers=layers_of([tuple(layer.shape) for layer in self.layers()]),
             own=torch.stack([own[c] for c in byzantine]) if byzantine[0] in own else None,
+            local=lambda: PlainLocal(self, byzantine, round),
             honest=self.stacked([own[c] for c in honest]),
-            replacement=lambda: (self.target - self.model) / self.server_step(round),
+            honest_ids=np.array(honest),
+            rule=rule,
+            model=self.model,
+            server_step=step,
+            previous=self.previous,
+            root_update=lambda: context.root_update(),
         )
         vectors, self.attack_state = attack.step(view, self.attack_state)
         return list(vectors)
 
+    def layers(self):
+        """The parameters as they lie in the engine's vector."""
+        return [
+            p.detach().permute(0, 2, 3, 1) if p.ndim == 4 else p.detach()
+            for p in self.module.parameters()
+        ]
+
     def stacked(self, updates):
         return torch.stack(updates) if updates else torch.zeros(0, len(self.model))
 
-    def serve(self, here, sent, round):
+    def serve(self, here, sent, round, context):
         """The server's part: drop what is not finite, aggregate, step."""
         fl, n = self.fl, self.cell.n
         left = [c for c in here if bool(torch.isfinite(sent[c]).all())]
@@ -280,14 +344,13 @@ class Reference:
         if not left or feasibility(self.cell.rule, len(left), declared):
             return record
         received = torch.stack([sent[c] for c in left])
-        context = self.server.context(round, self.model[None], self.server_step(round))
         counts = np.array([len(self.shards[c]) for c in left])
         aggregate, self.rule_state, report = self.cell.rule.step(
             Updates(received, counts=counts, ids=np.array(left)), declared, self.rule_state, context
         )
         self.rounds.append(Round(np.array(left), received, aggregate))
-        honest = self.stacked([sent[c] for c in left if c not in self.byzantine])
-        bad = np.flatnonzero([c in self.byzantine for c in left])
+        honest = self.stacked([sent[c] for c in left if c not in self.attackers])
+        bad = np.flatnonzero([c in self.attackers for c in left])
         record["aggregation_error"] = float((aggregate - honest.mean(0)).norm())
         record["byzantine_weight"] = float(report.share(bad).sum()) if len(bad) else 0.0
         step = aggregate
@@ -295,29 +358,13 @@ class Reference:
             share = 1 - fl.momentum if fl.dampening else 1.0
             step = self.velocity = fl.momentum * self.velocity + share * aggregate
         fill(self.module, self.model + self.server_step(round) * step)
+        self.previous = step
         return record
 
     def server_step(self, round):
         if self.fl.algorithm == "fedavg":
             return self.fl.server_learning_rate
         return -rate(self.fl, round) * self.fl.server_learning_rate
-
-    def train_target(self):
-        """The model-replacement attacker's own model."""
-        if not self.byzantine:
-            return None
-        attack, module = self.cell.attack, copy.deepcopy(self.module)
-        data = np.concatenate([self.shards[c] for c in sorted(self.byzantine)])
-        size = min(attack.target_batch_size, len(data))
-        for step in range(1, attack.target_steps + 1):
-            stream = generator(self.cell.seed, "target model", 0, step)
-            batch = stream.choice(data, size, replace=False)
-            x = torch.from_numpy(self.data.train_x[batch])
-            y = torch.from_numpy(self.data.num_classes - 1 - self.data.train_y[batch])
-            _, gradient = self.gradient(module, x, y)
-            now = flat([p.detach() for p in module.parameters()])
-            fill(module, now - attack.target_learning_rate * gradient)
-        return flat([p.detach() for p in module.parameters()])
 
     @torch.no_grad()
     def evaluate(self, round):
@@ -335,12 +382,63 @@ class Reference:
             scores = self.module(x)
             record[f"{name}_accuracy"] = float((scores.argmax(1) == y).double().mean())
             record[f"{name}_loss"] = float(F.cross_entropy(scores, y))
+        if self.cell.attack.targeted:
+            record["attack_success_rate"] = self.success_rate()
         if self.fl.evaluate_train:
             honest = [c for c in range(self.cell.n) if c not in self.byzantine]
             own = np.array(sorted({int(i) for c in honest for i in self.shards[c]}))
             scores = self.module(torch.from_numpy(self.data.train_x[own])).numpy()
             record["honest_accuracy"] = float(np.mean(scores.argmax(1) == self.data.train_y[own]))
         return record
+
+    def success_rate(self):
+        """How often the attacker gets the label that it wants, where another one is right."""
+        x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
+        taken, shown, wanted = self.cell.attack.challenge(x, y, self.data.num_classes, self.span)
+        said = self.module(shown).argmax(1)
+        hits = [
+            bool(said[i] == wanted[i]) for i, j in enumerate(taken.tolist()) if y[j] != wanted[i]
+        ]
+        return float(np.mean(hits)) if hits else math.nan
+
+
+class PlainLocal:
+    """`attacks.training.Local` by autograd, one model after the other."""
+
+    def __init__(self, reference, clients, round):
+        self.reference, self.clients, self.round = reference, clients, round
+        self.model, self.span = reference.model, reference.span
+        self.server_step = reference.server_step(round)
+        self.num_classes = reference.data.num_classes
+
+    def batches(self, steps, size):
+        seed, shards = self.reference.cell.seed, self.reference.shards
+        drawn = [generator(seed, "own training", int(c), self.round)
+                 .choice(shards[c], (steps, size)) for c in self.clients]  # fmt: skip
+        return [np.array([mine[step] for mine in drawn]) for step in range(steps)]
+
+    def examples(self, indices):
+        data = self.reference.data
+        return torch.from_numpy(data.train_x[indices]), torch.from_numpy(data.train_y[indices])
+
+    def of_class(self, place, label):
+        shard = self.reference.shards[self.clients[place]]
+        return np.array([i for i in shard if self.reference.data.train_y[i] == label], int)
+
+    def models(self):
+        return torch.stack([self.model] * len(self.clients))
+
+    def gradients(self, models, x, y):
+        module, found = copy.deepcopy(self.reference.module), []
+        for vector, inputs, labels in zip(models, x, y, strict=True):
+            fill(module, vector)
+            weights = torch.full((len(labels),), 1.0 / len(labels))
+            with torch.enable_grad():
+                found.append(self.reference.gradient(module, inputs, labels, weights)[1])
+        return torch.stack(found)
+
+    def sent(self, moves):
+        return moves / self.server_step
 
 
 def mirrored(x, mask):

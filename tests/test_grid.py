@@ -20,7 +20,17 @@ from benchmark.grid import Composer, expand, first_of
 from benchmark.store import Store
 
 HERE = __name__
-GROUPS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl", "engine")
+GROUPS = (
+    "attack",
+    "schedule",
+    "aggregator",
+    "pre_aggregator",
+    "data",
+    "partition",
+    "model",
+    "fl",
+    "engine",
+)
 CHOICES = {
     group: sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) for group in GROUPS
 }
@@ -122,7 +132,7 @@ def test_a_setting_replaces_its_twin_in_a_preset(composer, preset):
 
 def test_glob_sweeps(composer):
     cells = sweep(composer, "attack=glob(*flip,exclude=tutorial*)", "fl.num_byzantine=1", "seed=0")
-    assert values(cells, "attack") == ["label_flip", "sign_flip"]
+    assert values(cells, "attack") == ["label_flip", "sign_flip", "targeted_label_flip"]
 
 
 def test_a_sweep_without_a_list_is_refused():
@@ -308,7 +318,7 @@ def test_keys_stay_what_they_are(composer):
     settings = ["attack=alie", "attack.z=1.5", "aggregator=trimmed_mean", "pre_aggregator=nnm"]
     settings += ["data=digits", "partition=dirichlet", "partition.alpha=0.5", "model.hidden=[32]"]
     settings += ["fl=fedavg", "fl.num_clients=15", "fl.num_byzantine=3", "fl.rounds=7", "seed=2"]
-    assert key(composer, *settings) == "342a8acff8c48f6341e3"
+    assert key(composer, *settings) == "d309576d6681fbd4c7c2"
 
 
 @dataclass(frozen=True)
@@ -348,8 +358,8 @@ def test_numbers_must_be_finite(composer, job, message):
         (["fl.milestones=[-3]"], "fl.milestones=[-3] must be positive"),
         (["data.test_fraction=0"], "data: data.test_fraction=0 leaves nothing to test on"),
         (
-            ["attack=model_replacement", "attack.target_batch_size=0"],
-            "attack: target_batch_size must be positive, got 0",
+            ["attack=model_replacement", "attack.batch_size=0"],
+            "attack: batch_size must be positive and finite, got 0",
         ),
     ],
 )
@@ -476,6 +486,8 @@ def test_every_file_of_every_group_builds(composer, row):
     for group in set(GROUPS) - {"engine"}:
         name = {"little_is_enough": "alie"}.get(row[group], row[group])
         nothing = group == "pre_aggregator" and name == "none"
+        if group == "attack" and row["schedule"] != "always":
+            name += f"@{row['schedule']}"
         assert cell.labels[group] == ("" if nothing else name)
         # A file spells out the settings of what it names, so that people find them.
         text = yaml.safe_load((conf_dir() / group / f"{row[group]}.yaml").read_text())

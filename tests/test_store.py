@@ -85,9 +85,9 @@ def test_a_folder_holds_a_cell(stored):
         assert (summary["n"], summary["f"]) == (8, config["fl"]["num_byzantine"])
         assert summary["f_declared"] == summary["f"] and summary["seed"] == config["seed"]
         assert summary["labels"] == {
-            "attack": "sign_flip", "aggregator": summary["labels"]["aggregator"],
-            "pre_aggregator": "", "data": "digits", "partition": "iid", "model": "logistic",
-            "fl": "fedsgd",
+            "attack": "sign_flip", "schedule": "always",
+            "aggregator": summary["labels"]["aggregator"], "pre_aggregator": "",
+            "data": "digits", "partition": "iid", "model": "logistic", "fl": "fedsgd",
         }  # fmt: skip
         assert config["aggregator"]["_target_"].lower().endswith(summary["labels"]["aggregator"])
         assert {"python", "torch", "numpy", "machine"} <= summary["versions"].keys()

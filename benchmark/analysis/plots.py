@@ -30,7 +30,7 @@ _DASHES = ["-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1))]
 
 _PANEL_WIDTH = {1: 4.4, 2: 3.1}  # by panels a row; else 2.35
 _PANEL_HEIGHT, _LEFT, _RIGHT, _GAP_X, _GAP_Y = 1.8, 0.58, 0.15, 0.16, 0.36
-_TICKS, _LINE, _LEGEND_LINE = 0.66, 0.14, 0.17
+_TICKS, _LINE, LEGEND_LINE = 0.66, 0.14, 0.17
 _STRIP_ROWS, _STRIP_PITCH = 4, 0.06  # strip of infeasible marks below zero, in units of accuracy
 
 
@@ -42,17 +42,22 @@ def accuracy_versus_f(frame, folder, formats=("pdf", "png")):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     paths = []
     for scenario, (title, stem) in sorted(scenario_names(frame).items(), key=lambda kv: kv[1]):
         cells = frame[frame["scenario"] == scenario]
         if cells["test_accuracy"].isna().all():
             continue
-        figure = accuracy_figure(cells, title)
-        for suffix in formats:
-            paths.append(folder / f"accuracy_vs_f-{stem}.{suffix}")
-            with matplotlib.rc_context(fname=STYLE):
-                figure.savefig(paths[-1], metadata=undated.get(suffix))
+        paths += save(accuracy_figure(cells, title), folder / f"accuracy_vs_f-{stem}", formats)
+    return paths
+
+
+def save(figure, stem, formats=("pdf", "png")):
+    """Write a figure to the path ``stem`` and a suffix for each format; return the paths."""
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    paths = [Path(f"{stem}.{suffix}") for suffix in formats]  # a stem may have dots in it
+    with matplotlib.rc_context(fname=STYLE):
+        for path, suffix in zip(paths, formats, strict=True):
+            figure.savefig(path, metadata=undated.get(suffix))
     return paths
 
 
@@ -68,7 +73,7 @@ def accuracy_figure(frame, title=None):
         raise ValueError("no finished cell to draw: see python -m benchmark.status")
     rows = summarise(frame)
     texts = [title or next(iter(names.values()))[0], *describe(frame, rows)]
-    rows = _split_declared(rows)
+    rows = split_declared(rows)
     panels = _panels(rows)
     styles = looks(rows["defence"].unique())
     with matplotlib.rc_context(fname=STYLE):
@@ -81,7 +86,7 @@ def accuracy_figure(frame, title=None):
     return figure
 
 
-def _split_declared(rows):
+def split_declared(rows):
     """Give each f the server may assume its own line, where one point was run with several."""
     several = rows.groupby(["attack", "defence", "n", "f"])["f_declared"].transform("nunique") > 1
     if not several.any():
@@ -189,11 +194,11 @@ def _canvas(panels, rows, texts, handles):
         textwrap.wrap(text, int((width - 0.2) / size))
         for text, size in [(title, 0.08), (subtitle, 0.057), (notes, 0.054)]
     )
-    legend_lines = _legend_lines([len(handle.get_label()) for handle in handles], width - 0.2)
+    rows_of_legend = legend_lines([len(handle.get_label()) for handle in handles], width - 0.2)
 
     head = 0.34 + 0.17 * len(title) + _LINE * len(subtitle)
     foot = 0.08 + _LINE * len(notes)
-    legend_top = foot + 0.08 + _LEGEND_LINE * legend_lines
+    legend_top = foot + 0.08 + LEGEND_LINE * rows_of_legend
     bottom = legend_top + _TICKS
     height = bottom + lines * _PANEL_HEIGHT + (lines - 1) * _GAP_Y + head
     figure = Figure(figsize=(width, height))
@@ -214,7 +219,7 @@ def _canvas(panels, rows, texts, handles):
         handles=handles,
         loc="upper center",
         bbox_to_anchor=(0.5, legend_top / height),
-        ncols=math.ceil(len(handles) / legend_lines),
+        ncols=math.ceil(len(handles) / rows_of_legend),
     )
     axes = []
     for k in range(count):
@@ -229,7 +234,7 @@ def _canvas(panels, rows, texts, handles):
     return figure, axes
 
 
-def _legend_lines(lengths, width):
+def legend_lines(lengths, width):
     """The fewest lines in which entries of so many letters, set column by column, fit the width."""
     for lines in range(1, len(lengths) + 1):
         columns = [lengths[k : k + lines] for k in range(0, len(lengths), lines)]

@@ -17,6 +17,11 @@ from benchmark.attacks.backdoors import (
     Neurotoxin,
 )
 from benchmark.attacks.base import Attack, Batch, Forbidden, Informed, Knowledge, View
+from benchmark.attacks.distance import AntiCGE, MinMax, MinSum
+from benchmark.attacks.fang import FangKrum, FangTrimmedMean
+from benchmark.attacks.geometric import HIDRA, AntiClustering
+from benchmark.attacks.history import ROP, PoisonedFL
+from benchmark.attacks.mimic import Mimic, MimicHeuristic
 from benchmark.attacks.poisoning import (
     GradientAscent,
     LabelFlip,
@@ -32,39 +37,78 @@ from benchmark.attacks.searching import (
     OptimalIPM,
     WorstOf,
 )
-from benchmark.attacks.simple import NoAttack, Random, Scale, SignFlip
-from benchmark.attacks.statistics import ALittleIsEnough, InnerProductManipulation, z_max
+from benchmark.attacks.simple import (
+    AdditiveNoise,
+    Inf,
+    Nan,
+    NoAttack,
+    Permutation,
+    Random,
+    Scale,
+    SignFlip,
+    Stale,
+    Zero,
+)
+from benchmark.attacks.sparse import AntiLASA, HybridSparse
+from benchmark.attacks.statistics import (
+    ALittleIsEnough,
+    ByzMean,
+    InnerProductManipulation,
+    SignShuffle,
+    z_max,
+)
 
 __all__ = [
+    "DBA",
+    "HIDRA",
+    "ROP",
     "AGRTailored",
     "ALittleIsEnough",
     "Adaptive",
+    "AdditiveNoise",
     "AlternatingMinimisation",
+    "AntiCGE",
+    "AntiClustering",
+    "AntiLASA",
     "Attack",
     "BadNets",
     "Batch",
     "BulyanCoordinate",
-    "DBA",
+    "ByzMean",
     "EdgeCase",
+    "FangKrum",
+    "FangTrimmedMean",
     "Forbidden",
     "GradientAscent",
+    "HybridSparse",
     "ImageTrigger",
+    "Inf",
     "Informed",
     "InnerProductManipulation",
     "Knowledge",
     "LabelFlip",
+    "Mimic",
+    "MimicHeuristic",
+    "MinMax",
+    "MinSum",
     "ModelReplacement",
+    "Nan",
     "Neurotoxin",
     "NoAttack",
     "OptimalALIE",
     "OptimalIPM",
+    "Permutation",
+    "PoisonedFL",
     "Random",
     "RandomLabels",
     "Scale",
     "Schedule",
     "SignFlip",
+    "SignShuffle",
+    "Stale",
     "TargetedLabelFlip",
     "View",
     "WorstOf",
+    "Zero",
     "z_max",
 ]

@@ -1,5 +1,6 @@
 """What every attack is: a frozen dataclass that declares what it knows and is handed only that."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -120,7 +121,7 @@ class View:
         known = self.known(knowledge)
         if len(known) == 0:
             return self.like.sum(0)
-        return self._once(("mean", knowledge), lambda: known.mean(0))
+        return self._once(("mean", knowledge), lambda: _mean(known))
 
     def remember_mean(self, knowledge: str, mean: torch.Tensor) -> None:
         """Save the attack computing `mean` where it is known already."""
@@ -163,8 +164,16 @@ class View:
         return np.random.default_rng(self._key(-1))
 
     def _drawn(self, kind, places) -> torch.Tensor:
-        keys = np.array([self._key(i) for i in places], np.uint64)
+        tag = zlib.crc32(kind.__name__.encode())  # else the two kinds would be correlated
+        keys = np.array([self._key(i) ^ tag for i in places], np.uint64)
         return kind(keys, self.like.shape[1]).to(self.like)
+
+
+def _mean(x: torch.Tensor) -> torch.Tensor:
+    """(d,) the mean of the rows; as a product, which is several times faster than `x.mean(0)`."""
+    if x.dtype not in (torch.float32, torch.float64):
+        return x.mean(0)
+    return (x.new_ones(len(x)) @ x).div_(len(x))
 
 
 @dataclass
@@ -309,8 +318,8 @@ class Attack:
                 chain, declared, chain.init(),
                 outsiders_context(context, Knowledge.ROOT in self.reads, seed), n, counts=counts,
             )  # fmt: skip
-        view = View(n, f, matrix[:0], self.reads, lambda i: seed * 1_000_003 + i + 1,
-                    context.round, context.layers, **held)  # fmt: skip
+        key = lambda i: int(np.random.SeedSequence([seed, i + 1]).generate_state(1, np.uint64)[0])  # noqa: E731
+        view = View(n, f, matrix[:0], self.reads, key, context.round, context.layers, **held)
         sent, _ = self.step(view, self.init())
         return restore(sent.clone())
 

@@ -1,4 +1,4 @@
-"""Attacks through the training data: Byzantine clients follow the protocol on data that are wrong."""
+"""Attacks through the training data: Byzantine clients follow the protocol, on wrong data."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar

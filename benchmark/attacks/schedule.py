@@ -1,6 +1,7 @@
 """When Byzantine clients attack, how many of them, and which clients are compromised.
 
-In rounds in which a compromised client does not attack it follows the protocol, and counts as honest.
+In rounds in which a compromised client does not attack it follows the protocol, and counts as
+honest.
 """
 
 from collections.abc import Callable
@@ -83,7 +84,7 @@ class Schedule:
         """
         order = stream("byzantine", 0).permutation(n)
         bad, good = order[:f], order[f:]
-        replaced = min(int(np.ceil(self.churn * f)), len(good))
+        replaced = min(int(np.ceil(self.churn * f - 1e-9)), len(good))
         epochs = (round - 1) // self.churn_every if replaced else 0
         for epoch in range(1, epochs + 1):
             draws = stream("churn", epoch)

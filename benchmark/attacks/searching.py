@@ -23,18 +23,24 @@ def most_damaging(damage: Callable[[float], float], evaluations: int) -> float:
 
     Half the evaluations go over magnitudes evenly spaced on a logarithmic scale from 1/64 to 64;
     with the others the step is halved around the best so far. What is returned was evaluated; of
-    equally damaging ones it is the smaller.
+    magnitudes that do as much damage, up to a thousandth, it is the smallest, which stands out
+    least, and does not depend on rounding.
     """
     coarse = max(2, evaluations // 2)
     step = 2.0 * _REACH / (coarse - 1)
     tried = {exponent: damage(2.0**exponent) for exponent in np.linspace(-_REACH, _REACH, coarse)}
-    best = min(tried, key=lambda e: (-tried[e], e))
+    best = _smallest_of_the_worst(tried)
     while len(tried) < evaluations:
         step /= 2
         for exponent in (best + step, best - step)[: evaluations - len(tried)]:
             tried[exponent] = damage(2.0**exponent)
-        best = min(tried, key=lambda e: (-tried[e], e))
+        best = _smallest_of_the_worst(tried)
     return float(2.0**best)
+
+
+def _smallest_of_the_worst(tried: dict[float, float]) -> float:
+    limit = (1 - 1e-3) * max(tried.values())
+    return min(exponent for exponent, damage in tried.items() if damage >= limit)
 
 
 def standins(known: int, honest: int, generator: np.random.Generator) -> np.ndarray:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from scipy.special import ndtri
 
 from benchmark.attacks.base import Informed
+from benchmark.kernels.shuffle import permutation, permuted
 
 
 def z_max(n: int, f: int) -> float:
@@ -67,3 +69,68 @@ class InnerProductManipulation(Informed):
     def craft(self, view, known, state):
         """See `Informed.craft`."""
         return (view.mean(self.knowledge) * -self.epsilon).expand(view.f, -1), state
+
+
+@dataclass(frozen=True)
+class ByzMean(Informed):
+    """Make the mean of all n vectors what another attack would send, v = mean - z * std: the first
+    floor(f/2) clients send v itself, the others
+
+        ((n - floor(f/2)) v - sum of the honest) / (f - floor(f/2)).
+
+    Xu, Huang, Song, Lan, "Byzantine-robust Federated Learning through Collaborative Malicious
+    Gradient Filtering", ICDCS 2022, where the attack inside is ALIE. With knowledge `byzantine` the
+    sum of the honest is estimated as n - f times the mean that is known.
+
+    Attributes:
+        z: shift of the attack inside, in standard deviations.
+    """
+
+    paper: ClassVar[str] = "Xu et al., ICDCS 2022"
+    cost: ClassVar[str] = "n d"
+    z: float = 0.5
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean, std = view.mean_and_std(self.knowledge)
+        n, f = view.n, view.f
+        first = f // 2
+        vector = mean - self.z * std
+        others = (vector * (n - first) - mean * (n - f)) / (f - first)
+        sent = known.new_empty(f, len(mean))
+        sent[:first], sent[first:] = vector, others
+        return sent, state
+
+
+@dataclass(frozen=True)
+class SignShuffle(Informed):
+    """Random numbers, as many positive, negative and zero ones as the mean of the honest has, in an
+    order of no meaning: statistics of signs, as SignGuard takes them, look right.
+
+    b_i = scale * u_i * sign(mean) in another order, u_i uniform on (0, 1] for every coordinate and
+    client; the order is drawn anew each round, by the Byzantine clients in common.
+
+    Li et al., "Blades: A Unified Benchmark Suite for Byzantine Attacks and Defenses in
+    Federated Learning", IoTDI 2024 (the suite that has it), with scale 1.
+
+    Attributes:
+        scale: the largest magnitude, in units of the updates; null: such that the vectors are about
+            as long as the mean, which a filter of lengths lets pass.
+    """
+
+    paper: ClassVar[str] = "Li et al., IoTDI 2024"
+    cost: ClassVar[str] = "n d"
+    least: ClassVar[int] = 1
+    scale: float | None = 1.0
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean = view.mean(self.knowledge)
+        signs = torch.sign(mean)
+        scale = self.scale
+        if scale is None:  # of a number uniform on (0, 1] the mean square is 1/3
+            lengths = torch.linalg.vector_norm(torch.stack([mean, signs]), dim=1).tolist()
+            scale = 3**0.5 * lengths[0] / max(1.0, lengths[1])
+        order = permutation(view.common_uniform())
+        signs = permuted(signs[None], order)
+        return view.uniform().sub_(1.0).mul_(signs * -scale), state

@@ -60,7 +60,7 @@ class Local:
     def gradients(self, models: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """(f, >= D) gradient of each model's mean cross-entropy on its client's examples."""
         size = y.shape[1]
-        weights = torch.full(y.shape, 1.0 / size, device=y.device)
+        weights = models.new_full(y.shape, 1.0 / size)
         out = torch.zeros_like(models)
         self._network.accumulate_gradients(
             models, x, y, weights, [self._network.views(out)], len(models), 0.0, 1.0

@@ -1,4 +1,4 @@
-"""Mean, deviation and range of every coordinate of a few long vectors, in one pass.
+"""Mean and deviation of every coordinate of a few long vectors, in one pass.
 
 On a CPU a block of columns is read once and stays in cache while its sums are taken; elsewhere, and
 for other dtypes, torch computes the same.
@@ -30,17 +30,6 @@ def mean_and_std(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, std
 
 
-def extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smallest and largest number of every column of x, (n, d): two tensors (d,)."""
-    low, high = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-    if suits(x):
-        _extremes(*as_array(x), low.numpy(), high.numpy())
-    else:
-        torch.amin(x, 0, out=low)
-        torch.amax(x, 0, out=high)
-    return low, high
-
-
 @njit(parallel=True, cache=True, error_model="numpy")
 def _mean_and_std(x, d, mean, std):
     n = len(x)
@@ -61,17 +50,3 @@ def _mean_and_std(x, d, mean, std):
                 squares[k] += (row[k] - centre[k]) ** 2
         for k in range(end - start):
             squares[k] = np.sqrt(squares[k] / (n - 1))
-
-
-@njit(parallel=True, cache=True)
-def _extremes(x, d, low, high):
-    for b in prange((d + COLUMNS - 1) // COLUMNS):
-        start, end = b * COLUMNS, min(d, (b + 1) * COLUMNS)
-        least, most = low[start:end], high[start:end]
-        least[:] = x[0, start:end]
-        most[:] = x[0, start:end]
-        for i in range(1, len(x)):
-            row = x[i, start:end]
-            for k in range(end - start):
-                least[k] = min(least[k], row[k])
-                most[k] = max(most[k], row[k])

@@ -91,10 +91,14 @@ def _normal(keys, out):
             turn = np.int32(_hash(start + half + k, low, high) >> np.uint32(8))
             x = (np.float32(turn) * np.float32(2**-24) - np.float32(0.5)) * np.float32(np.pi)
             q = x * x
-            sine = np.float32(-1 / 5040) + q * (np.float32(1 / 362880) - q * np.float32(1 / 39916800))
+            sine = np.float32(-1 / 5040) + q * (
+                np.float32(1 / 362880) - q * np.float32(1 / 39916800)
+            )
             sine = np.float32(1) + q * (np.float32(-1 / 6) + q * (np.float32(1 / 120) + q * sine))
             sine *= x
-            cosine = np.float32(-1 / 720) + q * (np.float32(1 / 40320) - q * np.float32(1 / 3628800))
+            cosine = np.float32(-1 / 720) + q * (
+                np.float32(1 / 40320) - q * np.float32(1 / 3628800)
+            )
             cosine = np.float32(1) + q * (np.float32(-0.5) + q * (np.float32(1 / 24) + q * cosine))
             both[k] = radius[k] * (cosine * cosine - sine * sine)
             both[half + k] = radius[k] * np.float32(2) * sine * cosine

@@ -118,9 +118,7 @@ class Workloads:
         size = cell.fl.batch_size
         if size > smallest:
             return f"fl.batch_size={size} is larger than the smallest client's {smallest} examples"
-        problem = cell.attack.check_data(
-            workload.dataset.input_shape, workload.dataset.num_classes
-        )
+        problem = cell.attack.check_data(workload.dataset.input_shape, workload.dataset.num_classes)
         if problem:
             return f"attack: {problem}"
         held_out, root = len(workload.dataset.validation_y), cell.rule.root_examples

@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.aggregators.base import feasibility
+from benchmark.analysis.plots import save
 from benchmark.catalogue import chain, choices, component, is_variant
 from benchmark.config import ConfigError, conf_dir, typed
 from benchmark.run import one_line
 from benchmark.vectors.compare import Round, compare, remembers
 from benchmark.vectors.cost import peak_memory, seconds
-from benchmark.vectors.plots import cost_figure, error_figure, save
+from benchmark.vectors.plots import cost_figure, error_figure
 
 _MIXED = ("krum", "trimmed_mean", "median", "geometric_median")  # worth NNM before them
 _N, _D = 20, 100_000  # the size that is held while the other one grows

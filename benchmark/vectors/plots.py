@@ -1,7 +1,5 @@
 """Figures of the comparison on vectors. Sizes are in inches."""
 
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -12,15 +10,6 @@ from benchmark.analysis.plots import STYLE, looks
 
 _ROW, _COLUMN = 0.19, 0.62
 _FLOOR, _CEILING = 0.03, 10.0  # of the colours
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PDF and PNG and return the paths."""
-    paths = [stem.with_suffix(".pdf"), stem.with_suffix(".png")]
-    with matplotlib.rc_context(fname=STYLE):
-        figure.savefig(paths[0], metadata={"CreationDate": None})
-        figure.savefig(paths[1])
-    return paths
 
 
 def error_figure(rows: pd.DataFrame, table: pd.DataFrame, settings) -> Figure:

@@ -1,0 +1,220 @@
+"""Attacks on the geometry that filters look at: angles between vectors, and their variance."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.cluster import hierarchy
+
+from benchmark.aggregators.base import one_of, positive
+from benchmark.aggregators.vectors import cosine_distances
+from benchmark.attacks.base import Informed
+from benchmark.kernels.chunks import chunk_products, top_eigenvalues
+from benchmark.kernels.gram import Gram, gram, squared_distances
+
+_ANGLES = 32  # looked at first, evenly spaced up to pi
+_HALVINGS = 12  # of their spacing
+_BELOW = 0.999  # of a threshold that is not to be reached
+
+
+@dataclass(frozen=True)
+class AntiClustering(Informed):
+    """Vectors turned away from the mean as far as hierarchical clustering by cosine lets them be in
+    the cluster of the honest ones.
+
+    They lie in the plane of the mean and of x*, that vector of the honest cluster which makes the
+    largest angle with the mean, theta; phi is a vector's angle with the mean, on the side of x*.
+
+    * `single` linkage, the original attack: a chain from x* to the far side, phi_k = min(pi,
+      theta + k * step), k = 1..f. Two clusters of the honest vectors are merged last, at an angle
+      `gap`; with a step a little shorter every link of the chain is closer than that.
+    * `average` linkage (ours): all f at one and the same phi, the largest at which they are in the
+      cluster of the majority. The clusterings it takes to find it cost next to nothing: they see
+      (k, k) distances only.
+
+    Li, Ngai, Voigt, "An Experimental Study of Byzantine-Robust Aggregation Schemes in Federated
+    Learning", IEEE Transactions on Big Data 2023, and the authors' Blades, where the gap is taken
+    over all pairs of vectors instead of those across the two clusters, and vectors are 10 long, or
+    ten times the mean where the chain ends.
+
+    Attributes:
+        linkage: of the clustering it is made for. `ClippedClustering` has average linkage,
+            `Clustering` single.
+        margin: share by which the step, or the angle, stays below the largest possible.
+        scale: length, in units of the median length of the known vectors.
+    """
+
+    paper: ClassVar[str] = "Li, Ngai, Voigt, IEEE TBD 2023"
+    cost: ClassVar[str] = "n^2 d"
+    linkage: str = "average"
+    margin: float = 0.01
+    scale: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("linkage", self.linkage, ("average", "single"))
+        positive("scale", self.scale)
+        if not 0 <= self.margin < 1:
+            raise ValueError(f"margin must lie in [0, 1), got {self.margin}")
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        k = len(known)
+        products = gram(known).mixed(np.vstack([np.eye(k), np.full(k, 1.0 / k)]))
+        rounding = 1e-13 if known.dtype == torch.float64 else 1e-7
+        distances = _cosines(products, rounding)
+        labels, gap = _two_clusters(distances[:k, :k], self.linkage)
+        larger = np.flatnonzero(labels == np.bincount(labels).argmax())
+        star = larger[distances[larger, k].argmax()]
+        theta = _angle(distances[star, k])
+        if self.linkage == "single":
+            step = (1.0 - self.margin) * _angle(gap)
+            phi = np.minimum(np.pi, theta + step * np.arange(1, view.f + 1))
+        else:
+            copies = max(1, round(k * view.f / max(1, view.n - view.f)))
+            mixing = np.eye(k + 1)[[*range(k), *[k] * copies]]
+
+            def hidden(phi: float) -> bool:
+                mixing[k:] = 0.0
+                mixing[k:, [star, k]] = _turned(phi, theta, products, star)
+                among = _cosines(products.mixed(mixing), rounding)
+                labels, _ = _two_clusters(among, self.linkage)
+                return 2 * (labels == labels[-1]).sum() > len(labels)
+
+            phi = np.full(1, (1.0 - self.margin) * _largest(hidden))
+        length = self.scale * np.median(np.sqrt(np.maximum(0.0, np.diagonal(products.inner)[:k])))
+        plane = torch.stack([known[int(star)], view.mean(self.knowledge)])
+        weights = length * _turned(phi, theta, products, star).T
+        return (torch.as_tensor(weights).to(plane) @ plane).expand(view.f, -1), state
+
+
+def _cosines(products: Gram, rounding: float) -> np.ndarray:
+    return cosine_distances(products.inner, squared_distances(products.centred), rounding)
+
+
+def _angle(distance: float) -> float:
+    """The angle of two vectors of this cosine distance."""
+    return 2.0 * np.arcsin(np.sqrt(min(2.0, distance) / 2.0))
+
+
+def _two_clusters(distances: np.ndarray, linkage: str) -> tuple[np.ndarray, float]:
+    """(m,) labels 0 and 1 of the clusters that are merged last, and at what distance they are."""
+    merges = hierarchy.linkage(distances[np.triu_indices(len(distances), 1)], linkage)
+    members = [[i] for i in range(len(distances))]
+    for one, other in merges[:, :2].astype(int):
+        members.append(members[one] + members[other])
+    labels = np.zeros(len(distances), int)
+    labels[members[int(merges[-1, 1])]] = 1
+    return labels, merges[-1, 2]
+
+
+def _turned(phi, theta: float, products: Gram, star: int) -> np.ndarray:
+    """(2, ...) coefficients of x* and of the mean in the unit vector at the angle phi."""
+    squares = np.diagonal(products.inner)[[star, -1]]
+    shorten = np.where(squares > 0, 1.0, 0.0) / np.sqrt(np.where(squares > 0, squares, 1.0))
+    if np.sin(theta) < 1e-6:  # x* lies along the mean: there is no plane to turn in
+        return np.array([0.0 * np.cos(phi), np.cos(phi) * shorten[1]])
+    return np.array([np.sin(phi) * shorten[0], np.sin(theta - phi) * shorten[1]]) / np.sin(theta)
+
+
+def _largest(hidden) -> float:
+    """The largest angle up to pi that is hidden, on a grid and then by halving; 0 if none is."""
+    step = np.pi / _ANGLES
+    best = next((i * step for i in range(_ANGLES, 0, -1) if hidden(i * step)), 0.0)
+    for _ in range(_HALVINGS if best < np.pi else 0):
+        step /= 2
+        best = best + step if hidden(best + step) else best
+    return best
+
+
+@dataclass(frozen=True)
+class HIDRA(Informed):
+    """In every chunk of the coordinates all f are moved from the mean against it, as far as the
+    largest variance of all n vectors in the chunk stays unsuspicious.
+
+    Within a chunk b = mean - zeta s, s = mean / |mean|. If a share eps = f / n of the vectors is at
+    a distance zeta from the mean of the others, whose covariance is C, that of all is
+    (1 - eps) C + rho s s', rho = eps (1 - eps) zeta^2. Its largest eigenvalue is T if
+    rho = 1 / (s' (T - (1 - eps) C)^-1 s), which gives zeta. Filters that bound the variance, for
+    its cost chunk by chunk, let a bias of about sqrt(eps T) pass in each.
+
+    Choudhary, Kolluri, Saxena, "Attacking Byzantine-Robust Aggregation in High Dimensions", IEEE
+    S&P 2024: the direction s, one for all, and a variance just below the filter's threshold, chunk
+    by chunk; and, for knowledge `byzantine`, statistics of the own clients. Ours: T is by default
+    the largest eigenvalue of C itself, where the paper knows the server's threshold; rho is exact,
+    where the authors' code bounds the variance along s only (and has eps^2 + (1 - eps)^2 eps for
+    eps (1 - eps)); and for knowledge `byzantine` T and C are what so many vectors as there are
+    honest ones would show: of k vectors in many dimensions every eigenvalue is larger by about
+    trace / k. If there is no room below T the mean is sent.
+
+    Attributes:
+        chunk: coordinates in a chunk (the authors' 1000); null: all of them, for filters that look
+            at the whole vector.
+        threshold: T, a variance, in squared units of the updates; null: the largest eigenvalue of
+            the covariance of the known vectors in the chunk.
+        expansion: factor of the threshold. `FilterL2` has threshold sigma^2 and expansion 20.
+    """
+
+    paper: ClassVar[str] = "Choudhary, Kolluri, Saxena, IEEE S&P 2024"
+    cost: ClassVar[str] = "n^2 d + n^3 d / c"
+    chunk: int | None = 1000
+    threshold: float | None = None
+    expansion: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive("expansion", self.expansion)
+        for name in ("chunk", "threshold"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean, d = view.mean(self.knowledge), known.shape[1]
+        size = min(d, self.chunk or d)
+        products = chunk_products(known, mean, size)
+        eps = max(1, view.f) / view.n
+        rho = self._room(products, eps, max(2, view.n - view.f))
+        zeta = np.sqrt(rho / (eps * max(1.0 - eps, 1.0 / view.n)))
+        lengths = np.sqrt(np.maximum(0.0, products[:, -1, -1]))
+        factor = np.zeros(len(zeta))
+        np.divide(zeta, lengths, out=factor, where=lengths > 0)
+        each = torch.as_tensor(1.0 - factor).to(mean)
+        sent, whole = torch.empty_like(mean), d // size
+        torch.mul(mean[: whole * size].view(whole, size), each[:whole, None],
+                  out=sent[: whole * size].view(whole, size))  # fmt: skip
+        torch.mul(mean[whole * size :], each[-1], out=sent[whole * size :])
+        return sent.expand(view.f, -1), state
+
+    def _room(self, products: np.ndarray, eps: float, honest: int) -> np.ndarray:
+        """(chunks,) variance rho that may be added in the direction of the mean.
+
+        Args:
+            products: (chunks, k + 1, k + 1), see `chunk_products`.
+            eps: share of the vectors that are Byzantine.
+            honest: how many are not.
+        """
+        k = products.shape[1] - 1
+        covariance = products[:, :k, :k] / k  # its eigenvalues are those of C
+        largest = top_eigenvalues(covariance)
+        trace = np.trace(covariance, axis1=1, axis2=2) * k / (k - 1)
+        seen = largest - trace * (1.0 / k - 1.0 / max(k, honest))
+        shrink = np.divide(seen, largest, out=np.ones(len(seen)), where=largest > 0)[:, None, None]
+        covariance = covariance * shrink
+        bound = _BELOW * self.expansion * (seen if self.threshold is None else self.threshold)
+        bound = np.broadcast_to(bound, seen.shape)
+        some = bound > (1.0 - eps) * seen * (1.0 + 1e-9)
+        if not some.any():
+            return np.zeros(len(seen))
+        covariance, bound, shrink = covariance[some], bound[some], shrink[some, :, 0]
+        # With y_i = <x_i - mean, s>, a = 1 - eps and K the (k, k) covariance Woodbury's identity is
+        # s' (T - a C)^-1 s = (1 + a/k y' (T - a K)^-1 y) / T.
+        squares = np.maximum(products[some, -1:, -1], 1e-300)
+        along = products[some, :k, -1] * np.sqrt(shrink / squares)
+        system = bound[:, None, None] * np.eye(k) - (1.0 - eps) * covariance
+        solved = np.linalg.solve(system, along[..., None])[..., 0]
+        inverse = (1.0 + (1.0 - eps) / k * (along * solved).sum(1)) / bound
+        room = np.zeros(len(seen))
+        room[some] = 1.0 / inverse
+        return room

@@ -1,0 +1,150 @@
+"""Attacks that follow the server's moves from round to round."""
+
+from dataclasses import dataclass
+from math import cos, radians, sin
+from typing import ClassVar
+
+import torch
+from scipy.special import bdtrc
+
+from benchmark.aggregators.base import positive
+from benchmark.attacks.base import Attack, Informed, Knowledge
+from benchmark.attacks.statistics import z_max
+
+
+@dataclass(frozen=True)
+class ROP(Informed):
+    """Relocated orthogonal perturbation: what centred clipping takes for its centre, moved to one
+    side, round after round the same.
+
+    m is the server's last move in units of an aggregate, which is what it clips around, and
+    u = lamb m + (1 - lamb) mean the reference. With q the all-ones vector without its part along u,
+    p = sin(angle) q / |q| + cos(angle) u / |u|, and b = pi m + (1 - pi) mean + z p. Clipping bounds
+    how far from the centre a vector is, but not to which side, and it starts the next round from
+    where it was moved to. In the first round the mean stands for m.
+
+    Ozfatura, Ozfatura, Kupcu, Gunduz, "Byzantines Can Also Learn From History: Fall of Centered
+    Clipping in Federated Learning", IEEE Transactions on Information Forensics and Security 2024.
+
+    Attributes:
+        z: length of the perturbation, in units of the updates; by default `z_max` of the round's n
+            and f, as in the authors' code, which is 0 for few Byzantine clients.
+        lamb: weight of the last move in the reference.
+        pi: weight of the last move in the place that is perturbed; 0: the mean is.
+        angle: of the perturbation with the reference, in degrees: 90 or 270 is beside it, 180
+            against it.
+    """
+
+    paper: ClassVar[str] = "Ozfatura et al., IEEE TIFS 2024"
+    cost: ClassVar[str] = "n d"
+    least: ClassVar[int] = 1
+    also_reads: ClassVar[frozenset] = frozenset({Knowledge.HISTORY})
+    z: float | None = None
+    lamb: float = 0.9
+    pi: float = 1.0
+    angle: float = 270.0
+
+    def check(self, n: int, f: int) -> str | None:
+        """f <= n/2 for z_max to exist."""
+        if self.z is None and f > n // 2:
+            return f"ROP needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
+        return super().check(n, f)
+
+    def craft(self, view, known, state):
+        """See `Informed.craft`."""
+        mean = view.mean(self.knowledge)
+        last = mean if view.previous is None else view.previous
+        z = z_max(view.n, view.f) if self.z is None else self.z
+        reference = torch.lerp(mean, last, self.lamb)
+        square = float(reference.double().square().sum())
+        share = float(reference.sum(dtype=torch.float64)) / square if square > 0 else 0.0
+        rest = len(mean) - share**2 * square  # squared length of the ones without their part
+        beside = z * sin(radians(self.angle))
+        beside = beside / rest**0.5 if rest > 1e-9 * len(mean) else 0.0
+        along = z * cos(radians(self.angle)) / square**0.5 if square > 0 else 0.0
+        sent = torch.lerp(mean, last, self.pi)
+        sent.add_(beside).add_(reference, alpha=along - share * beside)
+        return sent.expand(view.f, -1), state
+
+
+@dataclass(frozen=True)
+class PoisonedFL(Attack):
+    """The model is driven along one random vector of signs, in all rounds the same, with magnitudes
+    that follow its own last moves; nothing of the honest clients is known.
+
+    What the clients send moves the model along k * s, s in {-1, 1}^d drawn once. k = c |m| v, m
+    being the server's last move, and v = |m - |m| b / |b||, of length 1, where b is what was sent
+    before: what the honest clients seem to have added to each coordinate. Every `period` rounds it
+    is tested whether the model has moved to the side of s in more coordinates than a coin would
+    have it: X ~ Bin(d, 1/2). If P(X >= x) > level the attack does not get through, and c becomes
+    decay c, unless that is below `least_scale`.
+
+    Xie, Fang, Gong, "Model Poisoning Attacks to Federated Learning via Multi-Round Consistency",
+    CVPR 2025. As in the authors' code nothing, zero, is sent in the first round. Ours: coordinates
+    that did not move are not tested (dead inputs never do); where m lies along b, so that nothing
+    is left for v, b gives the magnitudes. Vectors are in units of an aggregate: where the model
+    moves against the updates, which are gradients then, what is sent is turned round.
+
+    Attributes:
+        scale: c at first.
+        period: rounds from test to test.
+        level: of the test.
+        decay: factor of c if the attack does not get through, in (0, 1).
+        least_scale: c never gets smaller.
+    """
+
+    paper: ClassVar[str] = "Xie, Fang, Gong, CVPR 2025"
+    cost: ClassVar[str] = "d"
+    reads: ClassVar[frozenset] = frozenset({Knowledge.MODEL, Knowledge.HISTORY})
+    scale: float = 8.0
+    period: int = 50
+    level: float = 0.01
+    decay: float = 0.7
+    least_scale: float = 0.5
+
+    def __post_init__(self):
+        for name in ("scale", "period", "least_scale"):
+            positive(name, getattr(self, name))
+        for name in ("level", "decay"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
+
+    def step(self, view, state):
+        """See `Attack.step`. The state holds the signs, what was sent last, c, and the model at the
+        last test and the round of it."""
+        model, move = view.model, view.previous
+        if state is None:
+            signs = 1 - 2 * (view.common_uniform() < 0.5).to(torch.int8)
+            state = {"signs": signs, "sent": None, "scale": float(self.scale),
+                     "model": model.clone(), "round": view.round}  # fmt: skip
+        elif view.round - state["round"] >= self.period:
+            scale = self._adapted(model - state["model"], state)
+            state = state | {"model": model.clone(), "round": view.round, "scale": scale}
+        if move is None:
+            sent = view.like.sum(0)
+        else:
+            sent = _magnitudes(move, state["sent"]).mul_(state["scale"]).mul_(state["signs"])
+            if view.server_step < 0:
+                sent.neg_()
+        return sent.expand(view.f, -1), state | {"sent": sent}
+
+    def _adapted(self, moved: torch.Tensor, state: dict) -> float:
+        """c after a test of how the model has moved since the last one."""
+        smaller = self.decay * state["scale"]
+        toward = torch.sign(moved) * state["signs"]
+        number, for_it = int((toward != 0).sum()), int((toward > 0).sum())
+        gets_through = bdtrc(for_it - 1, number, 0.5) <= self.level
+        return state["scale"] if gets_through or smaller < self.least_scale else smaller
+
+
+def _magnitudes(move: torch.Tensor, sent: torch.Tensor | None) -> torch.Tensor:
+    """(d,) |m| v, of the same length as the move m."""
+    length = float(torch.linalg.vector_norm(move, dtype=torch.float64))
+    reach = 0.0 if sent is None else float(torch.linalg.vector_norm(sent, dtype=torch.float64))
+    rest = move.abs() if reach == 0.0 else (move - sent * (length / reach)).abs_()
+    left = float(torch.linalg.vector_norm(rest, dtype=torch.float64))
+    if left <= 1e-6 * length:
+        if reach == 0.0 or length == 0.0:
+            return torch.zeros_like(move)
+        rest, left = sent.abs(), reach
+    return rest.mul_(length / left)

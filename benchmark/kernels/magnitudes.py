@@ -1,0 +1,58 @@
+"""How often a coordinate of some vectors is small, and how long their layers are, in one pass."""
+
+import numpy as np
+import torch
+from numba import njit, prange
+
+from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.blocks import COLUMNS, pieces
+
+
+def small_counts(
+    x: torch.Tensor, bounds: torch.Tensor, starts: list[int]
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Counts of small numbers in every column, and lengths of the rows, layer by layer.
+
+    Args:
+        x: (n, d). Not changed.
+        bounds: (n,) a number of row i is small if its magnitude is less than bounds[i].
+        starts: (L,) first column of every layer, ascending from 0.
+
+    Returns:
+        (d,) float32 how many of the n numbers of the column are small, and (L, n) float64 norms.
+    """
+    n, d = x.shape
+    counts = torch.empty(d, dtype=torch.float32, device=x.device)
+    stops = [*starts[1:], d]
+    if suits(x):
+        ends = [np.arange(a, b, COLUMNS) for a, b in zip(starts, stops, strict=True)]
+        firsts = np.append(np.concatenate(ends), d)
+        squares = np.zeros((len(firsts) - 1, n))
+        limits = bounds.to(x.dtype).numpy()
+        _small_counts(as_array(x)[0], limits, firsts, counts.numpy(), squares)
+        if 1e-30 < squares.max() < np.inf:  # float32 neither over- nor underflowed
+            layer = np.cumsum([0] + [len(part) for part in ends])[:-1]
+            return counts, np.sqrt(np.add.reduceat(squares, layer))
+    squares = np.zeros((len(starts), n))
+    for number, (a, b) in enumerate(zip(starts, stops, strict=True)):
+        for columns, part in pieces(x[:, a:b]):
+            at = slice(a + columns.start, a + columns.stop)
+            counts[at] = (part.abs() < bounds[:, None]).sum(0)
+            squares[number] += part.double().square().sum(1).cpu().numpy()
+    return counts, np.sqrt(squares)
+
+
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _small_counts(x, limits, firsts, counts, squares):
+    for p in prange(len(firsts) - 1):
+        start, stop = firsts[p], firsts[p + 1]
+        number = np.zeros(stop - start, np.int32)
+        for i in range(len(x)):
+            row, limit = x[i, start:stop], limits[i]
+            total = x.dtype.type(0.0)
+            for k in range(stop - start):
+                number[k] += 1 if abs(row[k]) < limit else 0
+                total += row[k] * row[k]
+            squares[p, i] = total
+        for k in range(stop - start):
+            counts[start + k] = number[k]

@@ -1,0 +1,97 @@
+"""How far long vectors lie from a point, and how far along a direction; exact enough to promise
+that a vector keeps a distance.
+
+Differences and sums are in float64, so that vectors far from zero and close to the point lose
+nothing. On a CPU one pass over the vectors.
+"""
+
+import numpy as np
+import torch
+from numba import njit, prange
+
+from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.blocks import pieces
+
+_COLUMNS = 1024  # of a block
+_CHUNKS = 16  # at most so many threads; the order of summation does not depend on how many
+
+
+def offsets(
+    x: torch.Tensor, centre: torch.Tensor, direction: torch.Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances |x_i - c|^2 of the rows of x, and inner products <x_i - c, p>.
+
+    Args:
+        x: (n, d), finite. Not changed.
+        centre: (d,) c, of any dtype.
+        direction: (d,) p; by default zero.
+
+    Returns:
+        Two (n,) float64 arrays, on the host.
+    """
+    if suits(x):
+        array, d = as_array(x)
+        given = x.new_empty(0) if direction is None else direction.to(x)
+        centre = centre if suits(centre) else centre.double()
+        return _offsets(array, d, centre.contiguous().numpy(), given.contiguous().numpy())
+    squared = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    along = torch.zeros_like(squared)
+    for columns, part in pieces(x):
+        away = part.double() - centre[columns].to(squared)
+        squared += away.square().sum(1)
+        if direction is not None:
+            along += away @ direction[columns].to(squared)
+    return squared.cpu().numpy(), along.cpu().numpy()
+
+
+def exact_mean(x: torch.Tensor) -> torch.Tensor:
+    """(d,) the mean of the rows of x, (n, d), in float64."""
+    mean = torch.empty(x.shape[1], dtype=torch.float64, device=x.device)
+    if suits(x):
+        _exact_mean(*as_array(x), mean.numpy())
+    else:
+        for columns, part in pieces(x):
+            mean[columns] = part.double().mean(0)
+    return mean
+
+
+@njit(parallel=True, cache=True)
+def _exact_mean(x, d, mean):
+    for b in prange((d + _COLUMNS - 1) // _COLUMNS):
+        start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
+        total = mean[start:end]
+        total[:] = 0.0
+        for i in range(len(x)):
+            row = x[i, start:end]
+            for k in range(end - start):
+                total[k] += np.float64(row[k])
+        for k in range(end - start):
+            total[k] /= len(x)
+
+
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _offsets(x, d, centre, direction):
+    n = len(x)
+    blocks = (d + _COLUMNS - 1) // _COLUMNS
+    chunks = min(_CHUNKS, blocks)
+    parts = np.zeros((2, chunks, n))
+    for chunk in prange(chunks):
+        for b in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
+            start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
+            c = centre[start:end]
+            p = direction[start:end]
+            for i in range(n):
+                row = x[i, start:end]
+                squared = along = 0.0
+                if len(p):
+                    for k in range(end - start):
+                        away = np.float64(row[k]) - np.float64(c[k])
+                        squared += away * away
+                        along += away * np.float64(p[k])
+                else:
+                    for k in range(end - start):
+                        away = np.float64(row[k]) - np.float64(c[k])
+                        squared += away * away
+                parts[0, chunk, i] += squared
+                parts[1, chunk, i] += along
+    return parts[0].sum(0), parts[1].sum(0)

@@ -1,0 +1,191 @@
+"""An attacker that learns: search of an attack's settings for those that harm a defence most.
+
+The defence's accuracy on the validation split is what the attacker sees and lowers; the test split
+only tells, in the end, what it is worth. Optuna proposes settings (tree-structured Parzen
+estimator), a batch of them at a time, which train together; all cells are stored, so that a search
+that was interrupted goes on where it was.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from benchmark.config import ConfigError, typed
+from benchmark.execution import execute
+from benchmark.grid import Cell, Composer
+
+
+@dataclass
+class Search:
+    """Settings of a search.
+
+    Attributes:
+        trials: settings tried for each combination of attack, defence and f, besides the attack's
+            own.
+        batch: of them proposed at once.
+        seeds: each is trained with; their mean counts.
+        space: for the name of an attack its settings, each a list of choices or a mapping with
+            `low` and `high`, `log: true` for a logarithmic scale, `step` for whole steps.
+    """
+
+    trials: int = 32
+    batch: int = 8
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    space: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("trials", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"search.{name}={getattr(self, name)} must be positive")
+        if not self.seeds:
+            raise ConfigError("search.seeds must not be empty")
+
+
+def learn(jobs: list[list[str]], config: DictConfig) -> str:
+    """Search for each combination of what jobs have besides the seed; what to print in the end.
+
+    The trials go to `searches/<digest>.csv` below the outputs.
+
+    Raises:
+        ConfigError: if Optuna is missing, a setting is wrong, or an attack has no space.
+    """
+    search = typed(Search, config.search, "search")
+    seedless = {tuple(line for line in job if not line.startswith("seed=")): None for job in jobs}
+    lines, tables = [], []
+    for job in map(list, seedless):
+        cell = Composer().cell([*job, f"seed={search.seeds[0]}"])
+        title = cell.title.rpartition(" seed=")[0]
+        if cell.problem:
+            lines.append(f"infeasible: {title}: {cell.problem}")
+            continue
+        table = _study(job, cell, search, config)
+        tables.append(table.assign(attack=cell.labels["attack"], search=title))
+        lines.append(f"{title}: {_verdict(table)}")
+    if tables:
+        digest = hashlib.sha256(repr((list(seedless), search)).encode()).hexdigest()[:12]
+        path = Path(config.outputs, "searches", f"{digest}.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.concat(tables).to_csv(path, index=False)
+        lines.append(f"trials: {path}")
+    return "\n".join(lines)
+
+
+def space_of(cell: Cell, search: Search) -> dict[str, Any]:
+    """The distributions of the settings of a cell's attack.
+
+    Raises:
+        ConfigError: if there are none, or one is malformed or of no setting of the attack.
+    """
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    name = cell.labels["attack"].partition("[")[0].partition("@")[0]
+    if not search.space.get(name):
+        there = ", ".join(sorted(search.space)) or "none"
+        raise ConfigError(
+            f"search.space has nothing for attack={name} (it has {there}): add a setting, "
+            f"'+search.space.{name}.SETTING={{low: 0.1, high: 10, log: true}}'"
+        )
+    space = {}
+    for setting, values in search.space[name].items():
+        where = f"search.space.{name}.{setting}"
+        if not hasattr(cell.attack, setting):
+            raise ConfigError(f"{where}: {cell.attack.title} has no such setting")
+        if isinstance(values, list) and values:
+            space[setting] = CategoricalDistribution(values)
+            continue
+        if not isinstance(values, dict) or not {"low", "high"} <= values.keys():
+            raise ConfigError(f"{where}={values} must be a list of choices or have low and high")
+        whole = all(isinstance(values[key], int) for key in ("low", "high"))
+        try:
+            space[setting] = (IntDistribution if whole else FloatDistribution)(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}={values}: {error}") from None
+    return space
+
+
+def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd.DataFrame:
+    """The trials: settings, and mean and spread of the accuracies over the seeds."""
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(
+            "search needs Optuna: pip install 'byzantine-benchmark[search]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = space_of(cell, search)
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=search.batch)
+    study = optuna.create_study(direction="minimize", sampler=sampler)
+    own = {name: getattr(cell.attack, name) for name in space}
+    rows = []
+    while len(rows) <= search.trials:
+        count = min(search.batch, search.trials + 1 - max(1, len(rows)))
+        asked = [study.ask(space) for _ in range(count)]
+        settings = [{k: _short(v) for k, v in trial.params.items()} for trial in asked]
+        first = [own] if not rows else []  # it may lie outside of the space: nothing Optuna knows
+        scores = list(_accuracies(job, [*first, *settings], search.seeds, config))
+        rows += [
+            setting | score for setting, score in zip([*first, *settings], scores, strict=True)
+        ]
+        for trial, score in zip(asked, scores[len(first) :], strict=True):
+            failed = np.isnan(score["validation_accuracy"])
+            state = optuna.trial.TrialState.FAIL if failed else None
+            study.tell(trial, None if failed else score["validation_accuracy"], state)
+    return pd.DataFrame(rows)
+
+
+def _short(value: Any) -> Any:
+    """Three digits are enough, and equal proposals then are equal cells."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator[dict]:
+    """For each of several settings the last accuracies, mean over seeds; NaN if a cell failed."""
+    jobs = [
+        [[*job, *(f"attack.{k}={_text(v)}" for k, v in setting.items()), f"seed={seed}"]
+         for seed in seeds]
+        for setting in settings
+    ]  # fmt: skip
+    result = execute([each for some in jobs for each in some], config)
+    composer = Composer()
+    for some in jobs:
+        last = [result.store.last_round(composer.cell(each).key) for each in some]
+        score = {}
+        for name in ("validation_accuracy", "test_accuracy"):
+            values = np.array([metrics.get(name, np.nan) for metrics in last])
+            score |= {
+                name: values.mean(),
+                f"{name}_std": values.std(ddof=1) if len(seeds) > 1 else 0.0,
+            }
+        yield score
+
+
+def _text(value: Any) -> str:
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _verdict(table: pd.DataFrame) -> str:
+    """The worst trial beside the first, the attack's own settings, in one line."""
+    done = table["validation_accuracy"].notna()
+    if not done.any():
+        return "all trials failed"
+    worst, own = table.loc[table.loc[done, "validation_accuracy"].idxmin()], table.iloc[0]
+    names = [n for n in table.columns if "accuracy" not in n]
+    found = ", ".join(f"{name}={worst[name]}" for name in names)
+    return (
+        f"{found}: validation {worst['validation_accuracy']:.1%}, test "
+        f"{worst['test_accuracy']:.1%}; with its own settings validation "
+        f"{own['validation_accuracy']:.1%}, test {own['test_accuracy']:.1%} "
+        f"({len(table) - 1} trials)"
+    )

@@ -1,0 +1,42 @@
+"""Cells to try things in, and batches of a Byzantine client."""
+
+from contextlib import contextmanager
+from functools import lru_cache
+from unittest import mock
+
+import numpy as np
+import torch
+from hydra import initialize_config_dir
+
+from benchmark.attacks import Batch
+from benchmark.config import Engine, conf_dir
+from benchmark.data import Digits
+from benchmark.grid import Composer
+from benchmark.simulation import simulate
+from benchmark.simulation.streams import generator
+
+
+@contextmanager
+def composing():
+    """Composes cells; reads the digits once, which takes as long as training on them."""
+    once = mock.patch.object(Digits, "load", lru_cache(Digits.load))
+    with once, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composer = Composer()
+        yield lambda *overrides: composer.cell(list(overrides))
+
+
+def trained(*cells, workloads=None):
+    """The metrics of every cell, trained in this process."""
+    assert [cell.problem for cell in cells] == [None] * len(cells)
+    outcomes = {id(o.cell): o for o in simulate(cells, Engine(workers=1), workloads)}
+    assert [o.traceback for o in outcomes.values()] == [None] * len(cells)
+    return [outcomes[id(cell)].metrics for cell in cells]
+
+
+def batch(x, y, examples=None, place=0, classes=10, span=(0.0, 1.0), client=0, seed=0):
+    """`attacks.Batch` of a client, whose streams are those of the engine."""
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    examples = np.arange(len(y)) if examples is None else np.asarray(examples)
+    weights = torch.full((len(y),), 1.0 / max(1, len(y)))
+    stream = lambda: generator(seed, "poison", client)  # noqa: E731
+    return Batch(x, y, weights, examples, place, classes, span, stream)
