@@ -1,13 +1,24 @@
-"""All attacks: the contract of test_attacks.py holds for every line; a new attack adds one."""
+"""All attacks, and what each of them does not promise.
+
+The contract of test_attacks.py holds for every line; a new attack adds one: its name, the attack,
+and behind them any of the `EXEMPTIONS`.
+"""
+
+from dataclasses import dataclass
 
 from benchmark.attacks import (
     DBA,
+    HIDRA,
+    ROP,
     Adaptive,
     AdditiveNoise,
     AGRTailored,
     ALittleIsEnough,
     AlternatingMinimisation,
     AntiCGE,
+    AntiClustering,
+    AntiLASA,
+    Attack,
     BadNets,
     BulyanCoordinate,
     ByzMean,
@@ -15,6 +26,7 @@ from benchmark.attacks import (
     FangKrum,
     FangTrimmedMean,
     GradientAscent,
+    HybridSparse,
     ImageTrigger,
     Inf,
     InnerProductManipulation,
@@ -30,6 +42,7 @@ from benchmark.attacks import (
     OptimalALIE,
     OptimalIPM,
     Permutation,
+    PoisonedFL,
     Random,
     RandomLabels,
     Scale,
@@ -40,6 +53,14 @@ from benchmark.attacks import (
     WorstOf,
     Zero,
 )
+
+EXEMPTIONS = {
+    "order": "it singles out clients by their place: the order of the honest matters",
+    "seed": "it draws random numbers, or asks about vectors that it draws",
+    "finite": "what it sends is no finite number",
+    "float64": "it trains models, which are in single precision",
+    "trained": "it trains models, which have more than one parameter",
+}
 
 TABLE = [
     ("none", NoAttack()),
@@ -110,4 +131,34 @@ TABLE = [
     ("neurotoxin, clipped", Neurotoxin(mask_ratio=0.3, max_norm=0.5)),
     ("alternating_minimisation", AlternatingMinimisation()),
     ("alternating_minimisation, stealthy", AlternatingMinimisation(rho=0.1, benign_steps=3)),
+    ("anti_clustering", AntiClustering()),
+    ("anti_clustering, single", AntiClustering(linkage="single", knowledge="byzantine")),
+    ("hidra", HIDRA()),
+    ("hidra, chunks, byzantine", HIDRA(chunk=7, knowledge="byzantine")),
+    ("rop", ROP(z=1.0)),
+    ("rop, byzantine", ROP(pi=0.5, angle=180.0, knowledge="byzantine")),
+    ("poisonedfl", PoisonedFL(), "seed"),
+    ("poisonedfl, short period", PoisonedFL(period=1), "seed"),
+    ("hybrid_sparse", HybridSparse(fraction=0.1)),
+    (
+        "hybrid_sparse, global, byzantine",
+        HybridSparse(z=0.5, scope="global", knowledge="byzantine"),
+    ),
+    ("anti_lasa", AntiLASA()),
+    ("anti_lasa, byzantine", AntiLASA(many=1.0, knowledge="byzantine")),
 ]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An attack, and the promises of the contract that it does not make."""
+
+    name: str
+    attack: Attack
+    exempt: frozenset
+
+    def __post_init__(self):
+        assert self.exempt <= EXEMPTIONS.keys()
+
+
+ENTRIES = [Entry(name, attack, frozenset(exempt)) for name, attack, *exempt in TABLE]

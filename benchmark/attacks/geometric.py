@@ -144,9 +144,11 @@ class HIDRA(Informed):
     by chunk; and, for knowledge `byzantine`, statistics of the own clients. Ours: T is by default
     the largest eigenvalue of C itself, where the paper knows the server's threshold; rho is exact,
     where the authors' code bounds the variance along s only (and has eps^2 + (1 - eps)^2 eps for
-    eps (1 - eps)); and for knowledge `byzantine` T and C are what so many vectors as there are
-    honest ones would show: of k vectors in many dimensions every eigenvalue is larger by about
-    trace / k. If there is no room below T the mean is sent.
+    eps (1 - eps)); where there is no room below T the mean is sent. For knowledge `byzantine`, with
+    t the trace of the covariance: of k vectors in many dimensions the largest eigenvalue is about
+    (sigma + (t / k)^0.5)^2, so T and C are what as many as h = n - f vectors would show; and since
+    the own mean is off, zeta is such that mean - zeta s is expected at the distance wanted from the
+    honest mean, zeta^2 - 2 zeta t / (k |mean|) + t (1 / k + 1 / h) = rho / (eps (1 - eps)).
 
     Attributes:
         chunk: coordinates in a chunk (the authors' 1000); null: all of them, for filters that look
@@ -174,47 +176,61 @@ class HIDRA(Informed):
         mean, d = view.mean(self.knowledge), known.shape[1]
         size = min(d, self.chunk or d)
         products = chunk_products(known, mean, size)
-        eps = max(1, view.f) / view.n
-        rho = self._room(products, eps, max(2, view.n - view.f))
-        zeta = np.sqrt(rho / (eps * max(1.0 - eps, 1.0 / view.n)))
-        lengths = np.sqrt(np.maximum(0.0, products[:, -1, -1]))
-        factor = np.zeros(len(zeta))
-        np.divide(zeta, lengths, out=factor, where=lengths > 0)
+        zeta, lengths = self._distances(products, max(1, view.f), view.n)
+        factor = np.divide(zeta, lengths, out=np.zeros(len(zeta)), where=lengths > 0)
         each = torch.as_tensor(1.0 - factor).to(mean)
-        sent, whole = torch.empty_like(mean), d // size
-        torch.mul(mean[: whole * size].view(whole, size), each[:whole, None],
-                  out=sent[: whole * size].view(whole, size))  # fmt: skip
-        torch.mul(mean[whole * size :], each[-1], out=sent[whole * size :])
+        sent, whole = torch.empty_like(mean), d // size * size
+        torch.mul(mean[:whole].view(-1, size), each[: whole // size, None],
+                  out=sent[:whole].view(-1, size))  # fmt: skip
+        torch.mul(mean[whole:], each[-1], out=sent[whole:])
         return sent.expand(view.f, -1), state
 
-    def _room(self, products: np.ndarray, eps: float, honest: int) -> np.ndarray:
-        """(chunks,) variance rho that may be added in the direction of the mean.
+    def _distances(self, products: np.ndarray, f: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(chunks,) zeta, and the lengths of the mean.
 
         Args:
             products: (chunks, k + 1, k + 1), see `chunk_products`.
-            eps: share of the vectors that are Byzantine.
-            honest: how many are not.
         """
-        k = products.shape[1] - 1
+        k, h, eps = products.shape[1] - 1, max(1, n - f), f / n
+        kept = max(1.0 - eps, 1.0 / n)
+        lengths = np.sqrt(np.maximum(0.0, products[:, -1, -1]))
         covariance = products[:, :k, :k] / k  # its eigenvalues are those of C
-        largest = top_eigenvalues(covariance)
-        trace = np.trace(covariance, axis1=1, axis2=2) * k / (k - 1)
-        seen = largest - trace * (1.0 / k - 1.0 / max(k, honest))
-        shrink = np.divide(seen, largest, out=np.ones(len(seen)), where=largest > 0)[:, None, None]
-        covariance = covariance * shrink
+        largest = seen = top_eigenvalues(covariance)
+        apart = toward = np.zeros(len(seen))
+        if self.knowledge == "byzantine":
+            t = np.trace(covariance, axis1=1, axis2=2) * k / (k - 1)
+            root = np.sqrt(largest) - np.sqrt(t) * (k**-0.5 - h**-0.5)
+            seen = np.minimum(root, np.sqrt(largest)) ** 2
+            apart = t * (1.0 / k + 1.0 / h)
+            toward = np.divide(t / k, lengths, out=toward, where=lengths > 0)
+        shrink = np.divide(seen, largest, out=np.ones(len(seen)), where=largest > 0)
         bound = _BELOW * self.expansion * (seen if self.threshold is None else self.threshold)
-        bound = np.broadcast_to(bound, seen.shape)
-        some = bound > (1.0 - eps) * seen * (1.0 + 1e-9)
-        if not some.any():
-            return np.zeros(len(seen))
-        covariance, bound, shrink = covariance[some], bound[some], shrink[some, :, 0]
-        # With y_i = <x_i - mean, s>, a = 1 - eps and K the (k, k) covariance Woodbury's identity is
+        rho = _room(products, np.broadcast_to(bound, seen.shape), shrink, seen, kept)
+        far = toward + np.sqrt(np.maximum(0.0, toward**2 + rho / (eps * kept) - apart))
+        return np.where(rho > 0, far, 0.0), lengths
+
+
+def _room(products, bound, shrink, largest, kept: float) -> np.ndarray:
+    """(chunks,) rho: variance in the direction of the mean that lifts the largest eigenvalue to the
+    bound; 0 where there is no room.
+
+    Args:
+        products: (chunks, k + 1, k + 1), see `chunk_products`.
+        bound: (chunks,) T.
+        shrink: (chunks,) factor of the covariance.
+        largest: (chunks,) its largest eigenvalue, so shrunk.
+        kept: share of the vectors whose covariance it is.
+    """
+    k, room = products.shape[1] - 1, np.zeros(len(bound))
+    some = bound > kept * largest * (1.0 + 1e-9)
+    if some.any():
+        # With y_i = <x_i - mean, s>, a = `kept` and K the (k, k) covariance Woodbury's identity is
         # s' (T - a C)^-1 s = (1 + a/k y' (T - a K)^-1 y) / T.
-        squares = np.maximum(products[some, -1:, -1], 1e-300)
-        along = products[some, :k, -1] * np.sqrt(shrink / squares)
-        system = bound[:, None, None] * np.eye(k) - (1.0 - eps) * covariance
+        products, bound, shrink = products[some], bound[some], shrink[some]
+        squares = np.maximum(products[:, -1:, -1], 1e-300)
+        along = products[:, :k, -1] * np.sqrt(shrink[:, None] / squares)
+        system = products[:, :k, :k] * (-kept / k * shrink[:, None, None])
+        system[:, range(k), range(k)] += bound[:, None]
         solved = np.linalg.solve(system, along[..., None])[..., 0]
-        inverse = (1.0 + (1.0 - eps) / k * (along * solved).sum(1)) / bound
-        room = np.zeros(len(seen))
-        room[some] = 1.0 / inverse
-        return room
+        room[some] = bound / (1.0 + kept / k * (along * solved).sum(1))
+    return room

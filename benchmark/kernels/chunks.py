@@ -28,6 +28,9 @@ def chunk_products(x: torch.Tensor, centre: torch.Tensor, size: int) -> np.ndarr
     Returns:
         (chunks, n + 1, n + 1) float64 on the host: products of x_i - centre and, behind them, of
         the centre.
+
+    Raises:
+        ValueError: if squared lengths exceed what float64 holds.
     """
     n, d = x.shape
     starts = [np.arange(first, min(first + size, d), _PIECE) for first in range(0, d, size)]
@@ -42,6 +45,8 @@ def chunk_products(x: torch.Tensor, centre: torch.Tensor, size: int) -> np.ndarr
             middle = centre[start:stop].double()
             rows = torch.cat([x[:, start:stop] - middle, middle[None]])
             parts[i] = (rows @ rows.T).cpu().numpy()
+        if not np.isfinite(parts).all():
+            raise ValueError("updates are too long: their squared lengths must be below 1e308")
     return np.add.reduceat(parts, chunks)
 
 

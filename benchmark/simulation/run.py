@@ -156,11 +156,11 @@ class Run:
     def _view(self, round: int, rows: torch.Tensor) -> View:
         f, k, seed = len(self.byzantine), self.received, self.cell.seed
         attack, model, step = self.cell.attack, self.workload.model, self._server_step(round)
-        ids = np.concatenate([self.honest, self.byzantine])
-        order = np.argsort(ids)
-        counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
 
         def rule() -> Oracle:
+            ids = np.concatenate([self.honest, self.byzantine])
+            order = np.argsort(ids)
+            counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
             coins = key(seed, "attacker's coins", 0, round)
             context = outsiders_context(self._context, Knowledge.ROOT in attack.reads, coins)
             return Oracle(self.cell.rule, self._declared(k), self._rule_state, context, k, order,
@@ -190,7 +190,7 @@ class Run:
             model=lambda: self.parameters[0, : self.width].clone(),
             server_step=step,
             previous=self._previous,
-            root_update=lambda: self._context.root_update(),
+            root_update=self._context.root_update,
         )
         if Knowledge.HONEST in attack.reads and k > f:
             view.remember_mean("honest", self._honest_mean)

@@ -8,7 +8,7 @@ import torch
 
 from benchmark.aggregators.base import Chain, Context, Updates, feasibility, layers_of
 from benchmark.aggregators.state import packed
-from benchmark.attacks.base import Attack
+from benchmark.attacks.base import Attack, Knowledge
 from benchmark.catalogue import chain, component
 from benchmark.simulation.streams import generator
 from benchmark.vectors.robustness import kappa_hat
@@ -84,7 +84,8 @@ def compare(
         heterogeneity, noise: see `Round`.
         draws: of the honest vectors.
         defences: names as for `catalogue.chain`.
-        attacks: names as for `catalogue.component`.
+        attacks: names as for `catalogue.component`. Those that know the rule send each defence
+            what harms it.
 
     Returns:
         A row for each defence, attack and draw: `error` = |F(x) - mean of the honest| / |common|,
@@ -99,14 +100,16 @@ def compare(
     rounds = [Round.drawn(n, f, d, heterogeneity, noise, draw) for draw in range(draws)]
     rows = []
     for attack_name, attack in enemies.items():
+        reason = _not_for_vectors(attack) or attack.check(n, f)
+        asks = Knowledge.RULE in attack.reads  # each defence then meets vectors made for it
         for draw, round in enumerate(rounds):
-            reason = _not_for_vectors(attack) or attack.check(n, f)
-            received = None if reason else _received(attack, round, f, draw)
+            received = None if reason or asks else _received(attack, round, f, draw)
             for name, rule in rules.items():
                 why = reason or feasibility(rule, n, f)
                 row = {"defence": name, "attack": attack_name, "draw": draw, "reason": why}
                 if not why:
-                    row |= _measured(rule, round, received, f, draw)
+                    vectors = _received(attack, round, f, draw, rule) if asks else received
+                    row |= _measured(rule, round, *vectors, draw)
                 rows.append(row)
     frame = pd.DataFrame(
         rows, columns=["defence", "attack", "draw", "error", "kappa_hat", "reason"]
@@ -115,22 +118,32 @@ def compare(
 
 
 def _not_for_vectors(attack: Attack) -> str | None:
-    if attack.poisons or "replacement" in attack.reads:
+    if attack.poisons or Knowledge.DATA in attack.reads:
         return "the attack works through training data"
     return None
 
 
-def _received(attack: Attack, round: Round, f: int, draw: int) -> tuple[torch.Tensor, np.ndarray]:
-    """All vectors, in random order, and which of them are honest."""
+def _received(
+    attack: Attack, round: Round, f: int, draw: int, rule: Chain | None = None
+) -> tuple[torch.Tensor, np.ndarray, int]:
+    """The vectors that a server looks at, in random order, which of them are honest, and how many
+    it reckons with that are not: those that are not finite are dropped, as in training. It is the
+    first round: the server has made no move yet."""
     honest = round.honest
-    sent = attack(honest, f=f, own=round.own, seed=draw) if f else honest[:0]
+    sent = honest[:0]
+    if f:
+        context = round.context(draw)
+        sent = attack(honest, f=f, own=round.own, rule=rule, context=context, seed=draw)
     order = generator(draw, "order").permutation(len(honest) + f)
     rows = torch.cat([honest, sent.to(honest)])[torch.from_numpy(order)]
-    return rows, np.flatnonzero(order < len(honest))
+    finite = torch.isfinite(rows).all(1)
+    kept = order[finite.numpy()]
+    return rows[finite], np.flatnonzero(kept < len(honest)), f - (len(rows) - len(kept))
 
 
-def _measured(rule: Chain, round: Round, received: tuple, f: int, draw: int) -> dict:
-    vectors, honest = received
+def _measured(
+    rule: Chain, round: Round, vectors: torch.Tensor, honest: np.ndarray, f: int, draw: int
+) -> dict:
     aggregate = rule(vectors, f=f, context=round.context(draw))
     error = torch.linalg.vector_norm(aggregate - round.honest.mean(0))
     return {"error": float(error), "kappa_hat": kappa_hat(vectors, aggregate, f, [honest])}

@@ -161,17 +161,22 @@ def anti_clustering(known, n, f, linkage="average", margin=0.01, scale=1.0):
     return np.tile(turned((1 - margin) * best), (f, 1))
 
 
-def hidra(known, n, f, chunk=1000, threshold=None, expansion=1.0):
+def hidra(known, n, f, own=False, chunk=1000, threshold=None, expansion=1.0):
     """The largest rho at which the top eigenvalue is below, by bisection."""
     k, d = known.shape
-    eps, honest = f / n, max(k, n - f)
+    eps, honest = f / n, n - f
     sent = np.zeros(d)
     for start in range(0, d, chunk or d):
         x = known[:, start : start + (chunk or d)]
         mean = sum(x) / k
         covariance = sum(np.outer(row - mean, row - mean) for row in x) / k
         largest = np.linalg.eigvalsh(covariance)[-1]
-        seen = largest - np.trace(covariance) * k / (k - 1) * (1 / k - 1 / honest)
+        seen, apart, toward = largest, 0.0, 0.0
+        if own:
+            trace = sum(((row - mean) ** 2).sum() for row in x) / (k - 1)
+            sigma = np.sqrt(largest) - np.sqrt(trace / k)
+            seen = min(largest, (sigma + np.sqrt(trace / honest)) ** 2)
+            apart, toward = trace / k + trace / honest, trace / k / _length(mean)
         covariance = covariance * (seen / largest)
         bound = 0.999 * expansion * (seen if threshold is None else threshold)
         s = mean / _length(mean)
@@ -180,5 +185,6 @@ def hidra(known, n, f, chunk=1000, threshold=None, expansion=1.0):
             rho = (low + high) / 2
             both = (1 - eps) * covariance + rho * np.outer(s, s)
             low, high = (rho, high) if np.linalg.eigvalsh(both)[-1] <= bound else (low, rho)
-        sent[start : start + len(mean)] = mean - s * np.sqrt(low / (eps * (1 - eps)))
+        zeta = toward + np.sqrt(max(0.0, toward**2 + low / (eps * (1 - eps)) - apart))
+        sent[start : start + len(mean)] = mean - s * (zeta if low > 1e-12 else 0.0)
     return np.tile(sent, (f, 1))
