@@ -390,8 +390,10 @@ def _infeasible(attack: Attack, schedule: Schedule, rule: Chain, fl: FL) -> str 
     reason = feasibility(rule, sampled, -(-declared * sampled // n))
     if reason:
         return f"aggregator: {reason}"
-    if schedule.start > fl.rounds:
-        return f"schedule.start={schedule.start} is after the last of fl.rounds={fl.rounds}"
+    if f and not any(schedule.count(round, f) for round in range(1, fl.rounds + 1)):
+        return (
+            f"schedule: there is no attack in any of fl.rounds={fl.rounds} (start={schedule.start})"
+        )
     reason = attack.check(n, f)
     return f"attack: {reason}" if reason else None
 

@@ -173,7 +173,7 @@ class Reference:
         cell, every = self.cell, self.cell.schedule.churn_every
         order = list(generator(cell.seed, "byzantine").permutation(cell.n))
         bad, good = order[: cell.f], order[cell.f :]
-        count = min(math.ceil(cell.schedule.churn * cell.f), len(good))
+        count = min(math.ceil(round_off(cell.schedule.churn * cell.f)), len(good))
         for exchange in range(1, (round - 1) // every + 1 if count else 1):
             stream = generator(cell.seed, "churn", 0, exchange)
             lost = stream.choice(cell.f, count, replace=False)
@@ -186,12 +186,15 @@ class Reference:
         """One round."""
         cell = self.cell
         here = self.participants(round)
-        active = self.compromised(round)[: cell.schedule.count(round, cell.f)]
+        compromised = self.compromised(round)
+        self.rank = {client: rank for rank, client in enumerate(compromised)}
+        active = compromised[: cell.schedule.count(round, cell.f)]
         self.attackers = byzantine = [c for c in here if c in active]
         context = self.server.context(round, self.model[None], self.server_step(round))
         own, losses = {}, {}
         for client in here:
-            if client not in byzantine or "own" in cell.attack.reads:
+            attacks = client in byzantine and cell.schedule.constant
+            if not attacks or "own" in cell.attack.reads:
                 update, losses[client] = self.client(client, round)
                 own[client] = self.with_momentum(client, update)
         honest = [c for c in here if c not in byzantine]
@@ -258,7 +261,7 @@ class Reference:
             x = mirrored(x, coins.random(self.fl.batch_size)[: len(y)] < 0.5)
         if self.cell.attack.poisons and client in self.attackers:
             stream = lambda: generator(self.cell.seed, "poison", client)  # noqa: E731
-            batch = Batch(x, y, weights, np.asarray(indices), self.attackers.index(client),
+            batch = Batch(x, y, weights, np.asarray(indices), self.rank[client],
                           self.data.num_classes, self.span, stream)  # fmt: skip
             batch = self.cell.attack.poison(batch)
             x, y, weights = batch.x, batch.y, batch.weights
@@ -447,6 +450,11 @@ def mirrored(x, mask):
     for index in np.flatnonzero(mask):
         x[index] = torch.from_numpy(x[index].numpy()[:, :, ::-1].copy())
     return x
+
+
+def round_off(x):
+    """Without the last bits of a product that should be whole."""
+    return round(x, 9)
 
 
 def rate(fl, round):

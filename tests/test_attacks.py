@@ -17,7 +17,6 @@ import yaml
 from attack_inputs import (
     ATTRIBUTES,
     CLASSES,
-    D_TRAINED,
     IMAGE,
     D,
     F,
@@ -26,7 +25,6 @@ from attack_inputs import (
     batch,
     draw,
     knowledge,
-    rule_for,
     view,
     width,
 )
@@ -36,7 +34,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import attacks
-from benchmark.aggregators import FLTrust, Infeasible, Krum, Mean, Median
+from benchmark.aggregators import FLANDERS, LASA, Infeasible, Krum, Mean, Median
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.attacks import (
     ALittleIsEnough,
@@ -125,19 +123,17 @@ def test_every_attack_has_a_configuration_of_its_own():
 
 
 @everything
-def test_attacks_are_frozen_and_say_where_they_come_from(attack):
+def test_what_an_attack_declares(attack):
+    """Every omniscient attack has a partial-knowledge form; but for the choice among others, which
+    are chosen by what they do to the honest."""
     assert is_dataclass(attack) and attack == copy.deepcopy(attack)
     for field in fields(attack):
         with pytest.raises(AttributeError):
             setattr(attack, field.name, None)
     assert attack.paper and attack.cost and attack.title == type(attack).__name__
     assert isinstance(attack.reads, frozenset) and attack.reads <= set(Knowledge)
-
-
-@everything
-def test_who_knows_all_honest_updates_could_estimate_them(attack):
-    """Every omniscient attack has a partial-knowledge form; but for the choice among others, which
-    are chosen by what they do to the honest."""
+    assert all(attack.check(n, f) is None for n, f in ((10, 3), (20, 4), (50, 10), (50, 24)))
+    assert attack.check_data(IMAGE, CLASSES) is None
     if isinstance(attack, Informed):
         partial = replace(attack, knowledge="byzantine")
         assert Knowledge.OWN in partial.reads and Knowledge.HONEST not in partial.reads
@@ -156,39 +152,46 @@ KINDS = {
 }
 
 
-def kinds_and_data(attack, dtype):
+def like_with_like(attack, kind, dtype):
+    """What is sent is of the kind, the dtype and the device of the honest vectors, and new."""
     honest, parts = honest_for(attack, dtype=dtype), knowledge(attack, dtype=dtype)
-    plain = attack(honest, f=F, **parts)
-    for kind, make in KINDS.items():
-        before = copy.deepcopy((honest, parts["own"], parts["model"], parts["previous"]))
-        sent = attack(make(honest), f=F, **(parts | {"own": make(parts["own"])}))
-        assert type(sent) is (torch.Tensor if "tensor" in kind else np.ndarray)
-        assert sent.shape == (F, width(attack))
-        assert same(sent, plain)  # the same numbers whatever the kind
-        first = sent[0] + 0
-        sent[1:] = 7  # the rows are the caller's own, and each other's neighbours, not twins
-        assert same(sent[0], first)
-        sent[0] = 7
-        after = honest, parts["own"], parts["model"], parts["previous"]
-        assert all(map(np.array_equal, before, after))
-    return plain
+    before = copy.deepcopy((honest, parts["own"], parts["model"], parts["previous"]))
+    make = KINDS[kind]
+    sent = attack(make(honest), f=F, **(parts | {"own": make(parts["own"])}))
+    assert type(sent) is (torch.Tensor if "tensor" in kind else np.ndarray)
+    assert sent.shape == (F, width(attack))
+    numbers = np.array(sent)
+    assert numbers.dtype == dtype
+    first = numbers[0].copy()
+    sent[1:] = 7  # the rows are the caller's own, and each other's neighbours, not twins
+    assert same(sent[0], first)
+    sent[0] = 7
+    after = honest, parts["own"], parts["model"], parts["previous"]
+    assert all(map(np.array_equal, before, after))
+    return numbers
 
 
 @everything
 def test_shape_and_kind_and_data_are_unchanged(attack):
-    assert kinds_and_data(attack, np.float32).dtype == np.float32
+    one, *others = (like_with_like(attack, kind, np.float32) for kind in KINDS)
+    assert all(same(one, other) for other in others)
 
 
 @every("float64")
 def test_the_same_in_double_precision(attack):
-    assert kinds_and_data(attack, np.float64).dtype == np.float64
+    single = like_with_like(attack, "tensor", np.float32)
+    double = like_with_like(attack, "array", np.float64)
+    assert np.isfinite(single).all() == np.isfinite(double).all()
 
 
 @every("finite")
-def test_what_is_sent_is_finite(attack):
-    for dtype in (np.float32, np.float64):
-        honest, parts = honest_for(attack, dtype=dtype), knowledge(attack, dtype=dtype)
-        assert np.isfinite(attack(honest, f=F, **parts)).all()
+def test_what_is_sent_is_finite_and_nothing_if_there_is_nobody_to_send(attack):
+    honest, parts = honest_for(attack), knowledge(attack)
+    assert np.isfinite(attack(honest, f=F, **parts)).all()
+    for kind in (honest, torch.from_numpy(honest.astype(np.float32))):
+        sent = attack(kind, f=0)
+        assert sent.shape == (0, width(attack))
+        assert sent.dtype == kind.dtype and type(sent) is type(kind)
 
 
 def global_states():
@@ -198,11 +201,11 @@ def global_states():
 
 @everything
 def test_the_same_seed_sends_the_same_bits(attack):
+    """Nor are the global streams touched."""
     honest, parts = honest_for(attack), knowledge(attack)
     before = global_states()
     once, again = (attack(honest, f=F, seed=3, **parts) for _ in range(2))
-    assert same(once, again)
-    assert global_states() == before  # nor are the global streams touched
+    assert same(once, again) and global_states() == before
 
 
 @every("seed")
@@ -211,71 +214,53 @@ def test_the_seed_is_for_those_that_draw(attack):
     assert same(*(attack(honest, f=F, seed=seed, **parts) for seed in (3, 4)))
 
 
-def test_those_that_draw_use_the_seed():
-    for line in ENTRIES:
-        if "seed" in line.exempt:
-            honest, parts = honest_for(line.attack), knowledge(line.attack)
-            sent = [line.attack(honest, f=F, seed=seed, **parts) for seed in range(8)]
-            assert not all(same(sent[0], other) for other in sent), line.name
+@pytest.mark.parametrize("line", [line for line in ENTRIES if "seed" in line.exempt], ids=str)
+def test_those_that_draw_use_the_seed(line):
+    honest, parts = honest_for(line.attack), knowledge(line.attack)
+    first = line.attack(honest, f=F, **parts)
+    assert not all(same(first, line.attack(honest, f=F, seed=s, **parts)) for s in range(1, 9))
 
 
 @everything
-def test_no_byzantine_client_sends_nothing(attack):
-    for dtype in (np.float64, np.float32):
-        for honest in (honest_for(attack, dtype=dtype),
-                       torch.from_numpy(honest_for(attack, dtype=dtype))):  # fmt: skip
-            sent = attack(honest, f=0)
-            assert sent.shape == (0, width(attack))
-            assert sent.dtype == honest.dtype and type(sent) is type(honest)
-
-
-@everything
-@pytest.mark.parametrize(("h", "f"), [(1, 1), (2, 2), (5, 2), (9, 4), (20, 15), (3, 9)])
-def test_other_numbers_of_clients(attack, h, f):
+def test_other_numbers_of_clients(attack):
     """What `check` says happens, and nothing else."""
-    honest, parts = honest_for(attack, h), knowledge(attack, h, f)
-    reason = attack.check(h + f, f)
-    if reason:
-        with pytest.raises(Infeasible) as error:
-            attack(honest, f=f, **parts)
-        assert one_line(error) and str(error.value) == reason
-        assert f"n={h + f}, f={f}" in reason and attack.title in reason
-        return
-    sent = attack(honest, f=f, **parts)
-    assert sent.shape == (f, width(attack))
-
-
-@everything
-def test_many_honest_and_some_byzantine_are_always_feasible(attack):
-    for n, f in ((10, 3), (20, 4), (50, 10), (50, 24)):
-        assert attack.check(n, f) is None
-    assert attack.check_data(IMAGE, CLASSES) is None
+    for h, f in ((1, 1), (2, 2), (5, 2), (9, 4), (20, 15), (3, 9)):
+        honest, parts = honest_for(attack, h), knowledge(attack, h, f)
+        reason = attack.check(h + f, f)
+        if reason:
+            with pytest.raises(Infeasible) as error:
+                attack(honest, f=f, **parts)
+            assert one_line(error) and str(error.value) == reason and f"n={h + f}, f={f}" in reason
+        else:
+            assert attack(honest, f=f, **parts).shape == (f, width(attack))
 
 
 @every("finite")
-@pytest.mark.parametrize("h", [0, 1, 2])
-@pytest.mark.parametrize("f", [1, 2, 4])
-def test_rounds_of_few_sampled_clients(attack, h, f):
+def test_rounds_of_few_sampled_clients(attack):
     """An attack that is defined for all clients must do something in every round."""
-    sent, _ = send(attack, view(attack, h=h, f=f))
-    assert torch.isfinite(sent).all()
+    for h, f in ((0, 1), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2)):
+        sent, _ = send(attack, view(attack, h=h, f=f))
+        assert torch.isfinite(sent).all()
 
 
-@every("trained")
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_one_coordinate(attack, dtype):
-    sent = attack(draw(H, 1, 0, dtype), f=F, **knowledge(attack, d=1, dtype=dtype))
-    assert sent.shape == (F, 1) and sent.dtype == dtype
+@every("float64")
+def test_one_coordinate(attack):
+    for dtype in (np.float32, np.float64):
+        sent = attack(draw(H, 1, 0, dtype), f=F, **knowledge(attack, d=1, dtype=dtype))
+        assert sent.shape == (F, 1) and sent.dtype == dtype
 
 
 @every("finite")
 def test_vectors_that_are_all_the_same(attack):
-    """No deviations, no distances, no directions; and all zero no lengths either."""
+    """No deviations, no distances, no directions; and if all are zero no lengths either."""
     d = width(attack)
-    for honest in (np.zeros((H, d)), np.repeat(draw(1, d), H, axis=0)):
-        parts = knowledge(attack) | {"own": np.repeat(honest[:1], F, axis=0)}
-        for more in ({}, {"previous": honest[0], "model": honest[0]}, {"previous": None}):
-            assert np.isfinite(attack(honest, f=F, **(parts | more))).all()
+    for honest, more in (
+        (np.zeros((H, d)), {"previous": np.zeros(d), "model": np.zeros(d)}),
+        (np.zeros((H, d)), {"previous": None}),
+        (np.repeat(draw(1, d), H, axis=0), {}),
+    ):
+        parts = knowledge(attack) | {"own": np.repeat(honest[:1], F, axis=0)} | more
+        assert np.isfinite(attack(honest, f=F, **parts)).all()
 
 
 @every("order")
@@ -289,9 +274,8 @@ def test_the_order_of_the_honest_does_not_matter(attack):
 @everything
 def test_what_is_not_declared_is_not_used(attack):
     """The result is the same, bit for bit, when every undeclared input is useless."""
-    hidden = set(Knowledge) - attack.reads
     sent, _ = send(attack, view(attack))
-    blind, _ = send(attack, view(attack, poisoned=hidden))
+    blind, _ = send(attack, view(attack, poisoned=set(Knowledge) - attack.reads))
     assert same(sent, blind)
 
 
@@ -309,9 +293,9 @@ def test_what_is_declared_is_used(attack):
 
 @everything
 def test_what_is_not_declared_is_forbidden(attack):
+    seen = view(attack)
     for kind, names in ATTRIBUTES.items():
         for name in names:
-            seen = view(attack)
             if kind in attack.reads:
                 assert getattr(seen, name) is not None
                 continue
@@ -322,7 +306,7 @@ def test_what_is_not_declared_is_forbidden(attack):
         if kind not in attack.reads:
             for statistic in ("mean", "mean_and_std", "known"):
                 with pytest.raises(Forbidden):
-                    getattr(view(attack), statistic)(name)
+                    getattr(seen, statistic)(name)
 
 
 @dataclass(frozen=True)
@@ -346,15 +330,17 @@ def test_an_attack_that_reads_what_it_did_not_declare_fails(secret):
 
 
 def test_a_choice_among_attacks_shows_each_only_what_it_declares():
+    chosen = WorstOf(attacks=(InnerProductManipulation(), Liar("model")))
     with pytest.raises(Forbidden, match="'model' without declaring"):
-        chosen = WorstOf(attacks=(InnerProductManipulation(), Liar("model")))
         chosen(draw(H), f=F, **knowledge(chosen))
 
 
 def test_poison_cannot_be_used():
-    for use in (str, len, list, bool, float, lambda p: p.mean, lambda p: p(), lambda p: p + 1):
-        with pytest.raises((AssertionError, TypeError)):
-            use(Poison())
+    poison = Poison()
+    for use in (len, list, bool, float, lambda p: p.mean, lambda p: p(), lambda p: p[0],
+                lambda p: p + 1, lambda p: 2 * p, lambda p: p < 1, np.asarray):  # fmt: skip
+        with pytest.raises(AssertionError, match="poison"):
+            use(poison)
 
 
 @everything
@@ -374,19 +360,16 @@ def test_a_step_leaves_the_view_as_it_was(attack):
 
 @every("seed")
 def test_a_call_is_one_step(attack):
-    d = width(attack)
-    parts = {"honest": draw(H, d, 8), "own": draw(F, d, 9)}
-    seen = view(attack, **{name: torch.from_numpy(part) for name, part in parts.items()})
-    sent, _ = send(attack, seen)
-    given = knowledge(attack) | {"own": parts["own"]}
-    for name in ("model", "previous"):
-        if name in attack.reads or (name == "previous" and Knowledge.HISTORY in attack.reads):
-            given[name] = getattr(seen, name).numpy()
+    seen, parts = view(attack), knowledge(attack)
+    for name in ("own", "model", "previous"):
+        parts[name] = seen._held[name].numpy()
     if Knowledge.ROOT in attack.reads:
-        given["context"] = replace(given["context"], root_update=lambda: seen.root_update)
+        parts["context"] = replace(parts["context"], root_update=lambda: seen.root_update)
     if Knowledge.DATA in attack.reads:
-        given["local"] = seen.local
-    np.testing.assert_allclose(attack(parts["honest"], f=F, **given), sent, rtol=1e-12)
+        parts["local"] = seen.local
+    sent, _ = send(attack, seen)
+    called = attack(seen._held["honest"].numpy(), f=F, **parts)
+    np.testing.assert_allclose(called, sent, rtol=1e-9, atol=1e-12)
 
 
 # --- state --------------------------------------------------------------------------------------
@@ -400,6 +383,11 @@ def rounds(attack, count, first=1, state=None):
         vectors, state = send(attack, view(attack, h=h, f=f, round=round), state)
         sent.append(vectors)
     return sent, state
+
+
+def remembers(attack):
+    """Whether there is a state at all: two rounds from none end in none otherwise."""
+    return attack.init() is not None or rounds(attack, 2)[1] is not None
 
 
 def stored(state):
@@ -424,6 +412,8 @@ def same_state(one, other):
 @everything
 def test_a_run_goes_on_from_a_checkpoint(attack):
     """Three rounds, the state stored and read back, three more: as six rounds at a stretch."""
+    if not remembers(attack):
+        return
     straight, end = rounds(attack, 6)
     _, state = rounds(attack, 3)
     resumed, other_end = rounds(attack, 3, 4, stored(state))
@@ -433,7 +423,9 @@ def test_a_run_goes_on_from_a_checkpoint(attack):
 
 @everything
 def test_a_state_is_never_changed(attack):
-    """From every state the same step twice, with a step of another round between."""
+    """From every state the same step twice, with steps of another round between."""
+    if not remembers(attack):
+        return
     state = attack.init()
     for round in range(1, 5):
         kept = stored(state)
@@ -461,7 +453,7 @@ def test_poisoning_makes_a_batch_and_leaves_the_one_it_got(attack):
     for part in parts:
         assert getattr(poisoned, part).shape == getattr(given, part).shape
         assert getattr(poisoned, part).dtype == getattr(given, part).dtype
-    assert 0 <= poisoned.y.min() and poisoned.y.max() < CLASSES
+    assert poisoned.y.min() >= 0 and poisoned.y.max() < CLASSES
     again = attack.poison(batch())
     assert all(same(getattr(poisoned, part), getattr(again, part)) for part in parts)
 
@@ -476,7 +468,7 @@ def test_who_is_targeted_says_what_for(attack):
     before = x.clone(), y.clone()
     taken, shown, wanted = attack.challenge(x, y, CLASSES, (0.0, 1.0))
     assert len(taken) == len(shown) == len(wanted) > 0
-    assert shown.shape[1:] == x.shape[1:] and 0 <= wanted.min() and wanted.max() < CLASSES
+    assert shown.shape[1:] == x.shape[1:] and wanted.min() >= 0 and wanted.max() < CLASSES
     assert (wanted != y[taken]).any() and len(set(taken.tolist())) == len(taken)
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
 
@@ -486,13 +478,15 @@ def test_who_is_targeted_says_what_for(attack):
 
 @everything
 def test_missing_knowledge_is_an_error_of_one_line(attack):
-    arguments = {Knowledge.OWN: "own", Knowledge.DATA: "local", Knowledge.RULE: "rule",
-                 Knowledge.MODEL: "model"}  # fmt: skip
+    honest, arguments = honest_for(attack), {
+        Knowledge.OWN: "own", Knowledge.DATA: "local", Knowledge.RULE: "rule",
+        Knowledge.MODEL: "model",
+    }  # fmt: skip
     for kind in attack.reads & set(arguments):
         parts = knowledge(attack)
         del parts[arguments[kind]]
         with pytest.raises(ValueError, match=f"needs '{kind}': pass {arguments[kind]}=") as error:
-            attack(honest_for(attack), f=F, **parts)
+            attack(honest, f=F, **parts)
         assert one_line(error)
 
 
@@ -524,9 +518,13 @@ def test_a_rule_that_is_not_defined_is_an_error_of_one_line():
         with pytest.raises(Infeasible) as error:
             OptimalIPM()(draw(5), f=4, rule=rule, declared=declared)
         assert one_line(error)
-    with pytest.raises(ValueError, match="FLTrust needs 'root'|root") as error:
-        OptimalIPM()(draw(5), f=2, rule=FLTrust(), counts=np.ones(3))
-    assert one_line(error)
+
+
+def test_what_the_rule_needs_must_be_given():
+    for rule, name in ((FLANDERS(), "model"), (LASA(), "layers")):
+        with pytest.raises(ValueError, match=f"needs '{name}': pass context=Context") as error:
+            OptimalIPM()(draw(7), f=2, rule=rule)
+        assert one_line(error)
 
 
 def test_impossible_settings_are_an_error_of_one_line():
@@ -626,6 +624,8 @@ def test_the_clients_draw_for_themselves_and_in_common():
         assert torch.equal(common, getattr(many, f"common_{kind}")()) and common.shape == (D,)
         assert not any(torch.equal(common, row) for row in getattr(many, kind)())
         assert torch.equal(getattr(few, kind)(), getattr(few, kind)())
+    keys = np.array([few._key(i) for i in range(2)], np.uint64)
+    assert not torch.equal(few.normal(), noise.normal(keys, D).double())  # keys are not used twice
     assert few.generator().random() == few.generator().random() == many.generator().random()
     assert few.normal().dtype == torch.float64 and few.normal().shape == (2, D)
     later = view(attack, f=2, round=2)
@@ -692,15 +692,13 @@ def test_attack_does_what_its_definition_says(attack, wanted, offset, spread, dt
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_random(dtype):
-    """A multiple of the numbers that the keys stand for."""
+    """A multiple of the numbers that the clients draw, in the dtype of the updates."""
     attack = Random(scale=3.0)
-    seen = view(attack, f=5, own=torch.zeros(5, D, dtype=dtype))
+    seen = view(attack, f=5)
     seen.like = torch.empty(0, D, dtype=dtype)
     sent, _ = send(attack, seen)
-    keys = [1_000_003 + 97 * (i + 1) for i in range(5)]  # of round 1, see `attack_inputs`
-    wanted = 3.0 * noise.normal(np.array(keys, np.uint64), D).double()
     assert sent.dtype == dtype
-    np.testing.assert_allclose(sent, wanted, rtol=1e-6)
+    np.testing.assert_allclose(sent, 3.0 * seen.normal().double(), rtol=1e-6)
 
 
 def test_random_is_normal_and_independent():

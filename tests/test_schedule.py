@@ -374,7 +374,7 @@ def test_wrong_settings(settings, message):
         ("schedule.shares=[0.5]", "schedule.shares=[0.5]: "),
         ("schedule.start=soon", "schedule.start=soon: "),
         ("schedule.begin=3", "schedule.begin: no such setting; schedule has "),
-        ("schedule.start=9", "schedule.start=9 is after the last of fl.rounds=8"),
+        ("schedule.start=9", "schedule: there is no attack in any of fl.rounds=8 (start=9)"),
         ("schedule._target_=benchmark.attacks.SignFlip",
          "schedule._target_: SignFlip is no Schedule"),
     ],
@@ -389,7 +389,7 @@ def test_wrong_settings_on_the_command_line(compose, override, message):
 def test_a_schedule_after_the_last_round(compose):
     for name in ("late", "single_shot"):
         problem = compose(*SMALL, f"schedule={name}").problem
-        assert problem == "schedule.start=30 is after the last of fl.rounds=8"
+        assert problem == "schedule: there is no attack in any of fl.rounds=8 (start=30)"
         assert compose(*SMALL, "fl.rounds=30", f"schedule={name}").problem is None
 
 

@@ -185,7 +185,7 @@ class Batch:
         y: (B,) int64 labels.
         weights: (B,) of the examples' losses.
         examples: (B,) which training examples they are.
-        place: of the client among the Byzantine ones, 0..f-1.
+        place: of the client among all that are compromised, whoever takes part in the round.
         num_classes: K.
         span: smallest and largest number in the training examples.
         generator: a stream of the client's own that starts anew at every call.
@@ -321,7 +321,7 @@ class Attack:
         key = lambda i: int(np.random.SeedSequence([seed, i + 1]).generate_state(1, np.uint64)[0])  # noqa: E731
         view = View(n, f, matrix[:0], self.reads, key, context.round, context.layers, **held)
         sent, _ = self.step(view, self.init())
-        return restore(sent.clone())
+        return restore(sent.to(matrix).clone())
 
 
 def _vectors(name: str, value, f: int, like: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from benchmark.kernels.gram import Gram, gram, squared_distances
 _ANGLES = 32  # looked at first, evenly spaced up to pi
 _HALVINGS = 12  # of their spacing
 _BELOW = 0.999  # of a threshold that is not to be reached
+_TOGETHER = 1024  # chunks whose products are held at the same time
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,11 @@ class HIDRA(Informed):
         """See `Informed.craft`."""
         mean, d = view.mean(self.knowledge), known.shape[1]
         size = min(d, self.chunk or d)
-        products = chunk_products(known, mean, size)
-        zeta, lengths = self._distances(products, max(1, view.f), view.n)
+        found = []
+        for start in range(0, d, _TOGETHER * size):
+            products = chunk_products(known[:, start : start + _TOGETHER * size], size)
+            found.append(self._distances(products, max(1, view.f), view.n))
+        zeta, lengths = map(np.concatenate, zip(*found, strict=True))
         factor = np.divide(zeta, lengths, out=np.zeros(len(zeta)), where=lengths > 0)
         each = torch.as_tensor(1.0 - factor).to(mean)
         sent, whole = torch.empty_like(mean), d // size * size

@@ -54,7 +54,7 @@ class ROP(Informed):
         """See `Informed.craft`."""
         mean = view.mean(self.knowledge)
         last = mean if view.previous is None else view.previous
-        z = z_max(view.n, min(view.f, view.n - 1)) if self.z is None else self.z
+        z = z_max(view.n, view.f) if self.z is None else self.z
         reference = torch.lerp(mean, last, self.lamb)
         square = float(reference.double().square().sum())
         share = float(reference.sum(dtype=torch.float64)) / square if square > 0 else 0.0

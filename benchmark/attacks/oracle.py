@@ -14,10 +14,13 @@ States are immutable, so asking changes nothing; random rules toss the attacker'
 same for all questions of a round.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from scipy.linalg import eigh
@@ -71,8 +74,8 @@ class Oracle:
 
 
 def outsiders_context(context: Context, knows_root: bool, seed: int) -> Context:
-    """The context of a rule as an attacker can imagine it: with coins of its own in the place of the
-    server's, and unless it knows the root data with the mean of the vectors for their update."""
+    """The context of a rule as an attacker can imagine it: with coins of its own for the server's,
+    and unless it knows the root data with the mean of the vectors for their update."""
     coins = lambda: np.random.default_rng([seed, 0xA77AC4])  # noqa: E731
     if knows_root:
         return replace(context, generator=coins)
@@ -122,7 +125,10 @@ class Questions:
         mixing = np.zeros((len(rows), len(self._base)))
         mixing[:, : rows.shape[1]] = rows
         updates = Updates(self._base, mixing, oracle.counts, oracle.ids, self._basis)
-        vector, _, report = oracle.rule.step(updates, oracle.declared, self._state, self._context)
+        with _threads(1 if self._basis else numba.get_num_threads()):
+            vector, _, report = oracle.rule.step(
+                updates, oracle.declared, self._state, self._context
+            )
         return vector, report
 
     @cached_property
@@ -204,6 +210,17 @@ class Questions:
                      _without(products.about, size, len(products.inner)))  # fmt: skip
         state, context = unpacked(structure, arrays), self._guess(base, context)
         return base, state, context, lambda: shown, 1.0
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """For a few numbers one thread: waking others takes several times longer than the work."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(count)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def _without(about: np.ndarray, size: int, rows: int) -> np.ndarray:

@@ -69,6 +69,12 @@ class _Searching(Informed):
         super().__post_init__()
         positive("evaluations", self.evaluations - 1)
 
+    def step(self, view, state):
+        """See `Informed.step`. Where there is no honest client there is no damage to look for."""
+        if view.n == view.f:
+            return view.mean(self.knowledge).expand(view.f, -1), state
+        return super().step(view, state)
+
     def ask(self, view, known, extra=None) -> Questions:
         """Questions about combinations of the known vectors and of (e, d) extra ones."""
         coefficients = None
@@ -317,15 +323,18 @@ class WorstOf(Attack):
         return tuple(member.init() for member in self.members)
 
     def step(self, view, state):
-        """See `Attack.step`."""
+        """See `Attack.step`. Where there is no honest client the first attack is taken."""
         known, best, worst, states = view.honest, None, -1.0, []
         for member, before in zip(self.members, state, strict=True):
             sent, after = member.step(view.only(member.reads), before)
             states.append(after)
-            questions = view.rule.about(known, sent, None, view.generator())
-            rows = np.zeros((view.f, len(questions.mean)))
-            rows[:, len(known) :] = np.eye(view.f)
-            damage = questions.damage(rows)
+            damage = self._damage(view, known, sent) if len(known) else 0.0
             if damage > worst:
                 best, worst = sent, damage
         return best, tuple(states)
+
+    def _damage(self, view, known: torch.Tensor, sent: torch.Tensor) -> float:
+        questions = view.rule.about(known, sent, None, view.generator())
+        rows = np.zeros((view.f, len(questions.mean)))
+        rows[:, len(known) :] = np.eye(view.f)
+        return questions.damage(rows)

@@ -17,8 +17,8 @@ def z_max(n: int, f: int) -> float:
     majority with the f Byzantine clients needs; floored at 0, where the shift would turn round.
     Where f alone is a majority (in a round of few, sampled clients) it is as for one supporter.
     """
-    supporters = max(1, n // 2 + 1 - f)
-    return max(0.0, float(ndtri((n - f - supporters) / (n - f))))
+    supporters, honest = max(1, n // 2 + 1 - f), max(1, n - f)
+    return max(0.0, float(ndtri((honest - supporters) / honest)))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ On a CPU a kernel of our own, as for `gram`; elsewhere, and for other dtypes, to
 same.
 """
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from numba import njit, prange
@@ -15,63 +13,74 @@ from benchmark.kernels.arrays import as_array, suits
 _COLUMNS = 1024  # of a block of the kernel
 _PIECE = 1 << 14  # coordinates that one thread takes at a time
 _STEPS = 20  # of Lanczos' method
+_ILL_CONDITIONED = 1e-2  # squared distances from the mean, relative to squared lengths
 
 
-def chunk_products(x: torch.Tensor, centre: torch.Tensor, size: int) -> np.ndarray:
+def chunk_products(x: torch.Tensor, size: int) -> np.ndarray:
     """Inner products in every chunk of `size` coordinates; the last chunk may be shorter.
 
     Args:
         x: (n, d), any floating-point dtype and device. Not changed.
-        centre: (d,) a vector amid them, subtracted before multiplying, so that products of vectors
-            close to each other are precise.
         size: coordinates in a chunk.
 
     Returns:
-        (chunks, n + 1, n + 1) float64 on the host: products of x_i - centre and, behind them, of
-        the centre.
+        (chunks, n + 1, n + 1) float64 on the host: products of x_i - mean, and behind them of the
+        mean of the rows; precise also where they are close to each other.
 
     Raises:
         ValueError: if squared lengths exceed what float64 holds.
     """
     n, d = x.shape
-    starts = [np.arange(first, min(first + size, d), _PIECE) for first in range(0, d, size)]
-    bounds = np.append(np.concatenate(starts), d)
-    chunks = np.cumsum([0] + [len(part) for part in starts])[:-1]
-    parts = None
+    first = np.arange(0, d, size)
+    total = np.empty((len(first), n + 1, n + 1))
+    doubtful = np.ones(len(first), bool)
     if suits(x):
-        parts = _products(as_array(x)[0], centre.to(x).contiguous().numpy(), bounds)
-    if parts is None or not 1e-30 < np.abs(parts).max() < np.inf:  # float32 over- or underflowed
-        parts = np.empty((len(bounds) - 1, n + 1, n + 1))
-        for i, (start, stop) in enumerate(pairwise(bounds)):
-            middle = centre[start:stop].double()
-            rows = torch.cat([x[:, start:stop] - middle, middle[None]])
-            parts[i] = (rows @ rows.T).cpu().numpy()
-        if not np.isfinite(parts).all():
-            raise ValueError("updates are too long: their squared lengths must be below 1e308")
-    return np.add.reduceat(parts, chunks)
+        starts = [np.arange(start, min(start + size, d), _PIECE) for start in first]
+        pieces = _products(as_array(x)[0], np.append(np.concatenate(starts), d))
+        inner = np.add.reduceat(pieces, np.cumsum([0, *map(len, starts)])[:-1])
+        along = inner.mean(2)
+        square = along.mean(1)
+        total[:, :n, :n] = inner - along[:, :, None] - (along - square[:, None])[:, None, :]
+        total[:, :n, n] = total[:, n, :n] = along - square[:, None]
+        total[:, n, n] = square
+        lengths, apart = (np.trace(part, axis1=1, axis2=2) for part in (inner, total[:, :n, :n]))
+        # float32 over- or underflowed, or what is left is rounding
+        doubtful = ~((lengths < np.inf) & (lengths > 1e-30) & (apart > _ILL_CONDITIONED * lengths))
+    for chunk in np.flatnonzero(doubtful):
+        total[chunk] = _precisely(x[:, first[chunk] : first[chunk] + size])
+    if not np.isfinite(total).all():
+        raise ValueError("updates are too long: their squared lengths must be below 1e308")
+    return total
+
+
+def _precisely(x: torch.Tensor) -> np.ndarray:
+    total = 0.0
+    for start in range(0, x.shape[1], _PIECE):
+        part = x[:, start : start + _PIECE].double()
+        mean = part.mean(0, keepdim=True)
+        part = torch.cat([part - mean, mean])
+        total = total + part @ part.T
+    return total.cpu().numpy()
 
 
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _products(x, centre, bounds):
-    """Of the columns bounds[p]..bounds[p + 1] - 1, for every p."""
+def _products(x, bounds):
+    """Inner products of the columns bounds[p]..bounds[p + 1] - 1, for every p."""
     n = len(x)
-    parts = np.zeros((len(bounds) - 1, n + 1, n + 1))
+    parts = np.zeros((len(bounds) - 1, n, n))
     for p in prange(len(bounds) - 1):
-        block = np.zeros(((n + 4) // 4 * 4, _COLUMNS), x.dtype)  # rows of zeros behind the last
         total = parts[p]
         for start in range(bounds[p], bounds[p + 1], _COLUMNS):
-            width = min(_COLUMNS, bounds[p + 1] - start)
-            block[n, :width] = centre[start : start + width]
-            for i in range(n):
-                for k in range(width):
-                    block[i, k] = x[i, start + k] - block[n, k]
-            for i in range(0, n + 1, 4):
-                u0, u1, u2, u3 = block[i], block[i + 1], block[i + 2], block[i + 3]
-                for j in range(i, n + 1, 4):
-                    v0, v1, v2, v3 = block[j], block[j + 1], block[j + 2], block[j + 3]
+            end = min(start + _COLUMNS, bounds[p + 1])
+            for i in range(0, n, 4):  # rows behind the last are the last once more
+                u0, u1 = x[i, start:end], x[min(i + 1, n - 1), start:end]
+                u2, u3 = x[min(i + 2, n - 1), start:end], x[min(i + 3, n - 1), start:end]
+                for j in range(i, n, 4):
+                    v0, v1 = x[j, start:end], x[min(j + 1, n - 1), start:end]
+                    v2, v3 = x[min(j + 2, n - 1), start:end], x[min(j + 3, n - 1), start:end]
                     s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = x.dtype.type(0.0)
                     s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = x.dtype.type(0.0)
-                    for k in range(width):
+                    for k in range(end - start):
                         a0, a1, a2, a3 = u0[k], u1[k], u2[k], u3[k]
                         b0, b1, b2, b3 = v0[k], v1[k], v2[k], v3[k]
                         s00 += a0 * b0
@@ -94,10 +103,10 @@ def _products(x, centre, bounds):
                         (s00, s01, s02, s03), (s10, s11, s12, s13),
                         (s20, s21, s22, s23), (s30, s31, s32, s33),
                     )  # fmt: skip
-                    for q in range(min(4, n + 1 - i)):
-                        for r in range(min(4, n + 1 - j)):
+                    for q in range(min(4, n - i)):
+                        for r in range(min(4, n - j)):
                             total[i + q, j + r] += tile[q][r]
-        for i in range(n + 1):
+        for i in range(n):
             for j in range(i):
                 total[i, j] = total[j, i]
     return parts

@@ -189,8 +189,9 @@ def poison(run, place: int, examples: np.ndarray, x, y, weights) -> None:
     """Change the batch of a Byzantine client as the run's attack does: x (B, *shape), labels (B,)
     and weights (B,), in place."""
     client, workload = int(run.byzantine[place]), run.workload
+    rank = int(np.flatnonzero(run.compromised == client)[0])
     batch = run.cell.attack.poison(
-        Batch(x, y, weights, examples, place, workload.dataset.num_classes, workload.span,
+        Batch(x, y, weights, examples, rank, workload.dataset.num_classes, workload.span,
               lambda: generator(run.cell.seed, "poison", client))
     )  # fmt: skip
     for old, new in ((x, batch.x), (y, batch.y), (weights, batch.weights)):

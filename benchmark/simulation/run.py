@@ -30,6 +30,8 @@ class Run:
         parameters: (1, >= D) the server's model; rows are padded to 64 bytes.
         buffer: rows of this round's updates, see `simulation.clients`.
         byzantine, honest: ids of the clients that take part in this round, and do or do not attack.
+        compromised: (f,) ids of all clients in the attacker's hands, in the order in which they
+            join in.
         computing: ids of those whose own update is computed, in the order of the rows.
         first, received: the rows first..received-1 of the buffer are computed.
         momenta: (n, >= D) by client id; None if a row is always the same client's, then the buffer
@@ -71,10 +73,13 @@ class Run:
             if not self._all:
                 stream = generator(cell.seed, "participants", 0, round)
                 here = np.sort(stream.choice(cell.n, self._sampled, replace=False))
-            attackers = compromised(cell, round)[: cell.schedule.count(round, cell.f)]
+            self.compromised = compromised(cell, round)
+            attackers = self.compromised[: cell.schedule.count(round, cell.f)]
             self.byzantine = np.intersect1d(here, attackers)
             self.honest = np.setdiff1d(here, attackers)
-        self.first = 0 if Knowledge.OWN in cell.attack.reads else len(self.byzantine)
+        # Whoever follows the protocol at other times has its momentum go on.
+        computed = Knowledge.OWN in cell.attack.reads or not cell.schedule.constant
+        self.first = 0 if computed else len(self.byzantine)
         self.received = len(self.byzantine) + len(self.honest)
         everybody = np.concatenate([self.byzantine, self.honest])
         self.computing = everybody[self.first :]
