@@ -26,14 +26,14 @@ ATTRIBUTES = {  # of a view, by the knowledge that it takes to read them
 }
 
 
-def _touched(*_):
+def _touched(*_, **__):
     raise AssertionError("something poisoned was used")
 
 
 class Poison:
     """Something that must not be used: whoever looks into it fails."""
 
-    __getattr__ = __call__ = __len__ = __iter__ = __getitem__ = __array__ = __bool__ = _touched
+    __getattr__ = __call__ = __len__ = __iter__ = __getitem__ = __bool__ = _touched
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _touched
     __float__ = __int__ = __index__ = __neg__ = __lt__ = __gt__ = __le__ = __ge__ = _touched
 

@@ -9,6 +9,7 @@ from inspect import isclass
 from pathlib import Path
 from typing import ClassVar
 
+import numba
 import numpy as np
 import pytest
 import reference
@@ -55,6 +56,15 @@ from benchmark.config import build, conf_dir
 from benchmark.kernels import noise
 
 quick = settings(max_examples=25, deadline=None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Waking others for vectors as short as these takes longer than the work."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 def every(*promises):

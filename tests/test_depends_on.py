@@ -16,17 +16,9 @@ ROUNDED = (  # turning them rounds differently, and who is nearest is a matter o
 )  # fmt: skip
 
 
-noisy = pytest.mark.xfail(
-    strict=True, reason="with noise, drawn for each coordinate, it depends on everything"
-)
-WRONG = {"norm_clipping, noise": noisy}
-
-
 def declared(kind):
     chosen = [
-        pytest.param(line.thing, id=line.name, marks=WRONG.get(line.name, ()))
-        for line in TABLE
-        if line.thing.depends_on == kind
+        pytest.param(line.thing, id=line.name) for line in TABLE if line.thing.depends_on == kind
     ]
     return pytest.mark.parametrize("thing", chosen)
 

@@ -35,6 +35,11 @@ class NormClipping(WeightsRule):
         if not 0 <= self.noise < np.inf:
             raise ValueError(f"noise must be at least 0, got {self.noise}")
 
+    @property
+    def depends_on(self) -> str:
+        """Noise is drawn for each coordinate."""
+        return "everything" if self.noise else "products"
+
     def check(self, n: int, f: int) -> str | None:
         """Defined for every f."""
         return None

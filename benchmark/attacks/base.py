@@ -30,7 +30,7 @@ class Forbidden(AttributeError):
 
 
 class Knowledge(StrEnum):
-    """What an attacker may know besides n, f, the round, the architecture and its own randomness."""
+    """What an attacker may know besides n, f, the round, the architecture and its own coins."""
 
     OWN = "own"  # what its clients would send if they were honest
     DATA = "data"  # its clients' data: they can train on them

@@ -103,19 +103,27 @@ class Questions:
             oracle.rule.depends_on, self._whole
         )()
 
-    def damage(self, sent: np.ndarray) -> float:
-        """Distance of the aggregate from the honest mean if the Byzantine clients send `sent`.
+    def damage(self, sent: np.ndarray, measure: str = "distance") -> float:
+        """How much the aggregate suffers if the Byzantine clients send `sent`.
 
         Args:
             sent: (f, b) coefficients of the base vectors, a row a client.
+            measure: with F the aggregate and m the honest mean, `distance`: |F - m|; `descent`:
+                <m - F, m> / |m|, how much shorter F is along m, the direction that lowers the
+                loss fastest.
 
         Returns:
-            The distance; for coordinate-wise rules estimated from a sample of the coordinates. Of
-            an aggregate that is not finite: infinity.
+            It; for coordinate-wise rules estimated from a sample of the coordinates. Of an
+            aggregate that is not finite: infinity.
         """
         vector, _ = self.answer(sent)
-        distance = float(torch.linalg.vector_norm(vector - self._mean_vector)) * self._scale
-        return distance if np.isfinite(distance) else np.inf
+        lost = (self._mean_vector - vector) * self._scale
+        if measure == "distance":
+            damage = float(torch.linalg.vector_norm(lost))
+        else:
+            mean = self._mean_vector * self._scale
+            damage = float(lost @ mean / torch.linalg.vector_norm(mean).clamp_min(1e-30))
+        return damage if np.isfinite(damage) else np.inf
 
     def answer(self, sent: np.ndarray) -> tuple[torch.Tensor, Report]:
         """The aggregate, in whichever coordinates the rule was asked, and the rule's report on the
@@ -174,11 +182,17 @@ class Questions:
         if d <= _SAMPLE:
             base, scale = self._vectors(), 1.0
         else:
-            picked = np.sort(self._generator.choice(d, _SAMPLE, replace=False, shuffle=False))
+            # What a direction changes most is never left out: it may be a single coordinate.
+            peaks = [] if self._extra is None else self._extra.abs().argmax(1).cpu().numpy()
+            peaks = np.unique(np.asarray(peaks, np.int64))
+            picked = self._generator.choice(d, _SAMPLE, replace=False, shuffle=False)
+            picked = np.concatenate([peaks, np.sort(np.setdiff1d(picked, peaks))])
             columns = torch.as_tensor(picked, device=self._known.device)
             parts = [part.index_select(1, columns).to(self._known)
                      for part in (self._known, self._extra) if part is not None]  # fmt: skip
-            base, scale = torch.cat(parts), (d / _SAMPLE) ** 0.5
+            base = torch.cat(parts)
+            scale = torch.full_like(base[0], ((d - len(peaks)) / (len(picked) - len(peaks))) ** 0.5)
+            scale[: len(peaks)] = 1.0
         return base, self.oracle.state, self.oracle.context, lambda: self._gram, scale
 
     def _rotated(self) -> tuple:

@@ -1,7 +1,7 @@
 """Attacks that ask the server's rule, many times a round, how far a candidate would move it.
 
-All candidates lie in the span of what the attacker knows and of one or two directions, so a question
-costs arithmetic on small matrices only, see `oracle`.
+All candidates lie in the span of what the attacker knows and of one or two directions, so a
+question costs arithmetic on small matrices only, see `oracle`.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 
 from benchmark.aggregators.base import one_of, positive
 from benchmark.attacks.base import Attack, Informed, Knowledge
@@ -32,14 +33,16 @@ def most_damaging(damage: Callable[[float], float], evaluations: int) -> float:
     best = _smallest_of_the_worst(tried)
     while len(tried) < evaluations:
         step /= 2
-        for exponent in (best + step, best - step)[: evaluations - len(tried)]:
+        near = [e for e in (best + step, best - step) if abs(e) <= _REACH]
+        for exponent in near[: evaluations - len(tried)]:
             tried[exponent] = damage(2.0**exponent)
         best = _smallest_of_the_worst(tried)
     return float(2.0**best)
 
 
 def _smallest_of_the_worst(tried: dict[float, float]) -> float:
-    limit = (1 - 1e-3) * max(tried.values())
+    worst = max(tried.values())
+    limit = worst - 1e-3 * abs(worst) if np.isfinite(worst) else worst
     return min(exponent for exponent, damage in tried.items() if damage >= limit)
 
 
@@ -82,12 +85,14 @@ class _Searching(Informed):
             coefficients = standins(len(known), view.n - view.f, view.generator())
         return view.rule.about(known, extra, coefficients, view.generator())
 
-    def search(self, questions: Questions, f: int, start, direction) -> tuple[float, float]:
+    def search(
+        self, questions: Questions, f: int, start, direction, measure: str = "distance"
+    ) -> tuple[float, float]:
         """The most damaging magnitude m of start + m * direction, all f alike, and its damage."""
         seen = {}
 
         def damage(m: float) -> float:
-            seen[m] = questions.damage(np.tile(start + m * direction, (f, 1)))
+            seen[m] = questions.damage(np.tile(start + m * direction, (f, 1)), measure)
             return seen[m]
 
         best = most_damaging(damage, self.evaluations)
@@ -222,17 +227,24 @@ class Adaptive(_Searching):
 
     Candidates, each with its magnitude searched, are: from zero, against the mean (as in `ipm`);
     from the mean, along the deviations to either side, against the signs of the mean, and to either
-    side along the direction in which the honest vectors differ most. Damage is the distance of the
-    aggregate from the honest mean.
+    side along the direction in which the honest vectors differ most.
 
     Attributes:
+        damage: what is searched for: the least `descent`, that is the aggregate F with the smallest
+            part along the honest mean, which would lower the loss fastest; or the largest
+            `distance` of F from that mean, which any other direction adds to as well.
         knows_root: whether it knows the server's root data too, if the rule has any; otherwise it
             takes the mean of the vectors it knows for their update.
     """
 
     paper: ClassVar[str] = "Tutorial 027, exercise 2"
     cost: ClassVar[str] = "n^2 d + 6 T rule(n)"
+    damage: str = "descent"
     knows_root: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("damage", self.damage, ("descent", "distance"))
 
     @property
     def reads(self) -> frozenset:
@@ -255,9 +267,9 @@ class Adaptive(_Searching):
             (centre, -principal),
             (centre, principal),
         ]
-        best, worst = None, -1.0
+        best, worst = None, -np.inf
         for start, direction in candidates:
-            magnitude, damage = self.search(questions, view.f, start, direction)
+            magnitude, damage = self.search(questions, view.f, start, direction, self.damage)
             if damage > worst:
                 best, worst = start + magnitude * direction, damage
         weights = torch.as_tensor(best).to(known)
@@ -270,7 +282,7 @@ def _principal(questions: Questions, known: int) -> np.ndarray:
     long as that deviation. The sign is such that its largest coefficient is positive."""
     centring = np.eye(known) - 1.0 / known
     products = centring @ questions.products[:known, :known] @ centring
-    values, vectors = np.linalg.eigh(products)
+    _, vectors = eigh(products, driver="evd")
     top = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
     row = np.zeros(len(questions.mean))
     row[:known] = centring @ top / np.sqrt(max(1, known - 1))
@@ -279,21 +291,23 @@ def _principal(questions: Questions, known: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WorstOf(Attack):
-    """In every round the most damaging of several attacks, found by asking the server's rule what it
-    would make of each.
+    """In every round the most damaging of several attacks, found by asking the server's rule what
+    it would make of each.
 
-    Damage is the distance of the aggregate from the mean of the honest updates. Every attack sees
-    only what it declares itself, and keeps its state as if it had been chosen.
+    Every attack sees only what it declares itself, and keeps its state as if it had been chosen.
 
     Attributes:
+        damage: `descent` or `distance`, as for `Adaptive`.
         attacks: their names, with settings behind them if any: `ipm epsilon=0.1`.
     """
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "that of all, and a rule for each"
+    damage: str = "descent"
     attacks: list[str] = field(default_factory=lambda: ["sign_flip", "ipm", "alie", "min_max"])
 
     def __post_init__(self):
+        one_of("damage", self.damage, ("descent", "distance"))
         if not self.attacks:
             raise ValueError("attacks must not be empty")
         for member in self.members:
@@ -324,17 +338,19 @@ class WorstOf(Attack):
 
     def step(self, view, state):
         """See `Attack.step`. Where there is no honest client the first attack is taken."""
-        known, best, worst, states = view.honest, None, -1.0, []
+        known, best, worst, states = view.honest, None, -np.inf, []
         for member, before in zip(self.members, state, strict=True):
             sent, after = member.step(view.only(member.reads), before)
             states.append(after)
             damage = self._damage(view, known, sent) if len(known) else 0.0
-            if damage > worst:
+            if best is None or damage > worst:
                 best, worst = sent, damage
         return best, tuple(states)
 
     def _damage(self, view, known: torch.Tensor, sent: torch.Tensor) -> float:
+        if not bool(torch.isfinite(sent.sum())):  # the server will discard it
+            return 0.0
         questions = view.rule.about(known, sent, None, view.generator())
         rows = np.zeros((view.f, len(questions.mean)))
         rows[:, len(known) :] = np.eye(view.f)
-        return questions.damage(rows)
+        return questions.damage(rows, self.damage)
