@@ -1,13 +1,21 @@
-"""Workers of pytest-xdist: each compiles kernels into a cache of its own.
+"""What workers of pytest-xdist, side by side on all cores, have to themselves.
 
-Two processes that add different signatures of one kernel to numba's index at the same moment could
-leave one of them with the code of the other.
+One thread each, unless a test asks for more: threads that wait for one another while others have
+the cores do so busily, and tests take several times as long. And a cache of compiled kernels: two
+processes that add different signatures of a kernel to numba's index at the same moment may take
+each other's code for their own.
 """
 
 import os
+from pathlib import Path
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    from pathlib import Path
+    cache = Path(__file__).resolve().parents[1] / ".pytest_cache" / "numba" / worker
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    root = Path(__file__).resolve().parents[1]
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(root / ".pytest_cache" / "numba" / worker))
+    import numba
+    import torch
+
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)  # after numba, which sets it when it starts
