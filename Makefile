@@ -30,7 +30,7 @@ status: $(READY)  ## count done, failed, infeasible and missing cells
 	$(BIN)/python -m benchmark.status
 
 test: $(READY)  ## run the tests, the notebooks among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 	$(BIN)/python -m pytest --nbmake notebooks
 
 lint: $(READY)  ## check style

@@ -33,6 +33,7 @@ from attack_table import ENTRIES
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labels import label
 
 from benchmark import attacks
 from benchmark.aggregators import FLANDERS, LASA, Infeasible, Krum, Mean, Median
@@ -224,7 +225,7 @@ def test_the_seed_is_for_those_that_draw(attack):
     assert same(*(attack(honest, f=F, seed=seed, **parts) for seed in (3, 4)))
 
 
-@pytest.mark.parametrize("line", [line for line in ENTRIES if "seed" in line.exempt], ids=str)
+@pytest.mark.parametrize("line", [line for line in ENTRIES if "seed" in line.exempt], ids=label)
 def test_those_that_draw_use_the_seed(line):
     honest, parts = honest_for(line.attack), knowledge(line.attack)
     first = line.attack(honest, f=F, **parts)
@@ -683,7 +684,7 @@ def test_clients_of_a_call_draw_other_numbers():
             lambda honest, own: reference.alie(own, len(own), -1.5),
         ),
     ],
-    ids=str,
+    ids=label,
 )
 @pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (1000.0, 0.01), (0.0, 1e-12)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -768,7 +769,7 @@ OWN = np.array([[2.0, -4], [6, 0]])
         # own: mean (4, -2), deviations -2 2 and -2 2: both variances 8
         (ALittleIsEnough(z=1.0, knowledge="byzantine"), [[4 - 8**0.5, -2 - 8**0.5]] * 2),
     ],
-    ids=str,
+    ids=label,
 )
 def test_by_hand(attack, wanted):
     sent = attack(HONEST, f=2, own=OWN)

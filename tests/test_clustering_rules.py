@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labels import label
 from reference import clustering as reference
 from reference import mean
 from rule_table import STYLES, call, knowledge, sample
@@ -96,7 +97,7 @@ REFERENCES = [
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize(("rule", "wanted"), REFERENCES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("rule", "wanted"), REFERENCES, ids=lambda value: label(value)[:40])
 def test_rule_does_what_its_definition_says(rule, wanted, style, dtype):
     for n, f, d in SHAPES:
         x = sample(style, n, f, d).astype(dtype)
@@ -134,7 +135,7 @@ def deepsight(x, rule):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", [DeepSight(), DeepSight(0.9, 2, 40, 2, 2)], ids=str)
+@pytest.mark.parametrize("rule", [DeepSight(), DeepSight(0.9, 2, 40, 2, 2)], ids=label)
 def test_deepsight_does_what_its_definition_says(rule):
     dropped = 0
     for seed in range(12):
@@ -372,7 +373,7 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("rule", ALL, ids=str)
+@pytest.mark.parametrize("rule", ALL, ids=label)
 def test_a_majority_must_be_honest(rule):
     for n, f in ((1, 0), (2, 0), (3, 1), (5, 2), (11, 5)):
         assert np.isfinite(call(rule, draw(n), f)).all()
@@ -401,7 +402,7 @@ def test_a_stage_that_splits_needs_the_model_only_where_it_compares_models():
         FLAME(0.0, "updates"),
         NormFilter(),
     ],
-    ids=str,
+    ids=label,
 )
 @quick
 @given(seed=SEEDS)
@@ -417,7 +418,7 @@ def test_turning_and_stretching(rule, seed):
     np.testing.assert_allclose(rule(s * x @ turn, f=f) / s, rule(x, f=f) @ turn, atol=1e-8)
 
 
-@pytest.mark.parametrize("rule", [DBSCANClustering("euclidean"), Auror(alpha=0.3)], ids=str)
+@pytest.mark.parametrize("rule", [DBSCANClustering("euclidean"), Auror(alpha=0.3)], ids=label)
 @quick
 @given(seed=SEEDS)
 def test_shifting(rule, seed):
@@ -427,7 +428,7 @@ def test_shifting(rule, seed):
     np.testing.assert_allclose(rule(x + t, f=3), rule(x, f=3) + t, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("rule", ALL, ids=str)
+@pytest.mark.parametrize("rule", ALL, ids=label)
 @quick
 @given(seed=SEEDS)
 def test_a_filter_before_the_mean_is_the_mean_of_what_it_keeps(rule, seed):
@@ -474,7 +475,7 @@ def attacked(n, f, rng, together):
         NormFilter(),
         CosineFilter(),
     ],
-    ids=str,
+    ids=label,
 )
 @pytest.mark.parametrize("together", [True, False])
 @quick

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labels import label
 from reference import gram as reference
 from rule_table import STYLES, sample
 
@@ -159,7 +160,7 @@ def test_rule_does_what_its_definition_says(rule, wanted, tolerance, style, dtyp
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(
-    ("rule", "score"), [(MDA(), reference.diameter), (SMEA(), reference.top_eigenvalue)], ids=str
+    ("rule", "score"), [(MDA(), reference.diameter), (SMEA(), reference.top_eigenvalue)], ids=label
 )
 def test_the_best_of_all_subsets(rule, score, style, dtype):
     """In float32 rounding may choose among subsets that are almost equally good."""
@@ -653,7 +654,7 @@ def test_exact_searches_are_fast(make, n):
 # --- faults of other systems --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [CAF(), SMEA(), FilterL2(), MDA(), DnC()], ids=str)
+@pytest.mark.parametrize("rule", [CAF(), SMEA(), FilterL2(), MDA(), DnC()], ids=label)
 def test_equal_vectors_and_no_byzantine_ones(rule):
     """Others return nothing, NaN or a TypeError."""
     x = np.repeat(draw(1, 6), 9, axis=0)
@@ -664,7 +665,7 @@ def test_equal_vectors_and_no_byzantine_ones(rule):
     np.testing.assert_allclose(rule(x, f=0), x.mean(axis=0), rtol=1e-12)
 
 
-@pytest.mark.parametrize("rule", [CAF(), SMEA(), FilterL2(0.1), DnC(), MedianOfMeans()], ids=str)
+@pytest.mark.parametrize("rule", [CAF(), SMEA(), FilterL2(0.1), DnC(), MedianOfMeans()], ids=label)
 def test_nobody_uses_global_randomness(rule):
     before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     rule(draw(11, 6), f=3)
@@ -731,7 +732,7 @@ AROUND_ZERO = [
 ]
 
 
-@pytest.mark.parametrize("rule", EQUIVARIANT, ids=str)
+@pytest.mark.parametrize("rule", EQUIVARIANT, ids=label)
 @quick
 @given(seed=SEEDS)
 def test_shifting_and_stretching(rule, seed):
@@ -750,7 +751,7 @@ def test_shifting_and_stretching(rule, seed):
 
 
 @pytest.mark.parametrize(
-    "thing", [r for r in EQUIVARIANT if not isinstance(r, Aksel)] + AROUND_ZERO, ids=str
+    "thing", [r for r in EQUIVARIANT if not isinstance(r, Aksel)] + AROUND_ZERO, ids=label
 )
 @quick
 @given(seed=SEEDS)
@@ -764,7 +765,7 @@ def test_turning(thing, seed):
 
 @pytest.mark.parametrize("scale", [1e-20, 1e18])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("rule", [*EQUIVARIANT, CGE(), Chain([ARC(), Mean()])], ids=str)
+@pytest.mark.parametrize("rule", [*EQUIVARIANT, CGE(), Chain([ARC(), Mean()])], ids=label)
 def test_tiny_and_huge_updates(rule, scale, dtype):
     x = draw(11, 20).astype(dtype)
     wanted = rule(x, f=3)
@@ -790,7 +791,7 @@ def attacked(rng, length=1e9):
 @pytest.mark.parametrize(
     "rule",
     [MDA(), SMEA(), Aksel(), Aksel("n-f"), CGE(), AutoGM(), AutoGM(0.5, relative=True)],
-    ids=str,
+    ids=label,
 )
 @quick
 @given(seed=SEEDS)
@@ -827,7 +828,7 @@ def test_how_far_f_vectors_can_carry_the_others(seed):
         assert norms.max() <= r * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("rule", [CAF(), FilterL2(), FilterL2(1e-3)], ids=str)
+@pytest.mark.parametrize("rule", [CAF(), FilterL2(), FilterL2(1e-3)], ids=label)
 @quick
 @given(seed=SEEDS)
 def test_filters_get_rid_of_far_vectors(rule, seed):
@@ -974,7 +975,7 @@ def test_the_geometric_median_claims_no_constant_that_it_has_not():
         assert rule.kappa(20, 4) is None
 
 
-@pytest.mark.parametrize("rule", [FABA(), Krum(), MultiKrum(), MDA(), GeometricMedian()], ids=str)
+@pytest.mark.parametrize("rule", [FABA(), Krum(), MultiKrum(), MDA(), GeometricMedian()], ids=label)
 def test_distances_behind_clipping_are_as_good_as_before_it(rule):
     """Near 1000 with spread 0.01, one vector long enough to be clipped."""
     x = (1000 + 0.01 * draw(15, 1000, 2)).astype(np.float32)

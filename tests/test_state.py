@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from labels import label
 
 from benchmark.aggregators.state import Memory, packed, unpacked
 
@@ -108,7 +109,7 @@ def same(one, other):
         Memory(np.array([2, 5]), torch.eye(2)),
         ({"rows": Memory(np.array([2, 5]), np.array([[1.0], [2.0]]))}, None),
     ],
-    ids=repr,
+    ids=label,
 )
 def test_states_survive_a_file(state):
     assert same(through_a_file(state), state)
@@ -121,7 +122,7 @@ def test_arrays_are_handed_over_and_not_copied():
 
 
 @pytest.mark.parametrize(
-    "state", [object(), {1, 2}, 1j, b"bytes", np.float64(1.0), (1, [lambda: 0])], ids=repr
+    "state", [object(), {1, 2}, 1j, b"bytes", np.float64(1.0), (1, [lambda: 0])], ids=label
 )
 def test_what_cannot_be_stored_is_an_error_of_one_line(state):
     with pytest.raises(TypeError, match="a rule's state may not hold a") as error:

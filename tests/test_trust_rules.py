@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labels import label
 from reference import mean
 from reference import trust as reference
 from rule_table import STYLES, call, knowledge, sample
@@ -89,7 +90,7 @@ REFERENCES = [
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize(("rule", "wanted"), REFERENCES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("rule", "wanted"), REFERENCES, ids=lambda value: label(value)[:40])
 def test_rule_does_what_its_definition_says(rule, wanted, style, dtype):
     compared = 0
     for n, f, d in SHAPES:
@@ -113,7 +114,7 @@ def test_crfl_adds_the_noise_of_the_round():
     np.testing.assert_allclose(call(CRFL(0.8, 0.3), x), crfl(x, 0, 0.8, 0.3), rtol=1e-9)
 
 
-@pytest.mark.parametrize("rule", [FLTrust(), Zeno(), ZenoPlusPlus(), CRFL(0.8, 0.1)], ids=str)
+@pytest.mark.parametrize("rule", [FLTrust(), Zeno(), ZenoPlusPlus(), CRFL(0.8, 0.1)], ids=label)
 def test_behind_stages_that_mix(rule):
     """The rule sees what the stages made of the vectors."""
     x = draw(11, 20)
@@ -209,7 +210,7 @@ def test_impossible_settings_are_an_error_of_one_line(make, setting):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("rule", [FLTrust(), Zeno(), ZenoPlusPlus(), CRFL()], ids=str)
+@pytest.mark.parametrize("rule", [FLTrust(), Zeno(), ZenoPlusPlus(), CRFL()], ids=label)
 def test_a_majority_may_be_byzantine(rule):
     for n, f in ((1, 0), (2, 1), (5, 4)):
         assert np.isfinite(call(rule, draw(n), f)).all()
@@ -237,7 +238,7 @@ def test_needs():
 # --- what the rules promise ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [FLTrust(), ZenoPlusPlus()], ids=str)
+@pytest.mark.parametrize("rule", [FLTrust(), ZenoPlusPlus()], ids=label)
 @quick
 @given(seed=SEEDS)
 def test_only_directions_count(rule, seed):
@@ -257,7 +258,7 @@ def test_only_directions_count(rule, seed):
     np.testing.assert_allclose(twice, 2 * result, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("rule", [FLTrust(), Zeno(), ZenoPlusPlus()], ids=str)
+@pytest.mark.parametrize("rule", [FLTrust(), Zeno(), ZenoPlusPlus()], ids=label)
 @quick
 @given(seed=SEEDS)
 def test_opposed_byzantine_clients_get_nothing(rule, seed):
@@ -310,7 +311,7 @@ def test_crfl_noise_is_that_of_the_parameters():
 # --- faults that others have --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [FLTrust(), ZenoPlusPlus()], ids=str)
+@pytest.mark.parametrize("rule", [FLTrust(), ZenoPlusPlus()], ids=label)
 def test_if_nobody_is_trusted_the_model_stays(rule):
     """Others fall back to equal weights."""
     for x in (-np.ones((4, 3)), np.zeros((4, 3)), 1e30 * -np.ones((4, 3))):
@@ -329,7 +330,7 @@ def test_vectors_too_short_to_have_a_direction():
     assert ZenoPlusPlus(rho=0.0)(x, context=rooted(1.0, 0.0)).tolist() == [0.5, 0]
 
 
-@pytest.mark.parametrize("rule", [FLTrust(), ZenoPlusPlus(), Zeno()], ids=str)
+@pytest.mark.parametrize("rule", [FLTrust(), ZenoPlusPlus(), Zeno()], ids=label)
 def test_a_long_majority_does_not_blur_the_few_that_are_trusted(rule):
     """Inner products about a vector of length 1e12 would know nothing of vectors of length 1."""
     x = draw(9, 40, 3)
