@@ -81,7 +81,8 @@ def test_gradients_are_those_of_autograd(name, vectors, clients, batch, beta, al
     before = torch.randn(vectors * clients, model.num_parameters)
     out = before.clone()
     got = accumulate(model, rows, x, y, weights, out, beta, alpha)
-    near(out, beta * before + alpha * gradients)
+    # With pooling a tie, up to rounding, may be broken either way: it depends on the machine.
+    near(out, beta * before + alpha * gradients, 5e-3 if model.images else 1e-5)
     near(got, losses)
     assert torch.equal(got[:, ::3], torch.zeros_like(got[:, ::3]))
 

@@ -32,6 +32,8 @@ _RULES = {
     "mda": MDA,
 }
 
+_SQUARED = 1 << 15  # distances at once: a quarter of a megabyte
+
 
 @dataclass(frozen=True)
 class GAS(Rule):
@@ -73,7 +75,7 @@ class GAS(Rule):
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
         n, d = len(updates), updates.clients.shape[1]
-        base, order = self._base, context.generator().permutation(d)
+        base, order = self._base, context.generator().permutation(d).astype(np.int32)
         groups = list(map(np.sort, np.array_split(order, min(self.p, d))))
         if isinstance(base, Krum) and suits(updates.clients):
             scores = _distances_to_krums(base, updates.rows(), groups, f)
@@ -92,8 +94,11 @@ class GAS(Rule):
 
 
 def _distances_to_krums(rule: Krum, rows, groups: list[np.ndarray], f: int) -> np.ndarray:
-    """(n,) the sum over the groups of the distances to Krum's pick in each, for all groups at
+    """(n,) the sum over the groups of the distances to Krum's pick in each, for many groups at
     once."""
-    squared = group_distances(rows, groups)
-    picks = krum_scores(squared, f, rule.distance, rule.neighbours).argmin(1)
-    return np.sqrt(squared[np.arange(len(groups)), picks]).sum(0)
+    scores, together = np.zeros(len(rows)), max(1, _SQUARED // len(rows) ** 2)
+    for start in range(0, len(groups), together):
+        squared = group_distances(rows, groups[start : start + together])
+        picks = krum_scores(squared, f, rule.distance, rule.neighbours).argmin(1)
+        scores += np.sqrt(squared[np.arange(len(squared)), picks]).sum(0)
+    return scores

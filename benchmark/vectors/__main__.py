@@ -24,7 +24,6 @@ from benchmark.vectors.compare import Round, compare, remembers
 from benchmark.vectors.cost import peak_memory, seconds
 from benchmark.vectors.plots import cost_figure, error_figure
 
-_HERE = {"gas": "gas p=50"}  # a thousand groups are for models, not for a thousand numbers
 _MIXED = ("krum", "trimmed_mean", "median", "geometric_median")  # worth NNM before them
 _N, _D = 20, 100_000  # the size that is held while the other one grows
 
@@ -63,8 +62,7 @@ def settings_of(overrides: list[str]) -> Settings:
     _check(settings)
     if settings.defences is None:
         rules = [name for name in choices("aggregator") if not is_variant("aggregator", name)]
-        settings.defences = [_HERE.get(name, name) for name in rules]
-        settings.defences += [f"nnm+{name}" for name in _MIXED]
+        settings.defences = rules + [f"nnm+{name}" for name in _MIXED]
     return settings
 
 
