@@ -126,7 +126,8 @@ def test_comparing():
 
 def test_attacks_that_know_the_rule_send_each_defence_its_own():
     """Among the magnitudes that are tried are 1/64 and 64. Under the mean of 11 the larger the
-    better, to a thousandth: of 9 honest vectors h and two of -64 mean(h) it is (9 - 128) / 11 mean(h)."""
+    better, to a thousandth: of 9 honest vectors h and two of -64 mean(h) it is
+    (9 - 128) / 11 mean(h)."""
     attacks = ["optimal_ipm", "ipm epsilon=64", "ipm epsilon=0.015625"]
     rows, _ = compare(**SIZES, defences=["mean", "krum", "nnm+median"], attacks=attacks)
     by = rows.set_index(["defence", "attack", "draw"])["error"]

@@ -19,7 +19,8 @@ def error_figure(rows: pd.DataFrame, table: pd.DataFrame, settings) -> Figure:
     attacks = [a for a in rows["attack"].unique() if errors[a].notna().any()]
     grid = errors.loc[order, attacks].to_numpy()
     with matplotlib.rc_context(fname=STYLE):
-        column = max(_COLUMN, 3.2 / len(attacks))  # the title has to fit
+        word = max(len(word) for attack in attacks for word in attack.split())
+        column = max(_COLUMN, 0.058 * word + 0.04, 3.2 / len(attacks))  # the title has to fit
         height, width = _ROW * max(5, len(order)) + 1.1, column * len(attacks) + 2.9
         figure = Figure((width, height))
         bottom, tall = 0.5 / height, _ROW * max(5, len(order)) / height
