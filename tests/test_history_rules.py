@@ -665,6 +665,8 @@ def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed):
     n = int(rng.integers(3, 14))
     f = int(rng.integers(1, (n + 1) // 2))
     begins = int(rng.integers(0, 3))
+    if n < 2 * f + 3:  # an honest client thrown out by chance before would cost the majority
+        begins = 0
     rounds = []
     for t in range(4):
         honest = {i: rng.normal(size=5) for i in range(f, n)}
