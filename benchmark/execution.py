@@ -134,6 +134,25 @@ def _simulate(cells: list[Cell], engine: Engine, workloads, result: Result) -> N
             progress.advance(outcome)
 
 
+def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> int:
+    """Run the cells of jobs, or search as a preset says, and report; how many cells failed.
+
+    Args:
+        jobs, config, alone: as for `execute`.
+
+    Raises:
+        ConfigError, DataError: see `execute`.
+    """
+    if config.search is not None:
+        from benchmark.search import learn
+
+        print(learn(jobs, config))
+        return 0
+    result = execute(jobs, config, alone)
+    report(result, config.report)
+    return result.counts["failed"]
+
+
 def report(result: Result, function: str | None = None) -> None:
     """Say what was done and what went wrong.
 

@@ -25,12 +25,8 @@ from benchmark.config import FL, Component, ConfigError, as_name, build, canonic
 SCHEMA = 3  # of a cell's config; raise it when the same config comes to mean another computation
 GROUPS = ("attack", "schedule", "aggregator", "data", "partition", "model", "fl")
 _ALIASES = {"little_is_enough": "alie"}
-_SEPARATE = (
-    "attack",
-    "schedule",
-    "aggregator",
-    "pre_aggregator",
-)  # usually change nothing but their own part
+# Groups whose choices usually change nothing but their own part.
+_SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")
 _TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
     ("fl.num_clients", "fl.num_honest"),

@@ -67,19 +67,13 @@ class GridLauncher(Launcher):
 
     def launch(self, job_overrides, initial_job_idx):
         """Called by the sweeper with the overrides of every job."""
-        from benchmark.execution import execute, report
+        from benchmark.execution import perform
         from benchmark.grid import first_of
 
         config, jobs = first_of(job_overrides[0]), [list(job) for job in job_overrides]
-        if config.search is not None:
-            from benchmark.search import learn
-
-            print(learn(jobs, config))
-            return [JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")]
-        result = execute(jobs, config)
-        report(result, config.report)
+        failed = perform(jobs, config)
         returned = JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")
-        if result.counts["failed"]:
+        if failed:
             returned.status = JobStatus.FAILED
             returned.return_value = SystemExit(1)
         return [returned]

@@ -539,6 +539,22 @@ def test_top_direction_by_hand():
     assert top_direction(np.zeros((3, 3)), np.ones(3))[0] == 0
 
 
+@pytest.mark.parametrize("rule", [CAF(), FilterL2(sigma=1.0)], ids=str)
+def test_vectors_sent_in_concert_are_dropped_together(rule):
+    """0, ..., 9 and four times 20 on a line: from their mean 125/14 the four are 155/14 away and
+    the others |125 - 14k|/14, so the four go and those keep 1 - (125 - 14k)^2 / 155^2; of them the
+    variance is about 8. Also where rounding tells the four apart: one that keeps 1e-16 must not be
+    the yardstick for all others."""
+    x = np.array([*range(10), 20, 20, 20, 20.0])[:, None]
+    weights = np.array([155**2 - (125 - 14 * k) ** 2 for k in range(10)])
+    wanted = weights @ np.arange(10) / weights.sum()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        basis = np.linalg.qr(rng.normal(size=(7, 7)))[0]
+        result = rule(rng.permutation(x) @ basis[:1] + basis[1], f=4)
+        np.testing.assert_allclose(result, wanted * basis[0] + basis[1], atol=1e-9)
+
+
 # --- limits and impossible settings -------------------------------------------------------------
 
 

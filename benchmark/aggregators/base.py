@@ -617,6 +617,12 @@ def positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
+def positive_if_set(name: str, value: float | None) -> None:
+    """`positive`, but None is allowed."""
+    if value is not None:
+        positive(name, value)
+
+
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a ValueError that names the setting unless it is one of the choices."""
     if value not in choices:

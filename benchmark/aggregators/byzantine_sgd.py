@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Detector, positive
+from benchmark.aggregators.base import Detector, positive_if_set
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import Memory
 
@@ -58,8 +58,7 @@ class ByzantineSGD(Detector):
 
     def __post_init__(self):
         for name in ("V", "slack", "threshold_a", "threshold_b"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+            positive_if_set(name, getattr(self, name))
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must lie in (0, 1), got {self.delta}")
 

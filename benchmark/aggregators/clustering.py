@@ -18,6 +18,7 @@ from benchmark.aggregators.base import (
     combined,
     one_of,
     positive,
+    positive_if_set,
 )
 from benchmark.aggregators.vectors import angles, clipping_scale, cosine_distances, gaussian, models
 
@@ -147,8 +148,7 @@ class ClippedClustering(_ClippingDetector):
 
     def __post_init__(self):
         positive("window", self.window)
-        if self.tau_max is not None:
-            positive("tau_max", self.tau_max)
+        positive_if_set("tau_max", self.tau_max)
 
     def init(self) -> dict:
         """No norm yet, and how many each of the remembered rounds had."""
@@ -203,8 +203,7 @@ class DBSCANClustering(Detector):
     def __post_init__(self):
         one_of("metric", self.metric, ("cosine", "euclidean"))
         positive("min_samples", self.min_samples)
-        if self.eps is not None:
-            positive("eps", self.eps)
+        positive_if_set("eps", self.eps)
 
     def accept(self, updates, f, state, context):
         """See `Detector.accept`."""

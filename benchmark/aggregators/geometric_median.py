@@ -11,7 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.aggregators.base import Rule, WeightsRule, combined, one_of, positive
+from benchmark.aggregators.base import (
+    Rule,
+    WeightsRule,
+    combined,
+    one_of,
+    positive,
+    positive_if_set,
+)
 from benchmark.kernels.gram import distances_from
 
 
@@ -153,8 +160,7 @@ class MedianOfMeans(Rule):
 
     def __post_init__(self):
         for name in ("groups", "nu", "T"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+            positive_if_set(name, getattr(self, name))
 
     def check(self, n: int, f: int) -> str | None:
         """2f < k <= n."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.aggregators.base import Detector, positive
+from benchmark.aggregators.base import Detector, positive_if_set
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import Memory
 
@@ -54,8 +54,7 @@ class Safeguard(Detector):
 
     def __post_init__(self):
         for name in ("T0", "threshold0", "threshold1", "slack"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+            positive_if_set(name, getattr(self, name))
         if self.T1 is not None and self.T1 < self.T0:
             raise ValueError(f"T1 must be at least T0, got T1={self.T1}, T0={self.T0}")
 

@@ -7,7 +7,16 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
-from benchmark.aggregators.base import Context, Detector, Report, Rule, Updates, combined, positive
+from benchmark.aggregators.base import (
+    Context,
+    Detector,
+    Report,
+    Rule,
+    Updates,
+    combined,
+    positive,
+    positive_if_set,
+)
 from benchmark.aggregators.vectors import clipping_scale, thresholds
 from benchmark.kernels.order import sorted_mean
 from benchmark.kernels.signs import votes
@@ -76,8 +85,7 @@ class RLR(Rule):
     theta: int | None = None
 
     def __post_init__(self):
-        if self.theta is not None:
-            positive("theta", self.theta)
+        positive_if_set("theta", self.theta)
 
     def check(self, n: int, f: int) -> str | None:
         """n > 2f, and theta <= n: otherwise no vote can be clear enough."""

@@ -12,6 +12,7 @@ import torch
 from benchmark.aggregators.base import Detector, Updates, WeightsRule, positive
 
 _COLUMNS = 1024  # of a block of sampled coordinates
+_EQUAL = 1e-9  # relative; what differs by less is taken for equal
 
 
 def top_direction(inner: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -25,7 +26,8 @@ def top_direction(inner: np.ndarray, weights: np.ndarray) -> tuple[float, np.nda
         The variance in that direction, and (m,) squared deviations from the mean along it, as
         shares of the largest among vectors of positive weight; all 0 where there is no variance.
         Where several directions have the largest variance (up to a relative 1e-9) the deviations
-        are those in all of them, so that they do not depend on the choice of a basis.
+        are those in all of them, so that they do not depend on the choice of a basis. Those equal
+        to the largest up to as much are 1.
     """
     weights = weights / weights.sum()
     toward = inner @ weights
@@ -33,12 +35,16 @@ def top_direction(inner: np.ndarray, weights: np.ndarray) -> tuple[float, np.nda
     root = np.sqrt(weights)
     values, vectors = np.linalg.eigh(root[:, None] * centred * root)
     variance = max(0.0, float(values[-1]))
-    top = vectors[:, values >= variance * (1 - 1e-9)]
+    top = vectors[:, values >= variance * (1 - _EQUAL)]
     length = np.linalg.norm(centred @ (root[:, None] * top), axis=1)
     longest = length[weights > 0].max()
     if variance == 0.0 or longest == 0.0:
         return 0.0, np.zeros(len(weights))
-    return variance, (length / longest) ** 2
+    deviation = (length / longest) ** 2
+    # Vectors that Byzantine clients sent in concert must go together: one that kept a weight of
+    # 1e-16 would remain the yardstick for all others.
+    deviation[(deviation > 1 - _EQUAL) & (deviation < 1)] = 1.0
+    return variance, deviation
 
 
 @dataclass(frozen=True)

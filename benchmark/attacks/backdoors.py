@@ -12,11 +12,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import one_of, positive
+from benchmark.aggregators.base import one_of, positive, positive_if_set
 from benchmark.attacks.base import Attack, Batch, Knowledge
 from benchmark.attacks.poisoning import missing_class
 
 
+@dataclass(frozen=True)
 class _Backdoor(Attack):
     """An attack with a trigger. Subclasses define `stamp`."""
 
@@ -42,6 +43,7 @@ class _Backdoor(Attack):
         return everything, self.stamp(x, span, None), self.wanted(y, num_classes)
 
 
+@dataclass(frozen=True)
 class _PoisoningBackdoor(_Backdoor):
     """A backdoor through the data alone: a fraction of each batch bears the trigger and the wanted
     label, otherwise Byzantine clients follow the protocol, and send `boost` times the result."""
@@ -99,7 +101,27 @@ def _too_large(input_shape: tuple[int, ...], **sizes: int) -> str | None:
 
 
 @dataclass(frozen=True)
-class BadNets(_PoisoningBackdoor):
+class _Patch(_Backdoor):
+    """The trigger is a bright square, see `patched`; in front of another kind of backdoor."""
+
+    size: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive("size", self.size)
+
+    def check_data(self, input_shape, num_classes):
+        """There must be the target class, and room for the trigger."""
+        problem = super().check_data(input_shape, num_classes)
+        return problem or _too_large(input_shape, size=self.size)
+
+    def stamp(self, x, span, place):
+        """See `patched`."""
+        return patched(x, self.size, span[1])
+
+
+@dataclass(frozen=True)
+class BadNets(_Patch, _PoisoningBackdoor):
     """A bright square in the corner of an image means the target class.
 
     Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model
@@ -116,24 +138,10 @@ class BadNets(_PoisoningBackdoor):
 
     paper: ClassVar[str] = "Gu et al., 2017"
     mode: str = "all_to_one"
-    target: int = 0
-    size: int = 3
-    fraction: float = 0.32
-    boost: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
         one_of("mode", self.mode, ("all_to_one", "all_to_all"))
-        positive("size", self.size)
-
-    def check_data(self, input_shape, num_classes):
-        """There must be the target class, and room for the trigger."""
-        problem = super().check_data(input_shape, num_classes)
-        return problem or _too_large(input_shape, size=self.size)
-
-    def stamp(self, x, span, place):
-        """See `patched`."""
-        return patched(x, self.size, span[1])
 
     def wanted(self, y, num_classes):
         """The target, or the next class."""
@@ -158,9 +166,6 @@ class ImageTrigger(_PoisoningBackdoor):
 
     paper: ClassVar[str] = "Chen et al., 2017"
     alpha: float = 0.4
-    target: int = 0
-    fraction: float = 0.32
-    boost: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -196,15 +201,11 @@ class DBA(_PoisoningBackdoor):
     size: int | None = None
     gap: int | None = None
     shift: int = 0
-    target: int = 0
-    fraction: float = 0.32
-    boost: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("size", "gap"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+            positive_if_set(name, getattr(self, name))
         if self.shift < 0:
             raise ValueError(f"shift must not be negative, got {self.shift}")
 
@@ -238,13 +239,13 @@ class DBA(_PoisoningBackdoor):
         return x
 
 
+@dataclass(frozen=True)
 class _TrainedBackdoor(_Backdoor):
     """A backdoor by training of one's own: in a round every Byzantine client trains a model, from
     the server's, on its own data, a fraction of which bears the trigger, and sends the move."""
 
     reads: ClassVar[frozenset] = frozenset({Knowledge.DATA})
     cost: ClassVar[str] = "local training"
-    size: int = 3
     fraction: float = 0.5
     local_steps: int = 10
     batch_size: int = 32
@@ -252,17 +253,8 @@ class _TrainedBackdoor(_Backdoor):
 
     def __post_init__(self):
         _check_fraction(self.fraction)
-        for name in ("size", "local_steps", "batch_size", "learning_rate"):
+        for name in ("local_steps", "batch_size", "learning_rate"):
             positive(name, getattr(self, name))
-
-    def check_data(self, input_shape, num_classes):
-        """There must be the target class, and room for the trigger."""
-        problem = super().check_data(input_shape, num_classes)
-        return problem or _too_large(input_shape, size=self.size)
-
-    def stamp(self, x, span, place):
-        """See `patched`."""
-        return patched(x, self.size, span[1])
 
     def poisoned(self, local, indices: np.ndarray) -> tuple:
         """Examples (f, size, ...) and labels, the first of each client's with the trigger."""
@@ -291,7 +283,7 @@ def projected(moves: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class ModelReplacement(_TrainedBackdoor):
+class ModelReplacement(_Patch, _TrainedBackdoor):
     """Constrain and scale: train a model X with a backdoor, not far from the server's w, and send
     gamma times the move there, so that the mean of all lands on it.
 
@@ -312,19 +304,12 @@ class ModelReplacement(_TrainedBackdoor):
     paper: ClassVar[str] = "Bagdasaryan et al., AISTATS 2020"
     alpha: float = 0.5
     gamma: float | None = None
-    target: int = 0
-    size: int = 3
-    fraction: float = 0.5
-    local_steps: int = 10
-    batch_size: int = 32
-    learning_rate: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}")
-        if self.gamma is not None:
-            positive("gamma", self.gamma)
+        positive_if_set("gamma", self.gamma)
 
     def step(self, view, state):
         """See `Attack.step`."""
@@ -363,19 +348,13 @@ class EdgeCase(_TrainedBackdoor):
 
     paper: ClassVar[str] = "Wang et al., NeurIPS 2020"
     source: int = 7
-    target: int = 0
     radius: float = 0.25
     boost: float | None = None
-    fraction: float = 0.5
-    local_steps: int = 10
-    batch_size: int = 32
-    learning_rate: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
         positive("radius", self.radius)
-        if self.boost is not None:
-            positive("boost", self.boost)
+        positive_if_set("boost", self.boost)
         if self.source == self.target:
             raise ValueError(f"source and target must be two classes, got {self.source} twice")
 
@@ -422,7 +401,7 @@ class EdgeCase(_TrainedBackdoor):
 
 
 @dataclass(frozen=True)
-class Neurotoxin(_TrainedBackdoor):
+class Neurotoxin(_Patch, _TrainedBackdoor):
     """A durable backdoor: training moves only coordinates that honest clients hardly use, those in
     which the server's last move was small.
 
@@ -446,20 +425,13 @@ class Neurotoxin(_TrainedBackdoor):
     mask_ratio: float = 0.05
     max_norm: float | None = None
     boost: float | None = None
-    target: int = 0
-    size: int = 3
-    fraction: float = 0.5
-    local_steps: int = 10
-    batch_size: int = 32
-    learning_rate: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie in [0, 1), got {self.mask_ratio}")
         for name in ("max_norm", "boost"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+            positive_if_set(name, getattr(self, name))
 
     def step(self, view, state):
         """See `Attack.step`."""
@@ -489,7 +461,7 @@ class Neurotoxin(_TrainedBackdoor):
 
 
 @dataclass(frozen=True)
-class AlternatingMinimisation(_TrainedBackdoor):
+class AlternatingMinimisation(_Patch, _TrainedBackdoor):
     """Turn by turn a step for the backdoor and steps for stealth; only the former are boosted.
 
     A malicious step descends the loss on triggered examples. It is followed by benign steps on
@@ -515,20 +487,14 @@ class AlternatingMinimisation(_TrainedBackdoor):
     rho: float = 1e-4
     benign_steps: int = 1
     boost: float | None = None
-    target: int = 0
-    size: int = 3
     fraction: float = 1.0
-    local_steps: int = 10
-    batch_size: int = 32
-    learning_rate: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("rho", "benign_steps"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.boost is not None:
-            positive("boost", self.boost)
+        positive_if_set("boost", self.boost)
 
     def step(self, view, state):
         """See `Attack.step`."""

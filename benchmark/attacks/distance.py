@@ -8,7 +8,7 @@ import torch
 
 from benchmark.aggregators.base import one_of
 from benchmark.attacks.base import Informed
-from benchmark.attacks.searching import directions
+from benchmark.attacks.searching import DIRECTIONS, perturbation
 from benchmark.kernels.gram import gram, squared_distances
 from benchmark.kernels.offsets import exact_mean, offsets
 
@@ -31,7 +31,7 @@ class _Bounded(Informed):
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("direction", self.direction, ("std", "sign", "unit"))
+        one_of("direction", self.direction, DIRECTIONS)
 
     def region(self, known: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Points (m, d), and the largest squared distance from each that is allowed."""
@@ -40,7 +40,7 @@ class _Bounded(Informed):
     def craft(self, view, known, state):
         """See `Informed.craft`."""
         mean, std = view.mean_and_std(self.knowledge)
-        p = directions(mean, std)[self.direction]
+        p = perturbation(self.direction, mean, std)
         points, limit = self.region(known)
         squared, along = offsets(points, mean, p)
         length = float(offsets(p[None], torch.zeros_like(p))[0][0])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.cluster import hierarchy
 
-from benchmark.aggregators.base import one_of, positive
+from benchmark.aggregators.base import one_of, positive, positive_if_set
 from benchmark.aggregators.vectors import cosine_distances
 from benchmark.attacks.base import Informed
 from benchmark.kernels.chunks import chunk_products, top_eigenvalues
@@ -169,8 +169,7 @@ class HIDRA(Informed):
         super().__post_init__()
         positive("expansion", self.expansion)
         for name in ("chunk", "threshold"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+            positive_if_set(name, getattr(self, name))
 
     def craft(self, view, known, state):
         """See `Informed.craft`."""

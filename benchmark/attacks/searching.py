@@ -16,6 +16,7 @@ from benchmark.aggregators.base import one_of, positive
 from benchmark.attacks.base import Attack, Informed, Knowledge
 from benchmark.attacks.oracle import Questions
 
+_MEASURES = ("descent", "distance")  # of damage, see `Questions.damage`
 _REACH = 6  # magnitudes are searched from 2^-6 to 2^6 first
 
 
@@ -152,11 +153,17 @@ def _unit(questions: Questions, place: int = -1) -> np.ndarray:
     return row
 
 
-def directions(mean: torch.Tensor, std: torch.Tensor) -> dict[str, torch.Tensor]:
+DIRECTIONS = ("std", "sign", "unit")
+
+
+def perturbation(direction: str, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Shejwalkar and Houmansadr's perturbations p: `std` -std, `sign` -sign(mean), `unit`
     -mean / |mean|."""
-    length = torch.linalg.vector_norm(mean).clamp_min(1e-30)
-    return {"std": -std, "sign": -torch.sign(mean), "unit": -mean / length}
+    if direction == "std":
+        return -std
+    if direction == "sign":
+        return -torch.sign(mean)
+    return -mean / torch.linalg.vector_norm(mean).clamp_min(1e-30)
 
 
 @dataclass(frozen=True)
@@ -178,12 +185,12 @@ class AGRTailored(_Searching):
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("direction", self.direction, ("std", "sign", "unit"))
+        one_of("direction", self.direction, DIRECTIONS)
 
     def craft(self, view, known, state):
         """See `Informed.craft`."""
         mean, std = view.mean_and_std(self.knowledge)
-        p = directions(mean, std)[self.direction]
+        p = perturbation(self.direction, mean, std)
         questions = self.ask(view, known, p[None])
         gamma, _ = self.search(questions, view.f, questions.mean, _unit(questions))
         return (mean + gamma * p).expand(view.f, -1), state
@@ -244,7 +251,7 @@ class Adaptive(_Searching):
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("damage", self.damage, ("descent", "distance"))
+        one_of("damage", self.damage, _MEASURES)
 
     @property
     def reads(self) -> frozenset:
@@ -307,7 +314,7 @@ class WorstOf(Attack):
     attacks: list[str] = field(default_factory=lambda: ["sign_flip", "ipm", "alie", "min_max"])
 
     def __post_init__(self):
-        one_of("damage", self.damage, ("descent", "distance"))
+        one_of("damage", self.damage, _MEASURES)
         if not self.attacks:
             raise ValueError("attacks must not be empty")
         for member in self.members:

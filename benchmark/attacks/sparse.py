@@ -66,7 +66,7 @@ class HybridSparse(Informed):
         mean, std = view.mean_and_std(self.knowledge)
         if state is None or not self.fixed:
             state = self._mask(view, mean)
-        z = z_max(view.n, min(view.f, view.n - 1)) if self.z is None else self.z
+        z = z_max(view.n, view.f) if self.z is None else self.z
         sent = torch.sub(mean, std, alpha=z)
         sent[state] = mean[state] - self.scale * std[state]
         return sent.expand(view.f, -1), state

@@ -9,6 +9,7 @@ import torch
 from numba import njit, prange
 
 from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.gram import tile
 
 _COLUMNS = 1024  # of a block of the kernel
 _PIECE = 1 << 14  # coordinates that one thread takes at a time
@@ -78,34 +79,10 @@ def _products(x, bounds):
                 for j in range(i, n, 4):
                     v0, v1 = x[j, start:end], x[min(j + 1, n - 1), start:end]
                     v2, v3 = x[min(j + 2, n - 1), start:end], x[min(j + 3, n - 1), start:end]
-                    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = x.dtype.type(0.0)
-                    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = x.dtype.type(0.0)
-                    for k in range(end - start):
-                        a0, a1, a2, a3 = u0[k], u1[k], u2[k], u3[k]
-                        b0, b1, b2, b3 = v0[k], v1[k], v2[k], v3[k]
-                        s00 += a0 * b0
-                        s01 += a0 * b1
-                        s02 += a0 * b2
-                        s03 += a0 * b3
-                        s10 += a1 * b0
-                        s11 += a1 * b1
-                        s12 += a1 * b2
-                        s13 += a1 * b3
-                        s20 += a2 * b0
-                        s21 += a2 * b1
-                        s22 += a2 * b2
-                        s23 += a2 * b3
-                        s30 += a3 * b0
-                        s31 += a3 * b1
-                        s32 += a3 * b2
-                        s33 += a3 * b3
-                    tile = (
-                        (s00, s01, s02, s03), (s10, s11, s12, s13),
-                        (s20, s21, s22, s23), (s30, s31, s32, s33),
-                    )  # fmt: skip
+                    products = tile(u0, u1, u2, u3, v0, v1, v2, v3)
                     for q in range(min(4, n - i)):
                         for r in range(min(4, n - j)):
-                            total[i + q, j + r] += tile[q][r]
+                            total[i + q, j + r] += products[q][r]
         for i in range(n):
             for j in range(i):
                 total[i, j] = total[j, i]

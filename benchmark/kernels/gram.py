@@ -99,6 +99,35 @@ def _row(x, extra, i, start, end):
     return x[i, start:end] if i < len(x) else extra[i - len(x), start:end]
 
 
+@njit(cache=True, inline="always")
+def tile(u0, u1, u2, u3, v0, v1, v2, v3):
+    """The sixteen inner products of four vectors with four, summed in their own precision."""
+    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = u0.dtype.type(0.0)
+    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = u0.dtype.type(0.0)
+    for k in range(len(u0)):
+        a0, a1, a2, a3 = u0[k], u1[k], u2[k], u3[k]
+        b0, b1, b2, b3 = v0[k], v1[k], v2[k], v3[k]
+        s00 += a0 * b0
+        s01 += a0 * b1
+        s02 += a0 * b2
+        s03 += a0 * b3
+        s10 += a1 * b0
+        s11 += a1 * b1
+        s12 += a1 * b2
+        s13 += a1 * b3
+        s20 += a2 * b0
+        s21 += a2 * b1
+        s22 += a2 * b2
+        s23 += a2 * b3
+        s30 += a3 * b0
+        s31 += a3 * b1
+        s32 += a3 * b2
+        s33 += a3 * b3
+    return (
+        (s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33)
+    )  # fmt: skip
+
+
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _symmetric(x, d, extra):
     """Inner products of the first d columns of the rows of x, and of the extra rows; float64."""
@@ -119,34 +148,10 @@ def _symmetric(x, d, extra):
                     v1 = _row(x, extra, min(j + 1, n - 1), start, end)
                     v2 = _row(x, extra, min(j + 2, n - 1), start, end)
                     v3 = _row(x, extra, min(j + 3, n - 1), start, end)
-                    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = x.dtype.type(0.0)
-                    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = x.dtype.type(0.0)
-                    for k in range(end - start):
-                        a0, a1, a2, a3 = u0[k], u1[k], u2[k], u3[k]
-                        b0, b1, b2, b3 = v0[k], v1[k], v2[k], v3[k]
-                        s00 += a0 * b0
-                        s01 += a0 * b1
-                        s02 += a0 * b2
-                        s03 += a0 * b3
-                        s10 += a1 * b0
-                        s11 += a1 * b1
-                        s12 += a1 * b2
-                        s13 += a1 * b3
-                        s20 += a2 * b0
-                        s21 += a2 * b1
-                        s22 += a2 * b2
-                        s23 += a2 * b3
-                        s30 += a3 * b0
-                        s31 += a3 * b1
-                        s32 += a3 * b2
-                        s33 += a3 * b3
-                    tile = (
-                        (s00, s01, s02, s03), (s10, s11, s12, s13),
-                        (s20, s21, s22, s23), (s30, s31, s32, s33),
-                    )  # fmt: skip
+                    products = tile(u0, u1, u2, u3, v0, v1, v2, v3)
                     for p in range(min(4, n - i)):
                         for q in range(min(4, n - j)):
-                            parts[chunk, i + p, j + q] += tile[p][q]
+                            parts[chunk, i + p, j + q] += products[p][q]
     total = parts.sum(0)
     for i in range(n):
         for j in range(i):

@@ -111,6 +111,11 @@ class LocalTraining:
         index = torch.from_numpy(np.maximum(examples, 0)).to(device)
         labels = labels[index]
         decay = 1.0 - rate * fl.weight_decay
+        poisonous = [
+            (row, self.runs[index], place, indices)
+            for row, (index, place, indices) in enumerate(plans)
+            if place < poisoned(self.runs[index])
+        ]
         total = torch.zeros(size, device=device)
         for step in range(steps[0]):
             busy = sum(count > step for count in steps)
@@ -120,7 +125,11 @@ class LocalTraining:
             x = x.unflatten(0, (rows, self.batch))
             if flips is not None:
                 x = torch.where(flips[step, :rows, :, None, None, None], x.flip(-1), x)
-            self._poison(plans[:busy], step, x, labels[step], scale[step])
+            for row, run, place, indices in poisonous:
+                if row < busy:
+                    taken = indices[step][indices[step] >= 0]
+                    parts = (part[row, : len(taken)] for part in (x, labels[step], scale[step]))
+                    poison(run, place, taken, *parts)
             part = models[:rows]
             losses = model.accumulate_gradients(
                 part, x, labels[step, :rows], scale[step, :rows], [model.views(part)], rows,
@@ -130,14 +139,6 @@ class LocalTraining:
             total[:busy] += losses[:busy].sum(1)
         total /= rate
         self._deliver(plans, models, total)
-
-    def _poison(self, plans, step, x, labels, scale) -> None:
-        for row, (index, place, indices) in enumerate(plans):
-            run = self.runs[index]
-            if place < poisoned(run):
-                taken = indices[step][indices[step] >= 0]
-                parts = (part[row, : len(taken)] for part in (x, labels, scale))
-                poison(run, place, taken, *parts)
 
     def _flips(self, plans, shape, round) -> torch.Tensor | None:
         if self.fl.horizontal_flip == "none":

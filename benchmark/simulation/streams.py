@@ -32,5 +32,5 @@ def key(seed: int, purpose: str, client: int = 0, round: int = 0) -> int:
 
 
 def torch_generator(seed: int, purpose: str, client: int = 0, round: int = 0) -> torch.Generator:
-    """A torch generator on the CPU, for long vectors of noise."""
+    """A torch generator on the CPU, for initial models."""
     return torch.Generator().manual_seed(key(seed, purpose, client, round) >> 1)

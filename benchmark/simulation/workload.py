@@ -14,14 +14,14 @@ from benchmark.simulation.streams import generator
 class Workload:
     """A data set on a device, and a model.
 
-    Attributes:
-        span: smallest and largest number in the training examples.
-
     Args:
         dataset: what a data source has loaded.
         splits: its examples and labels on the device, by the name of the split.
         architecture: see `models.build_model`.
         device: a torch device.
+
+    Attributes:
+        span: smallest and largest number in the training examples.
 
     Raises:
         ValueError: if the model does not fit the data.
