@@ -569,9 +569,22 @@ def test_products_in_chunks(dtype, n, d, size, offset, monkeypatch):
 def test_largest_eigenvalues(n):
     x = np.stack([draw(n, 200, seed, seed) for seed in range(8)])
     matrices = np.concatenate([x @ x.transpose(0, 2, 1), np.ones((1, n, n)), np.zeros((1, n, n))])
-    found, exact = chunks.top_eigenvalues(matrices), np.linalg.eigvalsh(matrices)[:, -1]
+    found, exact = chunks.top_eigenvalues(matrices, n), np.linalg.eigvalsh(matrices)[:, -1]
     assert (found <= exact * (1 + 1e-12) + 1e-12).all()
     np.testing.assert_allclose(found, exact, rtol=0.01 if n > 20 else 1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 40])
+def test_inverse_forms(n):
+    x = np.stack([draw(n, 200, seed, seed) for seed in range(4)])
+    matrices, vectors = x @ x.transpose(0, 2, 1), x[:, :, 0]
+    shift, factor = 2 * np.linalg.norm(matrices, axis=(1, 2)), np.array([1.0, 0.5, 2.5, 0.0])
+    inverse = np.linalg.inv(shift[:, None, None] * np.eye(n) - factor[:, None, None] * matrices)
+    wanted = np.einsum("ci,cij,cj->c", vectors, inverse, vectors)
+    found = chunks.inverse_forms(np.pad(matrices, ((0, 0), (0, 1), (0, 1))), vectors, shift, factor)
+    definite = factor * np.linalg.eigvalsh(matrices)[:, -1] < shift
+    np.testing.assert_allclose(found[definite], wanted[definite], rtol=1e-9)
+    assert np.isnan(found[~definite]).all() and (~definite).any()
 
 
 @dtypes

@@ -218,6 +218,9 @@ def test_standins(known, seed):
 
 def test_the_search_by_hand():
     """Log-spaced first, then halved steps; the smallest of equals; exactly so many questions."""
+    on_one = lambda damage, evaluations: most_damaging(  # noqa: E731
+        lambda line, m: damage(m), evaluations
+    )[1]
     for evaluations in (2, 3, 9, 20):
         asked = []
 
@@ -225,15 +228,31 @@ def test_the_search_by_hand():
             asked.append(m)
             return -abs(np.log(m / 3))
 
-        best = most_damaging(damage, evaluations)
+        best = on_one(damage, evaluations)
         assert len(asked) == len(set(asked)) == evaluations and best in asked
         assert min(asked) == 1 / 64 and max(asked) == 64
     assert abs(np.log(best / 3)) < 0.05
-    assert 64 * (1 - 1e-3) <= most_damaging(lambda m: m, 20) <= 64
-    assert most_damaging(lambda m: 5.0, 20) == 1 / 64
-    assert most_damaging(lambda m: np.inf if m > 60 else m, 20) > 60
+    assert 64 * (1 - 1e-3) <= on_one(lambda m: m, 20) <= 64
+    assert on_one(lambda m: 5.0, 20) == 1 / 64
+    assert on_one(lambda m: np.inf if m > 60 else m, 20) > 60
     # it saturates at 2: what is about as bad as the worst and stands out least
-    assert 1.9 < most_damaging(lambda m: min(m, 2.0), 20) < 2.3
+    assert 1.9 < on_one(lambda m: min(m, 2.0), 20) < 2.3
+
+
+def test_the_search_on_several_lines():
+    """Ten questions on each, and ten more on what did half as much as the worst; of equals
+    the first."""
+    asked = []
+
+    def damage(line, m):
+        asked.append((line, m))
+        return [1.5, 4.0, 4.0, 3.0][line] - abs(np.log(m / 3))
+
+    line, best = most_damaging(damage, 20, 4)
+    assert line == 1 and abs(np.log(best / 3)) < 0.05
+    assert [sum(on == line for on, _ in asked) for line in range(4)] == [10, 20, 20, 20]
+    assert len(set(asked)) == len(asked)
+    assert most_damaging(lambda line, m: m, 20, 3)[0] == 0
 
 
 DEFENCES = {

@@ -81,15 +81,15 @@ class Context:
         """
         withheld = {}
         for need, names in NEEDS.items():
-            if need not in component.needs:
-                withheld |= dict.fromkeys(names)
-                continue
             for name in names:
-                if getattr(self, name) is None:
+                missing = getattr(self, name) is None
+                if need not in component.needs:
+                    withheld |= {} if missing else {name: None}
+                elif missing:
                     raise ValueError(
                         f"{component.title} needs '{need}': pass context=Context({name}=...)"
                     )
-        return replace(self, **withheld)
+        return replace(self, **withheld) if withheld else self
 
 
 NEEDS = {
@@ -136,19 +136,17 @@ class Updates:
         return gram(self.clients) if self._basis is None else self._basis()
 
     @cached_property
-    def _products(self) -> Gram:
-        return self.basis if self.mixing is None else self.basis.mixed(self.mixing)
-
-    @property
     def inner(self) -> np.ndarray:
         """(m, m) float64 inner products <x_i, x_j>."""
-        return self._products.inner
+        return self.basis.inner if self.mixing is None else self.basis.mixed_inner(self.mixing)
 
-    @property
+    @cached_property
     def centred(self) -> np.ndarray:
         """(m, m) float64 inner products <x_i - c, x_j - c> about a centre c, a multiple of a
         client's vector, that cancels in all distances, and with it its rounding."""
-        return self._products.centred
+        if self.mixing is None:
+            return self.basis.centred
+        return self.basis.mixed_centred(self.mixing)
 
     def joined(self, extra: torch.Tensor) -> Gram:
         """Inner products of the vectors and, behind them, of one more (d,); see `Gram`."""

@@ -97,17 +97,20 @@ class Questions:
         self.honest = np.zeros((len(honest), size))
         self.honest[:, : len(known)] = honest
         self.mean = self.honest.mean(0)
+        places = np.argsort(oracle.order)  # of the honest, and behind them of the Byzantine
+        self._honest_places, self._byzantine_places = np.split(places, [len(honest)])
         self._generator = generator
         kinds = {"products": self._rotated, "coordinates": self._sampled}
-        self._base, self._state, self._context, self._basis, self._scale = kinds.get(
+        self._base, self._state, context, self._basis, self._scale = kinds.get(
             oracle.rule.depends_on, self._whole
         )()
+        self._context = context.only(oracle.rule)
 
     def damage(self, sent: np.ndarray, measure: str = "distance") -> float:
         """How much the aggregate suffers if the Byzantine clients send `sent`.
 
         Args:
-            sent: (f, b) coefficients of the base vectors, a row a client.
+            sent: (f, b) coefficients of the base vectors, a row a client; or (1, b) of all alike.
             measure: with F the aggregate and m the honest mean, `distance`: |F - m|; `descent`:
                 <m - F, m> / |m|, how much shorter F is along m, the direction that lowers the
                 loss fastest.
@@ -129,9 +132,9 @@ class Questions:
         """The aggregate, in whichever coordinates the rule was asked, and the rule's report on the
         base vectors."""
         oracle = self.oracle
-        rows = np.concatenate([self.honest, sent])[oracle.order]
-        mixing = np.zeros((len(rows), len(self._base)))
-        mixing[:, : rows.shape[1]] = rows
+        mixing = np.zeros((len(oracle.order), len(self._base)))
+        mixing[self._honest_places, : sent.shape[1]] = self.honest
+        mixing[self._byzantine_places, : sent.shape[1]] = sent
         updates = Updates(self._base, mixing, oracle.counts, oracle.ids, self._basis)
         with _threads(1 if self._basis else numba.get_num_threads()):
             vector, _, report = oracle.rule.step(

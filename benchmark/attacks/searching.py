@@ -4,8 +4,9 @@ All candidates lie in the span of what the attacker knows and of one or two dire
 question costs arithmetic on small matrices only, see `oracle`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -20,31 +21,40 @@ _MEASURES = ("descent", "distance")  # of damage, see `Questions.damage`
 _REACH = 6  # magnitudes are searched from 2^-6 to 2^6 first
 
 
-def most_damaging(damage: Callable[[float], float], evaluations: int) -> float:
-    """The positive magnitude at which the damage is largest.
+def most_damaging(
+    damage: Callable[[int, float], float], evaluations: int, lines: int = 1
+) -> tuple[int, float]:
+    """The line and the positive magnitude on it at which the damage is largest.
 
-    Half the evaluations go over magnitudes evenly spaced on a logarithmic scale from 1/64 to 64;
-    with the others the step is halved around the best so far. What is returned was evaluated; of
-    magnitudes that do as much damage, up to a thousandth, it is the smallest, which stands out
+    On every line half the evaluations go over magnitudes evenly spaced on a logarithmic scale from
+    1/64 to 64. Where that did half the damage that it did on the worst line, or more,
+    the step is halved around the best so far with the other half. What is returned was evaluated;
+    of magnitudes that do as much damage, up to a thousandth, it is the smallest, which stands out
     least, and does not depend on rounding.
     """
     coarse = max(2, evaluations // 2)
-    step = 2.0 * _REACH / (coarse - 1)
-    tried = {exponent: damage(2.0**exponent) for exponent in np.linspace(-_REACH, _REACH, coarse)}
-    best = _smallest_of_the_worst(tried)
-    while len(tried) < evaluations:
-        step /= 2
-        near = [e for e in (best + step, best - step) if abs(e) <= _REACH]
-        for exponent in near[: evaluations - len(tried)]:
-            tried[exponent] = damage(2.0**exponent)
-        best = _smallest_of_the_worst(tried)
-    return float(2.0**best)
+    exponents = np.linspace(-_REACH, _REACH, coarse)
+    found = [{e: damage(line, 2.0**e) for e in exponents} for line in range(lines)]
+    limit = _almost(max(max(tried.values()) for tried in found), 0.5)
+    for line, tried in enumerate(found):
+        step = 2.0 * _REACH / (coarse - 1)
+        while max(tried.values()) >= limit and len(tried) < evaluations:
+            step /= 2
+            best = _smallest_of_the_worst(tried)
+            near = [e for e in (best + step, best - step) if abs(e) <= _REACH]
+            for exponent in near[: evaluations - len(tried)]:
+                tried[exponent] = damage(line, 2.0**exponent)
+    worst = max(range(lines), key=lambda line: max(found[line].values()))
+    return worst, float(2.0 ** _smallest_of_the_worst(found[worst]))
 
 
 def _smallest_of_the_worst(tried: dict[float, float]) -> float:
-    worst = max(tried.values())
-    limit = worst - 1e-3 * abs(worst) if np.isfinite(worst) else worst
+    limit = _almost(max(tried.values()), 1e-3)
     return min(exponent for exponent, damage in tried.items() if damage >= limit)
+
+
+def _almost(damage: float, share: float) -> float:
+    return damage - share * abs(damage) if np.isfinite(damage) else damage
 
 
 def standins(known: int, honest: int, generator: np.random.Generator) -> np.ndarray:
@@ -63,7 +73,8 @@ class _Searching(Informed):
     """An attack that knows the server's rule.
 
     Attributes:
-        evaluations: questions to the rule a round and direction.
+        evaluations: questions to the rule a round; of several directions, half as many for each
+            and as many again for those that do about as much damage as the best.
     """
 
     evaluations: int = 20
@@ -87,17 +98,16 @@ class _Searching(Informed):
         return view.rule.about(known, extra, coefficients, view.generator())
 
     def search(
-        self, questions: Questions, f: int, start, direction, measure: str = "distance"
-    ) -> tuple[float, float]:
-        """The most damaging magnitude m of start + m * direction, all f alike, and its damage."""
-        seen = {}
+        self, questions: Questions, *lines: tuple, measure: str = "distance"
+    ) -> tuple[int, float]:
+        """Which of the lines (start, direction), and which magnitude m on it, is most damaging:
+        start + m * direction, all f alike."""
 
-        def damage(m: float) -> float:
-            seen[m] = questions.damage(np.tile(start + m * direction, (f, 1)), measure)
-            return seen[m]
+        def damage(line: int, m: float) -> float:
+            start, direction = lines[line]
+            return questions.damage((start + m * direction)[None], measure)
 
-        best = most_damaging(damage, self.evaluations)
-        return best, seen[best]
+        return most_damaging(damage, self.evaluations, len(lines))
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class OptimalIPM(_Searching):
     def craft(self, view, known, state):
         """See `Informed.craft`."""
         questions = self.ask(view, known)
-        epsilon, _ = self.search(questions, view.f, 0.0 * questions.mean, -questions.mean)
+        _, epsilon = self.search(questions, (0.0 * questions.mean, -questions.mean))
         return (view.mean(self.knowledge) * -epsilon).expand(view.f, -1), state
 
 
@@ -139,11 +149,10 @@ class OptimalALIE(_Searching):
         """See `Informed.craft`."""
         mean, std = view.mean_and_std(self.knowledge)
         questions = self.ask(view, known, std[None])
-        found = []
-        for sign in (-1.0, 1.0)[: 2 if self.both_sides else 1]:
-            z, damage = self.search(questions, view.f, questions.mean, sign * _unit(questions))
-            found.append((damage, -sign * z))
-        return (mean - max(found)[1] * std).expand(view.f, -1), state
+        signs = (-1.0, 1.0) if self.both_sides else (-1.0,)
+        lines = [(questions.mean, sign * _unit(questions)) for sign in signs]
+        line, z = self.search(questions, *lines)
+        return (mean + signs[line] * z * std).expand(view.f, -1), state
 
 
 def _unit(questions: Questions, place: int = -1) -> np.ndarray:
@@ -192,7 +201,7 @@ class AGRTailored(_Searching):
         mean, std = view.mean_and_std(self.knowledge)
         p = perturbation(self.direction, mean, std)
         questions = self.ask(view, known, p[None])
-        gamma, _ = self.search(questions, view.f, questions.mean, _unit(questions))
+        _, gamma = self.search(questions, (questions.mean, _unit(questions)))
         return (mean + gamma * p).expand(view.f, -1), state
 
 
@@ -223,7 +232,7 @@ class BulyanCoordinate(_Searching):
         else:
             e[self.coordinate % len(mean)] = torch.linalg.vector_norm(std)
         questions = self.ask(view, known, e[None])
-        m, _ = self.search(questions, view.f, questions.mean, _unit(questions))
+        _, m = self.search(questions, (questions.mean, _unit(questions)))
         return (mean + m * e).expand(view.f, -1), state
 
 
@@ -245,7 +254,7 @@ class Adaptive(_Searching):
     """
 
     paper: ClassVar[str] = "Tutorial 027, exercise 2"
-    cost: ClassVar[str] = "n^2 d + 6 T rule(n)"
+    cost: ClassVar[str] = "n^2 d + T rule(n)"
     damage: str = "descent"
     knows_root: bool = False
 
@@ -266,7 +275,7 @@ class Adaptive(_Searching):
         extra = torch.stack([std, signs])
         questions = self.ask(view, known, extra)
         centre, principal = questions.mean, _principal(questions, len(known))
-        candidates = [
+        lines = [
             (0.0 * centre, -centre),
             (centre, -_unit(questions, -2)),
             (centre, _unit(questions, -2)),
@@ -274,12 +283,9 @@ class Adaptive(_Searching):
             (centre, -principal),
             (centre, principal),
         ]
-        best, worst = None, -np.inf
-        for start, direction in candidates:
-            magnitude, damage = self.search(questions, view.f, start, direction, self.damage)
-            if damage > worst:
-                best, worst = start + magnitude * direction, damage
-        weights = torch.as_tensor(best).to(known)
+        line, magnitude = self.search(questions, *lines, measure=self.damage)
+        start, direction = lines[line]
+        weights = torch.as_tensor(start + magnitude * direction).to(known)
         vector = weights[: len(known)] @ known + weights[len(known) :] @ extra
         return vector.expand(view.f, -1), state
 
@@ -322,7 +328,7 @@ class WorstOf(Attack):
                 raise ValueError(f"attacks: {member.title} works through training data, which "
                                  "cannot be chosen round by round")  # fmt: skip
 
-    @property
+    @cached_property
     def members(self) -> list[Attack]:
         """The attacks themselves."""
         from benchmark.catalogue import component
@@ -345,19 +351,23 @@ class WorstOf(Attack):
 
     def step(self, view, state):
         """See `Attack.step`. Where there is no honest client the first attack is taken."""
-        known, best, worst, states = view.honest, None, -np.inf, []
-        for member, before in zip(self.members, state, strict=True):
-            sent, after = member.step(view.only(member.reads), before)
-            states.append(after)
-            damage = self._damage(view, known, sent) if len(known) else 0.0
-            if best is None or damage > worst:
-                best, worst = sent, damage
-        return best, tuple(states)
+        steps = [member.step(view.only(member.reads), before)
+                 for member, before in zip(self.members, state, strict=True)]  # fmt: skip
+        sent, states = zip(*steps, strict=True)
+        return sent[self._worst(view, sent) if len(view.honest) else 0], states
 
-    def _damage(self, view, known: torch.Tensor, sent: torch.Tensor) -> float:
-        if not bool(torch.isfinite(sent.sum())):  # the server will discard it
-            return 0.0
-        questions = view.rule.about(known, sent, None, view.generator())
-        rows = np.zeros((view.f, len(questions.mean)))
-        rows[:, len(known) :] = np.eye(view.f)
-        return questions.damage(rows, self.damage)
+    def _worst(self, view, sent: Sequence[torch.Tensor]) -> int:
+        """The number of the most damaging of these (f, d) vectors; the first of equals. What is not
+        finite is not: the server will discard it."""
+        known, damage = view.honest, np.zeros(len(sent))
+        # Most attacks send f times the same vector, in the same memory.
+        rows = [part[:1] if part.stride(0) == 0 else part for part in sent]
+        finite = [bool(torch.isfinite(part.sum())) for part in rows]
+        extra = [part for part, good in zip(rows, finite, strict=True) if good]
+        questions = view.rule.about(known, torch.cat([*extra, known[:0]]), None, view.generator())
+        start = len(known)
+        for i in np.flatnonzero(finite):
+            own = np.eye(start + len(rows[i]), len(questions.mean))[start:]
+            damage[i] = questions.damage(own, self.damage)
+            start += len(rows[i])
+        return int(damage.argmax())

@@ -14,6 +14,7 @@ from benchmark.kernels.gram import tile
 _COLUMNS = 1024  # of a block of the kernel
 _PIECE = 1 << 14  # coordinates that one thread takes at a time
 _STEPS = 20  # of Lanczos' method
+_NEWTON = 100  # steps at most; from the bound where it begins it takes about a dozen
 _ILL_CONDITIONED = 1e-2  # squared distances from the mean, relative to squared lengths
 
 
@@ -37,14 +38,10 @@ def chunk_products(x: torch.Tensor, size: int) -> np.ndarray:
     doubtful = np.ones(len(first), bool)
     if suits(x):
         starts = [np.arange(start, min(start + size, d), _PIECE) for start in first]
-        pieces = _products(as_array(x)[0], np.append(np.concatenate(starts), d))
-        inner = np.add.reduceat(pieces, np.cumsum([0, *map(len, starts)])[:-1])
-        along = inner.mean(2)
-        square = along.mean(1)
-        total[:, :n, :n] = inner - along[:, :, None] - (along - square[:, None])[:, None, :]
-        total[:, :n, n] = total[:, n, :n] = along - square[:, None]
-        total[:, n, n] = square
-        lengths, apart = (np.trace(part, axis1=1, axis2=2) for part in (inner, total[:, :n, :n]))
+        inner = _products(as_array(x)[0], np.append(np.concatenate(starts), d))
+        if len(inner) > len(first):
+            inner = np.add.reduceat(inner, np.cumsum([0, *map(len, starts)])[:-1])
+        lengths, apart = _about_mean(inner, total)
         # float32 over- or underflowed, or what is left is rounding
         doubtful = ~((lengths < np.inf) & (lengths > 1e-30) & (apart > _ILL_CONDITIONED * lengths))
     for chunk in np.flatnonzero(doubtful):
@@ -89,8 +86,31 @@ def _products(x, bounds):
     return parts
 
 
+@njit(parallel=True, cache=True)
+def _about_mean(inner, total):
+    """Fill `total` with products about the mean, see `chunk_products`; returns (chunks,) sums of
+    squared lengths, of the vectors and of their differences from the mean."""
+    n = inner.shape[1]
+    lengths, apart = np.zeros(len(inner)), np.zeros(len(inner))
+    for c in prange(len(inner)):
+        along, square = np.zeros(n), 0.0
+        for i in range(n):
+            for j in range(n):
+                along[i] += inner[c, i, j]
+            along[i] /= n
+            square += along[i] / n
+        for i in range(n):
+            for j in range(n):
+                total[c, i, j] = inner[c, i, j] - along[i] - (along[j] - square)
+            total[c, i, n] = total[c, n, i] = along[i] - square
+            lengths[c] += inner[c, i, i]
+            apart[c] += total[c, i, i]
+        total[c, n, n] = square
+    return lengths, apart
+
+
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def top_eigenvalues(matrices: np.ndarray) -> np.ndarray:
+def top_eigenvalues(matrices: np.ndarray, size: int) -> np.ndarray:
     """The largest eigenvalue of each positive semidefinite matrix, by Lanczos' method.
 
     From the longest column, with every new vector made orthogonal to all before: exact for up to 20
@@ -98,45 +118,107 @@ def top_eigenvalues(matrices: np.ndarray) -> np.ndarray:
     are nearly the same.
 
     Args:
-        matrices: (c, n, n) float64.
+        matrices: (c, m, m) float64.
+        size: n; the matrices are the first n rows and columns of these.
 
     Returns:
         (c,) float64.
     """
-    n = matrices.shape[1]
-    steps = min(n, _STEPS)
+    steps = min(size, _STEPS)
     values = np.zeros(len(matrices))
     for c in prange(len(matrices)):
         matrix, longest = matrices[c], 0
-        for i in range(n):
+        for i in range(size):
             if matrix[i, i] > matrix[longest, longest]:
                 longest = i
-        basis, small = np.zeros((steps + 1, n)), np.zeros((steps, steps))
-        basis[0] = matrix[longest]
+        basis, diagonal, beside = np.zeros((steps + 1, size)), np.zeros(steps), np.zeros(steps)
+        basis[0] = matrix[longest, :size]
         for step in range(steps):
             vector, product = basis[step], basis[step + 1]
             length = 0.0
-            for i in range(n):
+            for i in range(size):
                 length += vector[i] * vector[i]
             length = np.sqrt(length)
             if length <= 1e-12 * matrix[longest, longest]:
                 break
             if step > 0:
-                small[step, step - 1] = small[step - 1, step] = length
-            for i in range(n):
+                beside[step] = length
+            for i in range(size):
                 vector[i] /= length
-            for i in range(n):
-                row, total = matrix[i], 0.0
-                for j in range(n):
-                    total += row[j] * vector[j]
-                product[i] = total
+            for j in range(0, size, 4):  # of the symmetric matrix four rows at a time
+                r0, v0 = matrix[j, :size], vector[j]
+                r1, v1 = matrix[min(j + 1, size - 1), :size], vector[j + 1] if j + 1 < size else 0.0
+                r2, v2 = matrix[min(j + 2, size - 1), :size], vector[j + 2] if j + 2 < size else 0.0
+                r3, v3 = matrix[min(j + 3, size - 1), :size], vector[j + 3] if j + 3 < size else 0.0
+                for i in range(size):
+                    product[i] += v0 * r0[i] + v1 * r1[i] + v2 * r2[i] + v3 * r3[i]
             for other in range(step, -1, -1):
                 before, along = basis[other], 0.0
-                for i in range(n):
+                for i in range(size):
                     along += before[i] * product[i]
                 if other == step:
-                    small[step, step] = along
-                for i in range(n):
+                    diagonal[step] = along
+                for i in range(size):
                     product[i] -= along * before[i]
-        values[c] = np.linalg.eigvalsh(small)[-1]
+        values[c] = _largest_root(diagonal, beside)
     return values
+
+
+@njit(cache=True)
+def _largest_root(diagonal, beside):
+    """The largest eigenvalue of the tridiagonal matrix with beside[i] between i - 1 and i.
+
+    Newton's method on the characteristic polynomial from above, where it falls towards its largest
+    root: with the pivots p_i = x - a_i - b_i^2 / p_(i-1), all positive there, the polynomial over
+    its derivative is 1 / sum_i p_i' / p_i.
+    """
+    x = 0.0
+    for i in range(len(diagonal)):
+        after = beside[i + 1] if i + 1 < len(beside) else 0.0
+        x = max(x, diagonal[i] + beside[i] + after)
+    x *= 1.0 + 1e-14
+    for _ in range(_NEWTON if x > 0 else 0):
+        pivot, change, total = 1.0, 0.0, 0.0
+        for i in range(len(diagonal)):
+            ratio = beside[i] * beside[i] / pivot
+            change = 1.0 + ratio * change / pivot
+            pivot = x - diagonal[i] - ratio
+            if pivot <= 0.0:  # rounding has carried it to the root, or a hair below
+                return x
+            total += change / pivot
+        x -= 1.0 / total
+        if 1.0 / total <= 1e-14 * x:
+            break
+    return x
+
+
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def inverse_forms(
+    matrices: np.ndarray, vectors: np.ndarray, shift: np.ndarray, factor: np.ndarray
+) -> np.ndarray:
+    """v' (shift I - factor M)^-1 v for every matrix M and vector v, by Cholesky's factors.
+
+    Args:
+        matrices: (c, m, m) float64, symmetric; M is the first n rows and columns.
+        vectors: (c, n) float64.
+        shift, factor: (c,) float64.
+
+    Returns:
+        (c,) float64; NaN where the matrix in brackets is not positive definite.
+    """
+    n = vectors.shape[1]
+    forms = np.zeros(len(matrices))
+    for c in prange(len(matrices)):
+        low, solved = np.empty((n, n)), np.empty(n)
+        for i in range(n):
+            for j in range(i + 1):
+                total = -factor[c] * matrices[c, i, j] + (shift[c] if i == j else 0.0)
+                for k in range(j):
+                    total -= low[i, k] * low[j, k]
+                low[i, j] = np.sqrt(total) if i == j else total / low[j, j]
+            total = vectors[c, i]
+            for k in range(i):
+                total -= low[i, k] * solved[k]
+            solved[i] = total / low[i, i]
+            forms[c] += solved[i] * solved[i]
+    return forms

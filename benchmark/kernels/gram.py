@@ -44,14 +44,24 @@ class Gram(NamedTuple):
     def mixed(self, mixing: np.ndarray) -> "Gram":
         """The products of the vectors w_i = sum_j mixing[i, j] v_j. The new p is s times the old
         one, s being the sum of coefficients that is in the middle."""
+        m, n = mixing.shape
         sums = mixing.sum(1)
         middle = np.sort(sums)[len(sums) // 2]
         beyond = sums - middle
         beyond[np.abs(beyond) <= 1e-9] = 0.0  # p cancels, and with it its rounding
-        m, n = mixing.shape
         over = np.zeros((m + 1, n + 1))
         over[:m, :n], over[:m, n], over[m, n] = mixing, beyond, middle
-        return Gram(mixing @ self.inner @ mixing.T, over @ self.about @ over.T)
+        return Gram(self.mixed_inner(mixing), over @ self.about @ over.T)
+
+    def mixed_inner(self, mixing: np.ndarray) -> np.ndarray:
+        """`inner` of the mixed vectors."""
+        return mixing @ self.inner @ mixing.T
+
+    def mixed_centred(self, mixing: np.ndarray) -> np.ndarray:
+        """`centred` of the mixed vectors."""
+        if not self.about[-1, -1]:  # p is zero
+            return mixing @ self.centred @ mixing.T
+        return self.mixed(mixing).centred
 
 
 def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:

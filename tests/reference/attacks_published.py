@@ -152,9 +152,9 @@ def anti_clustering(known, n, f, linkage="average", margin=0.01, scale=1.0):
         ours = next(c for c in clusters if len(known) in c)
         return 2 * len(ours) > len(known) + copies
 
-    step = np.pi / 32
-    best = max([i * step for i in range(1, 33) if hidden(i * step)], default=0.0)
-    for _ in range(12 if best < np.pi else 0):
+    step = np.pi / 16
+    best = max([i * step for i in range(1, 17) if hidden(i * step)], default=0.0)
+    for _ in range(6 if best < np.pi else 0):
         step /= 2
         if hidden(best + step):
             best += step
