@@ -171,7 +171,7 @@ def like_with_like(attack, kind, dtype):
     sent = attack(make(honest), f=F, **(parts | {"own": make(parts["own"])}))
     assert type(sent) is (torch.Tensor if "tensor" in kind else np.ndarray)
     assert sent.shape == (F, width(attack))
-    numbers = np.array(sent)
+    numbers = np.asarray(sent)
     assert numbers.dtype == dtype
     first = numbers[0].copy()
     sent[1:] = 7  # the rows are the caller's own, and each other's neighbours, not twins

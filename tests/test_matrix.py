@@ -12,7 +12,7 @@ from benchmark.data import Digits
 from benchmark.grid import Composer, expand
 from benchmark.simulation import simulate
 
-SETTINGS = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.rounds=3", "fl.evaluate_every=3"]
+SETTINGS = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.rounds=2", "fl.evaluate_every=2"]
 SETTINGS += ["model=logistic", "seed=0"]
 ATTACKS = [name for name in choices("attack") if not is_variant("attack", name)]
 
