@@ -51,8 +51,9 @@ def compose() -> None:
     """1,000 cells from overrides to checked, keyed cells, in this process."""
     from hydra import initialize_config_dir
 
+    from benchmark.composer import Composer
     from benchmark.config import conf_dir
-    from benchmark.grid import Composer, expand
+    from benchmark.grid import expand
 
     axes = {"attack": ["random", "sign_flip", "alie", "ipm"],
             "aggregator": ["mean", "median", "krum", "trimmed_mean", "faba"],

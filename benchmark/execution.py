@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig, OmegaConf
 
+from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, typed
-from benchmark.grid import Cell, Composer, expand
+from benchmark.grid import Cell, expand
 from benchmark.progress import Progress
 from benchmark.store import Store
 

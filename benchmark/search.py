@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
+from benchmark.composer import Composer
 from benchmark.config import ConfigError, typed
 from benchmark.execution import execute
-from benchmark.grid import Cell, Composer
+from benchmark.grid import Cell
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """``python -m benchmark.status``: what is stored, what failed and why, what is missing."""
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,18 +17,17 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         folder = value
     store = Store(folder)
-    keys, planned = set(store.keys()), store.planned()
-    if not keys and not planned:
+    records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
+    if not records and not planned:
         print(f"error: outputs={folder}: nothing there; python -m benchmark.run fills it",
               file=sys.stderr)  # fmt: skip
         return 1
     counts, reasons = Counter(), Counter()
-    for key in sorted(keys):
-        summary = json.loads((store.cells / key / "summary.json").read_bytes())
-        counts[summary["status"]] += 1
-        if summary["status"] != "done":
-            reasons[summary["status"], summary["reason"]] += 1
-    counts["missing"] = len(planned - keys)
+    for record in records.values():
+        counts[record["status"]] += 1
+        if record["status"] != "done":
+            reasons[record["status"], record["reason"]] += 1
+    counts["missing"] = len(planned - records.keys())
     for name in ("done", "failed", "infeasible", "missing"):
         print(f"{name:10} {counts[name]:6}")
     for (status, reason), count in reasons.most_common():

@@ -6,6 +6,7 @@
                         timings.parquet   seconds a round and part (only if done)
                         traceback.txt     (only if failed)
     outputs/plans/<digest>.json           the keys that a command asked for
+    outputs/index/                        see `index`
 
 A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any
 moment leaves whole cells only. The metrics of a cell depend on nothing but its config.
@@ -27,7 +28,8 @@ from pathlib import Path
 
 import yaml
 
-SCHEMA = 1  # of the files in a cell's folder
+from benchmark.index import SCHEMA, Index, record_of, stamp_of
+
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -42,6 +44,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         self.cells = self.folder / "cells"
+        self.index = Index(self.folder)
 
     def status(self, key: str) -> str | None:
         """`done`, `failed` or `infeasible`; None if the cell is not stored."""
@@ -114,7 +117,8 @@ class Store:
             files["metrics.parquet"] = _parquet(metrics)
         if timings is not None:
             files["timings.parquet"] = _parquet(timings)
-        self._replace(self.cells / cell.key, files)
+        stamp = self._replace(self.cells / cell.key, files)
+        self.index.add(cell.key, stamp, record_of(summary, cell.config["fl"], metrics))
 
     def plan(self, cells: list, command: list[str]) -> None:
         """Remember which cells a command asked for, so that missing ones can be counted.
@@ -141,7 +145,8 @@ class Store:
             keys.update(json.loads(path.read_text())["keys"])
         return keys
 
-    def _replace(self, target: Path, files: dict[str, bytes]) -> None:
+    def _replace(self, target: Path, files: dict[str, bytes]) -> int:
+        """Put a folder with these files in the place of another; returns its stamp."""
         self.cells.mkdir(parents=True, exist_ok=True)
         temporary = self.cells / f".{target.name}-{uuid.uuid4().hex}"
         temporary.mkdir()
@@ -151,6 +156,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
         _sync(temporary)
+        stamp = stamp_of(temporary)
         while True:
             try:
                 temporary.rename(target)
@@ -163,6 +169,7 @@ class Store:
                 target.rename(old)
                 shutil.rmtree(old)
         _sync(self.cells)
+        return stamp
 
 
 def _sync(folder: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from hydra import initialize_config_dir
 
 from benchmark.attacks import Batch
+from benchmark.composer import Composer
 from benchmark.config import Engine, conf_dir
 from benchmark.data import Digits
-from benchmark.grid import Composer
 from benchmark.simulation import simulate
 from benchmark.simulation.streams import generator
 

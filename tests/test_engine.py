@@ -14,9 +14,9 @@ from sequential import Recorded, Reference
 
 from benchmark.aggregators import Mean, Rule
 from benchmark.attacks import Attack, LabelFlip
+from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, conf_dir
 from benchmark.data import Dataset, Digits
-from benchmark.grid import Composer
 from benchmark.models import Logistic, build_model
 from benchmark.simulation import simulate
 from benchmark.simulation.streams import torch_generator

@@ -7,9 +7,10 @@ import numpy as np
 from hydra import initialize_config_dir
 
 from benchmark.catalogue import choices, is_variant
+from benchmark.composer import Composer
 from benchmark.config import conf_dir
 from benchmark.data import Digits
-from benchmark.grid import Composer, expand
+from benchmark.grid import expand
 from benchmark.simulation import simulate
 
 SETTINGS = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.rounds=2", "fl.evaluate_every=2"]

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hydra import initialize_config_dir
 from sequential import fill, flat, module_for
 
+from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, conf_dir
-from benchmark.grid import Composer
 from benchmark.models import (
     CNN,
     MLP,

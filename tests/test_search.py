@@ -11,8 +11,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from benchmark import search as module
+from benchmark.composer import Composer
 from benchmark.config import ConfigError, conf_dir, typed
-from benchmark.grid import Composer
 from benchmark.search import Search, learn, space_of
 
 FEW = ["+experiment=worst_case", "fl.rounds=3", "fl.num_clients=7", "fl.num_byzantine=2"]

@@ -10,8 +10,8 @@ import torch
 from hydra import initialize_config_dir
 
 from benchmark.aggregators import Chain, Mean, Rule
+from benchmark.composer import Composer
 from benchmark.config import Engine, conf_dir
-from benchmark.grid import Composer
 from benchmark.simulation import evaluation, simulate
 from benchmark.simulation.server import Server
 from benchmark.simulation.streams import torch_generator

@@ -1,25 +1,18 @@
 """Reading the cells of a results folder into one table."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-import yaml
 
-SCHEMA = 1
+from benchmark.index import METRICS, Index
+
 LABELS = ["attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl"]
 # fmt: off
 FACTS = [
     "key", "status", "reason", "scenario", "n", "f", "f_declared", "seed", "num_classes", "seconds",
 ]
-METRICS = [
-    "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
-    "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
-]
-_LATER = {"attack_success_rate"}  # not in cells of earlier versions
 COLUMNS = [
     "key", *LABELS, "n", "f", "f_declared", "byzantine_fraction", "seed",
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
@@ -27,7 +20,6 @@ COLUMNS = [
     "num_classes", "defence", "seconds", "attack_success_rate",
 ]
 # fmt: on
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
 
 
 def load(outputs="outputs"):
@@ -41,22 +33,17 @@ def load(outputs="outputs"):
 
     Raises FileNotFoundError if there is nothing to read, ValueError for a store of another version.
     """
-    cells_folder = Path(outputs) / "cells"
-    folders = sorted(
-        path.parent
-        for path in cells_folder.glob("*/summary.json")
-        if not path.parent.name.startswith(".")
-    )
-    if not folders:
+    records = list(Index(Path(outputs)).records())
+    if not records:
         raise FileNotFoundError(
-            f"no results in {cells_folder}: fill it with python -m benchmark.run -m "
+            f"no results in {Path(outputs) / 'cells'}: fill it with python -m benchmark.run -m "
             "attack=sign_flip,alie aggregator=mean,krum"
         )
-    cells = pd.DataFrame([_read_cell(folder) for folder in folders])
-    metrics = [_read_metrics(folder) for folder in folders]
+    cells = pd.DataFrame([_cell(record) for record in records])
+    metrics = [record["metrics"] for record in records]
     rows = cells.loc[cells.index.repeat([len(m["round"]) for m in metrics])].reset_index(drop=True)
     for name in METRICS:
-        rows[name] = np.concatenate([m[name] for m in metrics])
+        rows[name] = np.array([value for m in metrics for value in m[name]], np.float64)
     rows["round"] = rows["round"].astype("Int64")
     rows["byzantine_fraction"] = rows["f"] / rows["n"]
     chain = rows["pre_aggregator"].where(rows["pre_aggregator"] == "", rows["pre_aggregator"] + "+")
@@ -101,37 +88,8 @@ def scenario_names(frame):
     return names
 
 
-def _read_cell(folder):
+def _cell(record):
     """What holds for the whole cell, as one flat mapping."""
-    summary = json.loads((folder / "summary.json").read_bytes())
-    if summary["schema"] != SCHEMA:
-        raise ValueError(
-            f"{folder}/summary.json has schema {summary['schema']}, this version reads {SCHEMA}"
-        )
-    config = yaml.load((folder / "config.yaml").read_bytes(), Loader=_Loader)
-    settings = {
-        f"fl.{name}": value
-        for name, value in config["fl"].items()
-        if not name.startswith("_") and not isinstance(value, dict | list)
-    }
-    labels = {name: summary["labels"][name] for name in LABELS}
-    return {**{name: summary[name] for name in FACTS}, **labels, **settings}
-
-
-def _read_metrics(folder):
-    """The rounds with an evaluation, {column: float array}; one row of NaN if there is none."""
-    path = folder / "metrics.parquet"
-    if path.exists():
-        with pq.ParquetFile(path) as file:
-            missing = _LATER - set(file.schema_arrow.names)
-            table = file.read(columns=[name for name in METRICS if name not in missing])
-        columns = {
-            name: table.column(name).to_numpy().astype(np.float64, copy=False)
-            for name in table.column_names
-        }
-        columns |= {name: np.full(len(table), np.nan) for name in missing}
-        # A diverged model has a loss that is no number, an accuracy all the same.
-        evaluated = ~(np.isnan(columns["test_accuracy"]) & np.isnan(columns["test_loss"]))
-        if evaluated.any():
-            return {name: values[evaluated] for name, values in columns.items()}
-    return {name: np.full(1, np.nan) for name in METRICS}
+    facts = {name: record[name] for name in FACTS}
+    labels = {name: record["labels"][name] for name in LABELS}
+    return {**facts, **labels, **{f"fl.{k}": v for k, v in record["settings"].items()}}
