@@ -1,7 +1,7 @@
 """Speed, as ratios: `make bench`, or ``python -m bench [sections] [--peers] [--tutorial FILE]``.
 
-Sections: compose, kernels, attacks, tutorial, mlp, cnn; all of them by default. The last three are of whole
-processes, start-up included. `--peers` runs ByzFL 0.0.11 in the same run (extra `peers`; minutes for the MLP, a
+Sections: compose, sweep, kernels, attacks, tutorial, mlp, cnn; all of them by default. The last three are of
+whole processes, start-up included. `--peers` runs ByzFL 0.0.11 in the same run (extra `peers`; minutes for the MLP, a
 quarter of an hour for the CNN) with two step counts, and extrapolates linearly to 300 steps;
 `--tutorial` takes the tutorial's document and times its script as printed. Without them the ratios
 are against the times below, taken on two cores of another machine.
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = ("compose", "kernels", "attacks", "tutorial", "mlp", "cnn")
+SECTIONS = ("compose", "sweep", "kernels", "attacks", "tutorial", "mlp", "cnn")
 TUTORIAL_SECONDS_A_CELL = 9.0 / 4
 BYZFL_SECONDS = {"mlp": {20: 20.0, 60: 37.0}, "cnn": {20: 108.0, 40: 158.0}}
 STEPS = 300
@@ -64,6 +64,45 @@ def compose() -> None:
         keys = {composer.cell(job).key for job in expand([], [axes])}
         taken = time.perf_counter() - began
     line(f"compose and key {len(keys)} cells (limit 5 s)", f"{taken:.2f} s")
+
+
+def sweep() -> None:
+    """10,000 cells: planning them, and reading as many that are stored."""
+    import resource
+    from unittest import mock
+
+    from hydra import initialize_config_dir
+
+    from benchmark import store as storing
+    from benchmark.analysis import load
+    from benchmark.config import conf_dir
+    from benchmark.execution import plan_of
+    from benchmark.grid import expand, first_of
+    from benchmark.index import METRICS
+
+    axes = {"attack": ["none", "random", "sign_flip", "scale", "ipm", "alie", "min_max", "zero"],
+            "aggregator": ["mean", "median", "trimmed_mean", "krum", "multi_krum", "faba", "rfa",
+                           "geometric_median", "centered_clipping", "cge"],
+            "fl.num_byzantine": [0, 1, 2, 3, 4], "seed": list(range(25))}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            began = time.perf_counter()
+            plan = plan_of(expand([], [axes]), first_of([f"outputs={folder}"]))
+            taken = time.perf_counter() - began
+        line(f"plan {len(plan.cells):,} cells (limit 15 s)", f"{taken:.1f} s")
+        line("  peak memory of the process (limit 1 GB)",
+             f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")  # fmt: skip
+        columns = {name: [0.5] * 11 for name in METRICS} | {"round": list(range(0, 110, 10))}
+        with mock.patch.object(storing.os, "fsync"):  # how fast the disk is does not matter here
+            for cell in plan.cells:
+                plan.store.write(cell, "done", columns, columns)
+        for name in ("with the index", "without"):
+            began = time.perf_counter()
+            rows = len(load(folder))
+            taken = time.perf_counter() - began
+            line(f"  gather them when stored, {name} (limit 10 s)", f"{rows:,} rows, {taken:.1f} s")
+            for path in (Path(folder) / "index").iterdir():
+                path.unlink()
 
 
 # name: (family, f, limit of the time over the family's unit, least ratio to ByzFL's time)
@@ -229,6 +268,8 @@ def main() -> None:
             kernels(arguments.peers)
         elif section == "attacks":
             attacks()
+        elif section == "sweep":
+            sweep()
         else:
             compose()
 

@@ -277,9 +277,12 @@ def canonical(config: Any) -> str:
 
 
 def as_name(override: str) -> str:
-    """The override with attacks called like numbers, `nan` and `inf`, quoted: for Hydra they would
-    be numbers."""
+    """The override with quotes where Hydra's grammar would want them: about a condition, and about
+    attacks called like numbers, `nan` and `inf`."""
     key, equals, values = override.partition("=")
+    if key == "grid.where" and values[:1] not in ("'", '"') and values != "null":
+        quote = '"' if "'" in values else "'"
+        return f"{key}={quote}{values}{quote}"
     if key.lstrip("+") != "attack":
         return override
     names = [f"'{v}'" if v in ("nan", "inf") else v for v in values.split(",")]

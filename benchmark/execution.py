@@ -5,12 +5,13 @@ import math
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, typed
-from benchmark.grid import Cell, expand
+from benchmark.grid import Cell, expand, selected
 from benchmark.progress import Progress
 from benchmark.store import Store
 
@@ -40,12 +41,26 @@ class Result:
             self.problems.append((cell, status, reason))
 
 
-def axes_of(config: DictConfig) -> list[dict]:
-    """The blocks of axes of a preset."""
-    if not config.grid:
-        return []
-    grid = OmegaConf.to_container(config.grid, resolve=True)
-    return grid if isinstance(grid, list) else [grid]
+def axes_of(config: DictConfig) -> tuple[list[dict], list[dict]]:
+    """The blocks of axes of a preset, and axes that vary together.
+
+    Raises:
+        ConfigError: if the grid is no mapping with lists of mappings for `union` and `zip`.
+    """
+    grid = OmegaConf.to_container(config.grid, resolve=True) if config.grid else {}
+    lists = {}
+    for name in ("union", "zip"):
+        lists[name] = grid.pop(name, None) or [] if isinstance(grid, dict) else None
+        if not isinstance(lists[name], list) or not all(isinstance(b, dict) for b in lists[name]):
+            raise ConfigError(f"grid.{name} must be a list of mappings: setting -> values")
+    grid.pop("where", None)
+    blocks = [grid | block for block in lists["union"]] or ([grid] if grid else [])
+    return blocks, lists["zip"]
+
+
+def is_grid(config: DictConfig) -> bool:
+    """Whether a preset names axes."""
+    return any(axes_of(config))
 
 
 def jobs_of(overrides: list[str], config: DictConfig, sweep: bool) -> list[list[str]]:
@@ -56,11 +71,11 @@ def jobs_of(overrides: list[str], config: DictConfig, sweep: bool) -> list[list[
         config: composed from them.
         sweep: whether to add the default axes; a preset's grid is complete without.
     """
-    axes = axes_of(config)
+    axes, zipped = axes_of(config)
     defaults = {}
     if sweep and not axes:
         defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
-    return expand(overrides, axes, defaults)
+    return expand(overrides, axes, zipped, defaults)
 
 
 def overrides_of(given) -> list[str]:
@@ -68,17 +83,32 @@ def overrides_of(given) -> list[str]:
     return [*(o for o in given.hydra if o.startswith("hydra.searchpath=")), *given.task]
 
 
-def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Result:
-    """Run the cells of jobs that are not stored yet.
+@dataclass
+class Plan:
+    """What is to be done for the cells of a grid.
 
-    Args:
-        jobs: overrides of each cell.
-        config: composed, for `outputs` and `engine`.
-        alone: whether one cell was asked for by itself; then its infeasibility is an error.
+    Attributes:
+        cells: all of them, in order.
+        status: of those that are stored, by key.
+        infeasible: those not done that cannot be trained, with their problem.
+        todo: those to be trained.
+        store, engine, workloads: where to, how, and with what; workloads is None if nothing is
+            to be trained.
+    """
 
-    Raises:
-        ConfigError: if a setting is unknown, of the wrong type, or the lone cell infeasible.
-        DataError: if data are missing or corrupt.
+    cells: list[Cell]
+    status: dict[str, str]
+    infeasible: list[Cell]
+    todo: list[Cell]
+    store: Store
+    engine: Engine
+    workloads: Any = None
+
+
+def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Plan:
+    """The plan for jobs; nothing is written.
+
+    Args and errors: see `execute`.
     """
     engine = typed(Engine, config.engine, "engine")
     if not isinstance(config.outputs, str) or not config.outputs:
@@ -86,33 +116,51 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
     store = Store(config.outputs)
     composer = Composer()
     cells = list({cell.key: cell for cell in (composer.cell(job) for job in jobs)}.values())
-    if alone and cells[0].problem:
+    cells = selected(cells, config.grid.where if config.grid else None, config.shard)
+    if alone and cells and cells[0].problem:
         raise ConfigError(cells[0].problem)
-    store_status = {cell.key: store.status(cell.key) for cell in cells}
-    todo = [cell for cell in cells if store_status[cell.key] != "done"]
-    result = Result(cells, len(cells) - len(todo), Counter(), [], store)
-    feasible = [cell for cell in todo if cell.problem is None]
-    workloads = None
-    if feasible:
+    status = {key: found for key, found in ((c.key, store.status(c.key)) for c in cells) if found}
+    plan = Plan(cells, status, [], [], store, engine)
+    for cell in cells:
+        if status.get(cell.key) != "done":
+            (plan.infeasible if cell.problem else plan.todo).append(cell)
+    if plan.todo:
         from benchmark.simulation.workload import Workloads
 
-        workloads = Workloads(engine.device)
-        checked = [(cell, workloads.problem(cell)) for cell in feasible]
-        feasible = [cell for cell, problem in checked if not problem]
-        todo = [cell for cell in todo if cell.problem]
-        todo += [replace(cell, problem=problem) for cell, problem in checked if problem]
-        if alone and todo:
-            raise ConfigError(todo[0].problem)
+        plan.workloads = Workloads(engine.device)
+        checked = [(cell, plan.workloads.problem(cell)) for cell in plan.todo]
+        plan.todo = [cell for cell, problem in checked if not problem]
+        plan.infeasible += [replace(cell, problem=problem) for cell, problem in checked if problem]
+        if alone and plan.infeasible:
+            raise ConfigError(plan.infeasible[0].problem)
+    return plan
+
+
+def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Result:
+    """Run the cells of jobs that are not stored yet.
+
+    Args:
+        jobs: overrides of each cell.
+        config: composed, for `outputs`, `engine`, `grid.where` and `shard`.
+        alone: whether one cell was asked for by itself; then its infeasibility is an error.
+
+    Raises:
+        ConfigError: if a setting is unknown, of the wrong type, or the lone cell infeasible.
+        DataError: if data are missing or corrupt.
+    """
+    plan = plan_of(jobs, config, alone)
+    store, done = plan.store, list(plan.status.values()).count("done")
+    result = Result(plan.cells, done, Counter(), [], store)
     try:
-        store.plan(cells, sys.argv)
+        store.plan(plan.cells, sys.argv)
     except OSError as error:
         raise ConfigError(f"outputs={config.outputs}: {error}") from None
-    for cell in todo:
+    for cell in plan.infeasible:
         result.add(cell, "infeasible", cell.problem)
-        if store_status[cell.key] != "infeasible":
+        if plan.status.get(cell.key) != "infeasible":
             store.write(cell, "infeasible", reason=cell.problem)
-    if feasible:
-        _simulate(feasible, engine, workloads, result)
+    if plan.todo:
+        _simulate(plan.todo, plan.engine, plan.workloads, result)
     return result
 
 
@@ -144,6 +192,11 @@ def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> i
     Raises:
         ConfigError, DataError: see `execute`.
     """
+    if config.plan:
+        from benchmark.forecast import forecast
+
+        print(forecast(plan_of(jobs, config)))
+        return 0
     if config.search is not None:
         from benchmark.search import learn
 

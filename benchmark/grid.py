@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,24 +75,35 @@ class Cell:
     @property
     def title(self) -> str:
         """The cell in one line."""
-        pre = f"{self.labels['pre_aggregator']}+" if self.labels["pre_aggregator"] else ""
         return (
-            f"attack={self.labels['attack']} aggregator={pre}{self.labels['aggregator']} "
+            f"attack={self.labels['attack']} aggregator={self.defence} "
             f"f={self.f}/{self.n} seed={self.seed}"
         )
 
+    @property
+    def defence(self) -> str:
+        """The chain of stages and the rule, `nnm+krum`."""
+        return "+".join(filter(None, (self.labels["pre_aggregator"], self.labels["aggregator"])))
 
-def expand(overrides: list[str], axes: Iterable[dict], defaults: dict | None = None) -> list:
+
+def expand(
+    overrides: list[str],
+    axes: Iterable[dict] = (),
+    zipped: Iterable[dict] = (),
+    defaults: dict | None = None,
+) -> list[list[str]]:
     """The jobs of a grid, each a list of overrides.
 
     Args:
         overrides: of the command line; those that sweep (`a,b` or `range(...)`) are axes.
         axes: blocks of a preset, each a mapping of a setting to its values; the grid is the union
             of their products. A setting on the command line replaces the preset's.
+        zipped: mappings of settings to lists of values that vary together.
         defaults: axes added where a setting is named nowhere else.
 
     Raises:
-        ConfigError: if an override sweeps in a way that has no finite list of values.
+        ConfigError: if an override sweeps in a way that has no finite list of values, or zipped
+            lists differ in length.
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     named = {}
@@ -100,20 +112,90 @@ def expand(overrides: list[str], axes: Iterable[dict], defaults: dict | None = N
             if not override.is_discrete_sweep():
                 raise ConfigError(f"{override.input_line}: only lists, range() and glob() sweep")
             key = override.get_key_element()
-            named[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            named[key] = [(f"{key}={value}",) for value in override.sweep_string_iterator()]
         else:
-            named[override.get_key_element()] = [override.input_line]
+            named[override.get_key_element()] = [(override.input_line,)]
     taken = {key.lstrip("+~") for key in named}
+    for block in zipped:
+        together = _without_taken(block, taken)
+        if len({len(values) for values in together.values()}) > 1:
+            lengths = ", ".join(f"{key} has {len(values)}" for key, values in together.items())
+            raise ConfigError(f"grid.zip: lists that vary together must be equally long: {lengths}")
+        columns = [_lines(key, values) for key, values in together.items()]
+        if columns:
+            named[" ".join(together)] = [sum(row, ()) for row in zip(*columns, strict=True)]
+            taken |= together.keys()
     jobs = {}
     for block in list(axes) or [{}]:
         lists = dict(named)
         for key, values in _without_taken(block, taken).items():
-            lists[key] = [f"{key}={spelled(v)}" for v in values]
+            lists[key] = _lines(key, values)
         for key, values in _without_taken(defaults or {}, taken | set(block)).items():
-            lists[key] = [f"{key}={spelled(v)}" for v in values]
+            lists[key] = _lines(key, values)
         for job in itertools.product(*lists.values()):
-            jobs[job] = None
+            jobs[sum(job, ())] = None
     return [list(job) for job in jobs]
+
+
+def _lines(key: str, values: list) -> list[tuple[str]]:
+    return [(f"{key}={spelled(value)}",) for value in values]
+
+
+def selected(cells: list[Cell], where: str | None, shard: str | None) -> list[Cell]:
+    """The cells for which a condition is true, of one shard.
+
+    Args:
+        cells: of a grid.
+        where: a condition on the columns of `table`, as pandas' `query` takes it; null: all.
+        shard: `i/k`, the i-th of k shards; null: all. Which shard a cell is in depends on the cell
+            alone.
+
+    Raises:
+        ConfigError: if the condition or the shard makes no sense, or the condition leaves nothing.
+    """
+    if where is not None:
+        cells = [cell for cell, kept in zip(cells, matching(table(cells), where, "grid.where"),
+                                            strict=True) if kept]  # fmt: skip
+        if not cells:
+            raise ConfigError(f"grid.where={where}: leaves no cell")
+    if shard is not None:
+        found = re.fullmatch(r"(\d+)/(\d+)", str(shard))
+        part, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= part <= count:
+            raise ConfigError(f"shard={shard} must be i/k with 1 <= i <= k, such as 1/4")
+        cells = [cell for cell in cells if int(cell.key, 16) % count == part - 1]
+    return cells
+
+
+def table(cells: list[Cell]):
+    """A data frame of cells: labels, n, f, byzantine_fraction, seed, and `fl.` settings."""
+    import pandas as pd
+
+    return pd.DataFrame([
+        {**cell.labels, "defence": cell.defence, "n": cell.n, "f": cell.f,
+         "byzantine_fraction": cell.f / cell.n if cell.n else 0.0, "seed": cell.seed,
+         **{f"fl.{name}": value for name, value in cell.config["fl"].items()}}
+        for cell in cells
+    ])  # fmt: skip
+
+
+def matching(frame, where: str, name: str):
+    """(rows,) whether a condition holds, an array of truth values.
+
+    Raises:
+        ConfigError: if the condition is none on the frame's columns.
+    """
+    try:
+        if "@" in where or "__" in where:  # pandas would look up names of Python's
+            raise ValueError("@ and __ are not allowed")
+        found = frame.eval(where, local_dict={}, global_dict={}, engine="python")
+        if str(getattr(found, "dtype", None)) != "bool" or len(found) != len(frame):
+            raise ValueError("it must be true or false for every cell")
+    except Exception as error:
+        columns = ", ".join(c if c.isidentifier() else f"`{c}`" for c in frame.columns)
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{name}={where}: {reason}; columns: {columns}") from None
+    return found.to_numpy()
 
 
 def first_of(overrides: list[str]) -> DictConfig:

@@ -16,11 +16,11 @@ from benchmark.config import ConfigError, as_name, conf_dir
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _hydra_main(config: DictConfig) -> None:
     """Without -m: the one cell, or the grid of a preset."""
-    from benchmark.execution import jobs_of, overrides_of, perform
+    from benchmark.execution import is_grid, jobs_of, overrides_of, perform
 
     try:
         jobs = jobs_of(overrides_of(HydraConfig.get().overrides), config, sweep=False)
-        _ended.update(failed=perform(jobs, config, alone=not config.grid))
+        _ended.update(failed=perform(jobs, config, alone=not is_grid(config)))
     except Exception as error:  # raised again outside: Hydra would print a line of its own
         _ended.update(error=error)
 

@@ -17,7 +17,7 @@ from benchmark.attacks import Attack
 from benchmark.composer import Composer
 from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
 from benchmark.execution import axes_of, execute, jobs_of
-from benchmark.grid import expand, first_of
+from benchmark.grid import expand, first_of, selected
 from benchmark.store import Store
 
 HERE = __name__
@@ -186,6 +186,7 @@ def test_a_preset_with_a_list_of_blocks(composer, preset):
     mine = preset(
         "seed: 3\n"
         "grid:\n"
+        "  union:\n"
         "  - {attack: [random, alie], aggregator: [krum]}\n"
         "  - attack: [alie]\n    aggregator: [krum, median]\n"
         "    pre_aggregator: [none, [clipping, nnm]]\n"
@@ -205,6 +206,7 @@ def test_a_preset_with_a_list_of_blocks(composer, preset):
 def test_the_command_line_replaces_an_axis_of_a_preset(composer, preset):
     mine = preset(
         "grid:\n"
+        "  union:\n"
         "  - {attack: [random, alie], fl.byzantine_fraction: [0, 0.2], seed: [0, 1]}\n"
         "  - {attack: [scale], fl.byzantine_fraction: [0.1], seed: [2]}\n"
     )
@@ -239,10 +241,66 @@ def test_presets_that_come_with_the_suite(composer, name):
     config = first_of([f"+experiment={name}"])
     blocks = [
         {key: [v[0], v[-1]] if isinstance(v, list) else v for key, v in block.items()}
-        for block in axes_of(config)
+        for block in axes_of(config)[0]
     ]
     cells = [composer.cell(job) for job in expand([f"+experiment={name}"], blocks)]
     assert any(cell.problem is None for cell in cells)
+
+
+def test_axes_that_vary_together(composer, preset):
+    mine = preset(
+        "grid:\n  attack: [alie, ipm]\n  seed: [0]\n"
+        "  zip:\n  - {fl.num_clients: [10, 20, 30], fl.num_byzantine: [1, 2, 5]}\n"
+    )
+    cells = grid(composer, *mine)
+    sizes = [(10, 1), (20, 2), (30, 5)]
+    assert values(cells, "n", "f", "attack") == [(*s, a) for s in sizes for a in ("alie", "ipm")]
+    # named on the command line one of them no longer varies, the other does
+    cells = grid(composer, *mine, "fl.num_byzantine=0", "attack=none")
+    assert values(cells, "n", "f") == [(10, 0), (20, 0), (30, 0)]
+    cells = sweep(composer, "grid.zip=[{fl.rounds:[5,6],seed:[1,2]}]", "fl.num_byzantine=1,2")
+    found = [(cell.f, cell.fl.rounds, cell.seed) for cell in cells]
+    assert sorted(found) == [(1, 5, 1), (1, 6, 2), (2, 5, 1), (2, 6, 2)]
+    with pytest.raises(ConfigError, match=r"equally long: seed has 2, fl\.rounds has 3"):
+        sweep(composer, "grid.zip=[{seed:[1,2],fl.rounds:[1,2,3]}]")
+    with pytest.raises(ConfigError, match=r"grid\.zip must be a list of mappings"):
+        sweep(composer, "grid.zip={seed:[1,2]}")
+
+
+def test_conditions(composer):
+    cells = sweep(composer, "attack=alie,none", "aggregator=krum,median", "pre_aggregator=none,nnm")
+    for where, keeps in {
+        "f < 0.3 * n and attack != 'none'": lambda c: c.f < 6 and c.labels["attack"] != "none",
+        "defence == 'nnm+krum' or seed in (1, 2)": lambda c: (
+            c.defence == "nnm+krum" or c.seed in (1, 2)
+        ),
+        "`fl.rounds` > 10 and byzantine_fraction == 0.1": lambda c: c.f == 2,
+    }.items():
+        kept = selected(cells, where, None)
+        assert kept == [cell for cell in cells if keeps(cell)] and 0 < len(kept) < len(cells)
+    assert selected(cells, None, None) == cells
+    for where, reason in {
+        "seed > 9": "leaves no cell",
+        "foo > 1": "name 'foo' is not defined; columns: attack, ",
+        "seed": "must be true or false for every cell",
+        "seed >": "invalid syntax",
+        "@pd.eval('1')": "@ and __ are not allowed",
+        "attack.__class__ == 1": "@ and __ are not allowed",
+    }.items():
+        with pytest.raises(ConfigError, match=reason):
+            selected(cells, where, None)
+
+
+def test_shards_are_a_partition_that_does_not_depend_on_the_grid(composer):
+    cells = sweep(composer, "attack=alie,ipm", "aggregator=krum,median")
+    shards = [selected(cells, None, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(cell.key for shard in shards for cell in shard) == sorted(c.key for c in cells)
+    assert all(len(shard) > 20 for shard in shards)
+    fewer = selected(cells[::2], None, "2/3")
+    assert fewer == [cell for cell in cells[::2] if cell in shards[1]]
+    for shard in ("0/3", "4/3", "1", "a/b", "1/0"):
+        with pytest.raises(ConfigError, match=f"shard={shard} must be i/k"):
+            selected(cells, None, shard)
 
 
 # -------------------------------------------------------------------------------------------- keys

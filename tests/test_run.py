@@ -248,6 +248,26 @@ def summarise(frame):
     return f"seeds {seeds} to round {frame['round'].max()}"
 
 
+def test_a_plan_is_told_and_nothing_is_done(tmp_path):
+    fixed = ["-m", "attack=none", "fl.num_clients=12", f"outputs={tmp_path / 'out'}"]
+    axes = ["aggregator=krum,bulyan", "fl.num_byzantine=2,4", "seed=0,1"]
+    few = [*fixed, "fl.rounds=1", *axes]
+    command(*fixed, "fl.rounds=1", "aggregator=krum", "fl.num_byzantine=2", "seed=0,1")
+    stored = sorted((tmp_path / "out").rglob("*"))
+    ended = command(*fixed, "fl.rounds=1,2", *axes, "plan=true")
+    assert ended.code == 0 and sorted((tmp_path / "out").rglob("*")) == stored
+    first, _, *groups, every = ended.out.splitlines()
+    assert first == "16 cells: 2 done, 4 infeasible, 10 to train"
+    assert sorted(row.split("  ")[0] for row in groups) == [
+        f"digits, mlp, fedsgd, {rounds} rounds" for rounds in (1, 2)
+    ]
+    assert every.split()[:2] == ["all", "10"]
+    ended = command(*few, "plan=true", "grid.where=seed == 1 and f > 2", "shard=1/1")
+    assert ended.out.splitlines()[0] == "2 cells: 0 done, 1 infeasible, 1 to train"
+    ended = command(*few, "grid.where=seed == 1", "shard=1/1")
+    assert ended.out.splitlines()[-1].startswith("4 cells: 2 trained, 1 already stored, 1 infeas")
+
+
 # ---------------------------------------------------------------------------------------- progress
 
 

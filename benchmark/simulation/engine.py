@@ -69,7 +69,7 @@ def simulate(
     needs = [
         max(cell_bytes(cell, workloads.of(group[0])) for cell in group) for group in groups.values()
     ]
-    workers = _workers(max(needs, default=0), engine)
+    workers = workers_for(max(needs, default=0), engine)
     blocks = [
         block
         for group, need in zip(groups.values(), needs, strict=True)
@@ -82,7 +82,7 @@ def simulate(
         yield from _train_in_processes(blocks, workloads, engine, workers)
 
 
-def _workers(need: int, engine: Engine) -> int:
+def workers_for(need: int, engine: Engine) -> int:
     """Processes to use, as far as memory for a cell of `need` bytes each suffices."""
     budget = engine.memory_gb * 2**30
     if need > budget:
