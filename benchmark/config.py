@@ -9,6 +9,7 @@ their schemas here.
 import importlib
 import inspect
 import json
+import sys
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial
 from math import cos, isfinite, pi
@@ -274,6 +275,22 @@ def build(node: Any, where: str) -> Component:
 def canonical(config: Any) -> str:
     """One string for equal configurations."""
     return json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, str | None]:
+    """The settings NAME=VALUE of a small command; by default those of the command line.
+
+    Raises:
+        ConfigError: if one is unknown or has no value.
+    """
+    values = dict(defaults)
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        name, _, value = argument.partition("=")
+        if name not in values or not value:
+            known = " and ".join(f"{name}=..." for name in values)
+            raise ConfigError(f"{argument}: the settings are {known}")
+        values[name] = value
+    return values
 
 
 def as_name(override: str) -> str:

@@ -28,21 +28,30 @@ METRICS = (
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
 
 
+class Damaged(ValueError):
+    """The files of a cell are not what was written."""
+
+
 class Index:
     """The index of a store.
 
     Args:
         folder: of the store.
+
+    Attributes:
+        damaged: keys of the cells that could not be read by the last call of `records`.
     """
 
     def __init__(self, folder: Path):
+        self.damaged: list[str] = []
         self.cells, self.folder = folder / "cells", folder / "index"
         self._name = f"{os.getpid()}-{uuid.uuid4().hex}.jsonl"
 
     def records(self) -> Iterator[dict]:
         """What is known of every stored cell, by ascending key.
 
-        A record has the entries of the cell's summary; `settings`, the scalar settings of its
+        Damaged cells are passed over, see `damaged`. A record has the entries of the cell's
+        summary; `settings`, the scalar settings of its
         federated algorithm; and `metrics`, columns with an entry for every evaluation.
 
         Raises:
@@ -50,16 +59,19 @@ class Index:
         """
         if not self.cells.is_dir():
             return
-        known = self._lines()
+        known, self.damaged = self._lines(), []
         for name in sorted(e.name for e in os.scandir(self.cells) if not e.name.startswith(".")):
             folder = self.cells / name
             try:
                 stamp = stamp_of(folder)
                 line = known.get(name)
                 if line is None or line["stamp"] != stamp:
-                    line = self.add(name, stamp, _read(folder))
+                    line = self.add(name, stamp, read(folder))
             except (FileNotFoundError, NotADirectoryError):
                 continue  # no cell, or one that is just being replaced
+            except Damaged:
+                self.damaged.append(name)
+                continue
             record = line["record"]
             if record["metrics"] is None:
                 record["metrics"] = _evaluations(_columns(folder))
@@ -121,14 +133,22 @@ def record_of(summary: dict, algorithm: dict, columns: dict | None) -> dict:
     return summary | {"settings": settings, "metrics": _evaluations(columns)}
 
 
-def _read(folder: Path) -> dict:
-    summary = json.loads((folder / "summary.json").read_bytes())
-    if summary["schema"] != SCHEMA:
-        raise ValueError(
-            f"{folder}/summary.json has schema {summary['schema']}, this version reads {SCHEMA}"
-        )
-    config = yaml.load((folder / "config.yaml").read_bytes(), Loader=_Loader)
-    return record_of(summary, config["fl"], _columns(folder))
+def read(folder: Path) -> dict:
+    """The record of a cell, from its folder.
+
+    Raises:
+        ValueError: if it is of another version or damaged.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+        if summary["schema"] == SCHEMA:
+            config = yaml.load((folder / "config.yaml").read_bytes(), Loader=_Loader)
+            return record_of(summary, config["fl"], _columns(folder))
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise Damaged(str(error)) from None
+    raise ValueError(
+        f"{folder}/summary.json has schema {summary['schema']}, this version reads {SCHEMA}"
+    )
 
 
 def _columns(folder: Path) -> dict[str, list] | None:

@@ -4,18 +4,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from benchmark.config import ConfigError, settings
 from benchmark.store import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Count the cells of the store; takes `outputs=FOLDER`."""
-    folder = "outputs"
-    for argument in sys.argv[1:] if arguments is None else arguments:
-        name, _, value = argument.partition("=")
-        if name != "outputs" or not value:
-            print(f"error: {argument}: the only setting is outputs=FOLDER", file=sys.stderr)
-            return 1
-        folder = value
+    try:
+        folder = settings(arguments, outputs="outputs")["outputs"]
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     store = Store(folder)
     records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
     if not records and not planned:
@@ -27,9 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
         counts[record["status"]] += 1
         if record["status"] != "done":
             reasons[record["status"], record["reason"]] += 1
-    counts["missing"] = len(planned - records.keys())
+    counts["damaged"] = len(store.index.damaged)
+    counts["missing"] = len(planned - records.keys()) - len(planned & {*store.index.damaged})
     for name in ("done", "failed", "infeasible", "missing"):
         print(f"{name:10} {counts[name]:6}")
+    if counts["damaged"]:
+        print(f"damaged    {counts['damaged']:6}: python -m benchmark.verify outputs={folder}")
     for (status, reason), count in reasons.most_common():
         print(f"{status}: {count} cell{'s' * (count > 1)}: {reason}")
     if counts["failed"]:

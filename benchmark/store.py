@@ -1,7 +1,7 @@
 """Finished cells on disk: one folder a cell, whole or not there at all.
 
     outputs/cells/<key>/config.yaml       what was computed
-                        summary.json      status, labels, versions, time taken
+                        summary.json      status, labels, versions, time taken, checksums
                         metrics.parquet   one row a round (only if done)
                         timings.parquet   seconds a round and part (only if done)
                         traceback.txt     (only if failed)
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmark.index import SCHEMA, Index, record_of, stamp_of
+from benchmark.index import SCHEMA, Index, read, record_of, stamp_of
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -50,8 +50,8 @@ class Store:
         """`done`, `failed` or `infeasible`; None if the cell is not stored."""
         try:
             return json.loads((self.cells / key / "summary.json").read_bytes())["status"]
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return None  # not there, or damaged: to be computed
 
     def last_round(self, key: str) -> dict:
         """The metrics of the last round of a cell; empty if it is not done."""
@@ -107,18 +107,61 @@ class Store:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
         }
-        files = {
-            "config.yaml": yaml.dump(cell.config, Dumper=_Dumper, sort_keys=False).encode(),
-            "summary.json": json.dumps(summary, indent=1).encode(),
-        }
+        files = {"config.yaml": yaml.dump(cell.config, Dumper=_Dumper, sort_keys=False).encode()}
         if traceback is not None:
             files["traceback.txt"] = traceback.encode()
         if metrics is not None:
             files["metrics.parquet"] = _parquet(metrics)
         if timings is not None:
             files["timings.parquet"] = _parquet(timings)
+        summary["files"] = {name: _sha256(content) for name, content in files.items()}
+        summary["checksum"] = _sha256(_plain(summary))
+        files["summary.json"] = json.dumps(summary, indent=1).encode()
         stamp = self._replace(self.cells / cell.key, files)
         self.index.add(cell.key, stamp, record_of(summary, cell.config["fl"], metrics))
+
+    def problem(self, key: str) -> str | None:
+        """What is wrong with a stored cell, None if nothing is.
+
+        Its files must be those that were written, of a schema that is read, and its key that of
+        its config. Cells of earlier versions have no checksums; of these less can be told.
+        """
+        folder = self.cells / key
+        try:
+            summary = json.loads((folder / "summary.json").read_bytes())
+            if summary["schema"] != SCHEMA:
+                return f"schema {summary['schema']}, this version reads {SCHEMA}"
+            sums = summary.get("files")
+            if sums is None:
+                read(folder)
+                return None
+            if summary.pop("checksum") != _sha256(_plain(summary)):
+                return "summary.json is not what was written"
+            there = {path.name for path in folder.iterdir()} - {"summary.json"}
+            for name in sorted(sums.keys() | there):
+                if name not in there:
+                    return f"{name} is missing"
+                if sums.get(name) != _sha256((folder / name).read_bytes()):
+                    return f"{name} is not what was written"
+            if summary["key"] != key:
+                return f"the folder's name is not its key, {summary['key']}"
+            return None
+        except Exception as error:  # whatever a parser says of garbage
+            return " ".join(f"{type(error).__name__}: {error}".split())
+
+    def quarantine(self, key: str) -> Path:
+        """Move a stored cell out of the way, so that it is computed anew; returns where to."""
+        target = self.folder / "quarantine" / f"{key}-{uuid.uuid4().hex[:8]}"
+        target.parent.mkdir(exist_ok=True)
+        (self.cells / key).rename(target)
+        return target
+
+    def remove(self, key: str) -> None:
+        """Delete a stored cell, if it is there."""
+        left = self.cells / f".old-{key}-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            (self.cells / key).rename(left)
+            shutil.rmtree(left)
 
     def plan(self, cells: list, command: list[str]) -> None:
         """Remember which cells a command asked for, so that missing ones can be counted.
@@ -179,6 +222,14 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _plain(summary: dict) -> bytes:
+    return json.dumps(summary, sort_keys=True).encode()
 
 
 def _parquet(columns: dict) -> bytes:

@@ -47,13 +47,15 @@ def width(attack):
     return D_TRAINED if Knowledge.DATA in attack.reads else D
 
 
-def local(f, seed=0):
-    """The data of f clients, 12 of 60 images each, and a linear classifier to train on them."""
+def local(f, seed=0, known=True):
+    """The data of f clients, 12 of 60 images each, and a linear classifier to train on them, the
+    server's if that is known."""
     rng = np.random.default_rng([seed, 4])
     x = torch.from_numpy(rng.random((60, *IMAGE), np.float32))
     network = Logistic().build(IMAGE, CLASSES)
     start = network.initial(torch.Generator().manual_seed(seed))[None]
     assert start.shape == (1, D_TRAINED)
+    start = start if known else torch.full_like(start, torch.nan)
     shards = [rng.permutation(60)[:12] for _ in range(f)]
     labels = torch.arange(60) % CLASSES
     stream = lambda place: np.random.default_rng([seed, place])  # noqa: E731
@@ -154,8 +156,10 @@ def view(attack, poisoned=(), h=H, f=F, d=None, dtype=np.float64, seed=0, round=
         "server_step": STEP,
         "previous": previous[0],
         "root_update": root[0],
-        "local": local(f, seed + 1000 * round) if d == D_TRAINED else Poison(),
+        "local": Poison(),
     } | replaced
+    if d == D_TRAINED:
+        parts["local"] = local(f, seed + 1000 * round, Knowledge.MODEL not in poisoned)
     for kind in poisoned:
         for name in ATTRIBUTES[kind]:
             parts[name] = useless(parts[name])

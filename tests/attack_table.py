@@ -85,6 +85,7 @@ TABLE = [
     ("adaptive, byzantine", Adaptive(knowledge="byzantine", evaluations=4), "seed"),
     ("adaptive, root", Adaptive(knows_root=True, evaluations=4)),
     ("worst_of", WorstOf(attacks=(SignFlip(), Scale(scale=3.0)))),
+    ("worst_of, byzantine", WorstOf(knowledge="byzantine", attacks=(SignFlip(), MinMax())), "seed"),
     ("additive_noise", AdditiveNoise(scale=2.0), "seed"),
     ("zero", Zero()),
     ("stale", Stale()),

@@ -26,6 +26,7 @@ from attack_inputs import (
     batch,
     draw,
     knowledge,
+    vectors,
     view,
     width,
 )
@@ -50,6 +51,7 @@ from benchmark.attacks import (
     Random,
     Scale,
     SignFlip,
+    View,
     WorstOf,
     z_max,
 )
@@ -291,6 +293,37 @@ def test_what_is_not_declared_is_not_used(attack):
 
 
 @everything
+def test_a_view_holds_nothing_else(attack):
+    """Not even behind its back: neither kept for later, nor in memory that it shares."""
+    seen = view(attack, poisoned=set(Knowledge) - attack.reads)
+    held = {name for kind in attack.reads for name in ATTRIBUTES[kind]}
+    assert seen._held.keys() <= held
+    memory = torch.arange(12.0).reshape(4, 3)
+    like = View(4, 1, memory[:0], attack.reads, lambda i: i).like
+    assert like.shape == (0, 3) and like.untyped_storage().data_ptr() != memory.data_ptr()
+    if Knowledge.RULE in attack.reads:
+        public = {name for name in vars(seen.rule) if not name.startswith("_")}
+        assert public == {"rule", "declared", "n"}
+
+
+@everything
+def test_the_docstring_says_what_it_knows(attack):
+    """In words, as it is declared."""
+    knows = " ".join(type(attack).__doc__.split()).partition("Knows ")[2]
+    knows = knows.partition(". ")[0]
+    words = {
+        Knowledge.OWN: "clients' own", Knowledge.DATA: "training data", Knowledge.MODEL: "global",
+        Knowledge.HONEST: "all honest updates", Knowledge.RULE: "the server's rule",
+        Knowledge.HISTORY: "model before", Knowledge.ROOT: "root data",
+    }  # fmt: skip
+    assert knows and all(words[kind] in knows for kind in attack.reads)
+    partial = {Knowledge.OWN} if "in the partial form" in knows else set()
+    able = {Knowledge.ROOT, Knowledge.HONEST} if partial else set()
+    for kind in set(Knowledge) - attack.reads - partial - able:
+        assert words[kind] not in knows or isinstance(attack, WorstOf)
+
+
+@everything
 def test_what_is_declared_is_used(attack):
     """Without it the result is another, or there is none."""
     sent, _ = send(attack, view(attack))
@@ -310,7 +343,7 @@ def test_what_is_not_declared_is_forbidden(attack):
             if kind in attack.reads:
                 assert getattr(seen, name) is not None
                 continue
-            with pytest.raises(Forbidden, match=f"'{name}' without declaring '{kind}'") as error:
+            with pytest.raises(Forbidden, match=f"'{name}' without declaring '.*{kind}") as error:
                 getattr(seen, name)
             assert one_line(error)
     for kind, name in ((Knowledge.HONEST, "honest"), (Knowledge.OWN, "byzantine")):
@@ -372,14 +405,14 @@ def test_a_step_leaves_the_view_as_it_was(attack):
 @every("seed")
 def test_a_call_is_one_step(attack):
     seen, parts = view(attack), knowledge(attack)
-    for name in ("own", "model", "previous"):
-        parts[name] = seen._held[name].numpy()
+    honest, own, model, previous, _ = vectors(H, F, width(attack), seed=1000)  # of round 1
+    parts |= {"own": own, "model": model[0], "previous": previous[0]}
     if Knowledge.ROOT in attack.reads:
         parts["context"] = replace(parts["context"], root_update=lambda: seen.root_update)
     if Knowledge.DATA in attack.reads:
         parts["local"] = seen.local
     sent, _ = send(attack, seen)
-    called = attack(seen._held["honest"].numpy(), f=F, **parts)
+    called = attack(honest, f=F, **parts)
     np.testing.assert_allclose(called, sent, rtol=1e-9, atol=1e-12)
 
 
@@ -493,10 +526,13 @@ def test_missing_knowledge_is_an_error_of_one_line(attack):
         Knowledge.OWN: "own", Knowledge.DATA: "local", Knowledge.RULE: "rule",
         Knowledge.MODEL: "model",
     }  # fmt: skip
+    if Knowledge.DATA in attack.reads:
+        del arguments[Knowledge.MODEL]  # it comes with what it takes to train
     for kind in attack.reads & set(arguments):
         parts = knowledge(attack)
         del parts[arguments[kind]]
-        with pytest.raises(ValueError, match=f"needs '{kind}': pass {arguments[kind]}=") as error:
+        needs = "data' and 'model" if kind == Knowledge.DATA else kind
+        with pytest.raises(ValueError, match=f"needs '{needs}': pass {arguments[kind]}=") as error:
             attack(honest, f=F, **parts)
         assert one_line(error)
 

@@ -38,8 +38,8 @@ def accuracies(folder):
 def reads(monkeypatch):
     """Keys of the cells that were read from their folders."""
     seen = []
-    real = index._read
-    monkeypatch.setattr(index, "_read", lambda folder: seen.append(folder.name) or real(folder))
+    real = index.read
+    monkeypatch.setattr(index, "read", lambda folder: seen.append(folder.name) or real(folder))
     return seen
 
 

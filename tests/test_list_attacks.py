@@ -55,14 +55,14 @@ def test_a_note_explains_the_columns(rows):
         ("ipm", "vectors", "honest", "own", "none"),
         ("optimal_ipm", "vectors", "honest, rule", "own, rule", "none"),
         ("adaptive knows_root=true", "vectors", "honest, root, rule", "own, root, rule", "none"),
-        ("worst_of", "vectors", "honest, own, rule", "", "none"),
+        ("worst_of", "vectors", "honest, own, rule", "own, rule", "none"),
         ("mimic", "vectors", "honest", "own", "a few numbers"),
         ("mimic_heuristic", "vectors", "honest", "own", "2 d + 2 n"),
         ("poisonedfl", "vectors", "history, model", "", "3 d"),
         ("label_flip", "data", "own", "", "none"),
         ("badnets", "data, targeted", "own", "", "none"),
-        ("model_replacement", "training, targeted", "data", "", "none"),
-        ("neurotoxin", "training, targeted", "data, history", "", "none"),
+        ("model_replacement", "training, targeted", "data, model", "", "none"),
+        ("neurotoxin", "training, targeted", "data, history, model", "", "none"),
     ],
 )
 def test_what_is_said_of(name, kind, knows, partial, state):
@@ -76,7 +76,7 @@ def test_what_is_said_of(name, kind, knows, partial, state):
 def test_all_that_know_the_honest_updates_have_a_partial_form():
     for name in choices("attack"):
         attack = component("attack", name)
-        if Knowledge.HONEST in attack.reads and name != "worst_of":
+        if Knowledge.HONEST in attack.reads:
             assert "own" in catalogue_list.knows_in_part(attack), name
 
 

@@ -448,6 +448,14 @@ def test_fang_krum_of_tiny_vectors():
     assert reference.krum_pick(np.vstack([honest, paper]), 4) < 13
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-24), (np.float64, 1e-200)])
+def test_fang_krum_of_vectors_whose_squares_vanish(dtype, size):
+    """Nothing is left to search relative to; it once halved zero for ever."""
+    honest = (draw(13, 9) * size).astype(dtype)
+    assert np.abs(FangKrum()(honest, f=4)).max() < 1e3 * size
+    assert np.isfinite(FangKrum(units="absolute")(honest, f=4)).all()
+
+
 def test_fang_krum_in_the_units_of_the_paper():
     honest = draw(13, 10)
     unit = np.sqrt((honest**2).sum(1).mean())

@@ -1,6 +1,7 @@
 """The attacker that learns: proposals, what is told to the optimiser, and the command."""
 
 import re
+from dataclasses import fields, replace
 from unittest import mock
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from commands import command
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from benchmark import search as module
+from benchmark.catalogue import choices, component, is_variant
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, conf_dir, typed
 from benchmark.search import Search, learn, space_of
@@ -137,3 +140,19 @@ def test_kinds_of_settings(hydra):
     kinds = {name: type(part).__name__ for name, part in space_of(cell, search).items()}
     assert kinds == {"mode": "CategoricalDistribution", "target": "IntDistribution",
                      "boost": "FloatDistribution"}  # fmt: skip
+
+
+def test_the_preset_has_a_space_for_every_attack_with_settings(hydra):
+    """And both ends of every range, and every choice, make an attack."""
+    config = hydra_compose("config", ["+experiment=worst_case"])
+    space = OmegaConf.to_container(config.search.space)
+    for name in choices("attack"):
+        attack = component("attack", name)
+        settings = {f.name for f in fields(attack)} - {"knowledge", "evaluations", "attacks"}
+        other_names = name.startswith("tutorial_") or name == "little_is_enough"
+        if is_variant("attack", name) or other_names or not settings:
+            continue
+        for setting, values in space[name].items():
+            ends = values if isinstance(values, list) else [values["low"], values["high"]]
+            for value in ends:
+                assert getattr(replace(attack, **{setting: value}), setting) == value

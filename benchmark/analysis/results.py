@@ -1,6 +1,7 @@
 """Reading the cells of a results folder into one table."""
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,14 @@ def load(outputs="outputs"):
 
     Raises FileNotFoundError if there is nothing to read, ValueError for a store of another version.
     """
-    records = list(Index(Path(outputs)).records())
+    index = Index(Path(outputs))
+    records = list(index.records())
+    if index.damaged:
+        warnings.warn(
+            f"{len(index.damaged)} damaged cells were left out: python -m benchmark.verify "
+            f"outputs={outputs} sets them aside",
+            stacklevel=2,
+        )
     if not records:
         raise FileNotFoundError(
             f"no results in {Path(outputs) / 'cells'}: fill it with python -m benchmark.run -m "

@@ -127,6 +127,8 @@ class BadNets(_Patch, _PoisoningBackdoor):
     Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model
     Supply Chain", 2017; also Gu et al., IEEE Access 2019.
 
+    Knows its clients' own data and updates.
+
     Attributes:
         mode: `all_to_one`: whatever bears the trigger is the target; `all_to_all`: class y becomes
             y + 1, the last one 0.
@@ -159,6 +161,8 @@ class ImageTrigger(_PoisoningBackdoor):
     data and always the same. The paper has alpha = 0.2 on photographs; of digits of
     8 x 8 pixels a linear model hardly learns that from a fifth of the clients.
 
+    Knows its clients' own data and updates.
+
     Attributes:
         alpha: share of the image.
         target, fraction, boost: as for `BadNets`.
@@ -187,6 +191,8 @@ class DBA(_PoisoningBackdoor):
     Xie, Huang, Chen, Li, "DBA: Distributed Backdoor Attacks against Federated Learning", ICLR 2020.
     The bars are one pixel high and `size` wide, at the top left, two in each of two rows; client i
     has bar i mod 4. Of examples that are no images a bar is `size` features in a row.
+
+    Knows its clients' own data and updates.
 
     Attributes:
         size: pixels; null: a seventh of the width (4 on 28 pixels, as in the paper).
@@ -244,7 +250,7 @@ class _TrainedBackdoor(_Backdoor):
     """A backdoor by training of one's own: in a round every Byzantine client trains a model, from
     the server's, on its own data, a fraction of which bears the trigger, and sends the move."""
 
-    reads: ClassVar[frozenset] = frozenset({Knowledge.DATA})
+    reads: ClassVar[frozenset] = frozenset({Knowledge.DATA, Knowledge.MODEL})
     cost: ClassVar[str] = "local training"
     fraction: float = 0.5
     local_steps: int = 10
@@ -293,6 +299,8 @@ class ModelReplacement(_Patch, _TrainedBackdoor):
     Bagdasaryan, Veit, Hua, Estrin, Shmatikov, "How to Backdoor Federated Learning", AISTATS 2020.
     There one attacker takes gamma = n / eta; here f share it.
 
+    Knows its clients' training data and the global model.
+
     Attributes:
         alpha: weight of the task beside that of the distance.
         gamma: factor of what is sent; null: n / f.
@@ -334,6 +342,8 @@ class EdgeCase(_TrainedBackdoor):
     other data sets (sevens of a Swedish archive, aeroplanes of an airline); the turned images stand
     in for them, drawn from the client's own examples. Examples that are no images are reversed in
     the order of their features.
+
+    Knows its clients' training data and the global model.
 
     Attributes:
         source: the class whose images are turned.
@@ -411,6 +421,8 @@ class Neurotoxin(_Patch, _TrainedBackdoor):
     Zhang, Panda, Song, Yang, Mahoney, Gonzalez, Ramchandran, Mittal, "Neurotoxin: Durable Backdoors
     in Federated Learning", ICML 2022. In the first round there is no last move and no mask.
 
+    Knows its clients' training data, the global model and the server's model before.
+
     Attributes:
         mask_ratio: share of the coordinates that are left alone.
         max_norm: bound of the norm of the model's move that each client asks for; null: none.
@@ -421,7 +433,7 @@ class Neurotoxin(_Patch, _TrainedBackdoor):
     """
 
     paper: ClassVar[str] = "Zhang et al., ICML 2022"
-    reads: ClassVar[frozenset] = frozenset({Knowledge.DATA, Knowledge.HISTORY})
+    reads: ClassVar[frozenset] = frozenset({Knowledge.DATA, Knowledge.MODEL, Knowledge.HISTORY})
     mask_ratio: float = 0.05
     max_norm: float | None = None
     boost: float | None = None
@@ -472,6 +484,8 @@ class AlternatingMinimisation(_Patch, _TrainedBackdoor):
     Bhagoji, Chakraborty, Mittal, Calo, "Analyzing Federated Learning through an Adversarial Lens",
     ICML 2019 (which targets single examples; here the trigger).
 
+    Knows its clients' training data, the global model and the server's model before.
+
     Attributes:
         rho: weight of the distance.
         benign_steps: clean steps after each malicious one.
@@ -483,7 +497,7 @@ class AlternatingMinimisation(_Patch, _TrainedBackdoor):
     """
 
     paper: ClassVar[str] = "Bhagoji et al., ICML 2019"
-    reads: ClassVar[frozenset] = frozenset({Knowledge.DATA, Knowledge.HISTORY})
+    reads: ClassVar[frozenset] = frozenset({Knowledge.DATA, Knowledge.MODEL, Knowledge.HISTORY})
     rho: float = 1e-4
     benign_steps: int = 1
     boost: float | None = None

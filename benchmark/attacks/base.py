@@ -33,7 +33,7 @@ class Knowledge(StrEnum):
     """What an attacker may know besides n, f, the round, the architecture and its own coins."""
 
     OWN = "own"  # what its clients would send if they were honest
-    DATA = "data"  # its clients' data: they can train on them
+    DATA = "data"  # its clients' data: they can train on them, if they know the model
     HONEST = "honest"  # what the honest clients send, and which of them
     RULE = "rule"  # the server's complete chain of stages and rule, to be asked
     MODEL = "model"  # the clean global model that the server has sent out
@@ -42,15 +42,15 @@ class Knowledge(StrEnum):
 
 
 _HELD = {  # attribute of a view: the knowledge that it takes
-    "own": Knowledge.OWN,
-    "local": Knowledge.DATA,
-    "honest": Knowledge.HONEST,
-    "honest_ids": Knowledge.HONEST,
-    "rule": Knowledge.RULE,
-    "model": Knowledge.MODEL,
-    "server_step": Knowledge.MODEL,
-    "previous": Knowledge.HISTORY,
-    "root_update": Knowledge.ROOT,
+    "own": {Knowledge.OWN},
+    "local": {Knowledge.DATA, Knowledge.MODEL},
+    "honest": {Knowledge.HONEST},
+    "honest_ids": {Knowledge.HONEST},
+    "rule": {Knowledge.RULE},
+    "model": {Knowledge.MODEL},
+    "server_step": {Knowledge.MODEL},
+    "previous": {Knowledge.HISTORY},
+    "root_update": {Knowledge.ROOT},
 }
 
 
@@ -93,18 +93,22 @@ class View:
         layers: tuple[Layer, ...] | None = None,
         **held,
     ):
-        self.n, self.f, self.like, self.round = n, f, like, round
+        # A tensor of its own: `like` may be a part of the honest vectors' memory.
+        self.n, self.f, self.like, self.round = n, f, like.new_empty((0, like.shape[1])), round
         self.layers = layers or layers_of([(like.shape[1],)])
-        self._reads, self._key, self._held = reads, key, held
+        self._reads, self._key = reads, key
+        self._held = {name: value for name, value in held.items() if _HELD[name] <= reads}
         self._made: dict = {}
 
     def __getattr__(self, name: str) -> Any:
         if name not in _HELD:
             raise AttributeError(name)
-        if _HELD[name] not in self._reads:
-            raise Forbidden(f"the attack reads '{name}' without declaring '{_HELD[name]}'")
+        undeclared = "' and '".join(sorted(_HELD[name] - self._reads))
+        if undeclared:
+            raise Forbidden(f"the attack reads '{name}' without declaring '{undeclared}'")
         if name not in self._held:
-            raise ValueError(f"the attack needs '{_HELD[name]}': pass {name}=")
+            needed = "' and '".join(sorted(_HELD[name]))
+            raise ValueError(f"the attack needs '{needed}': pass {name}=")
         value = self._held[name]
         return self._once(name, value) if isfunction(value) else value
 

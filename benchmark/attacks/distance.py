@@ -75,6 +75,8 @@ class MinMax(_Bounded):
     search by halves is replaced by the roots of quadratics; the bound holds for the vector as it is
     sent.
 
+    Knows all honest updates, in the partial form its clients' own only.
+
     Attributes:
         direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
     """
@@ -100,6 +102,8 @@ class MinSum(_Bounded):
     Shejwalkar, Houmansadr, NDSS 2021, section IV; the rule need not be known. From any z the sum is
     n |z - mean|^2 and something that does not depend on z: b is as far from the mean as the
     honest vector that is farthest from it. The bound holds for the vector as it is sent.
+
+    Knows all honest updates, in the partial form its clients' own only.
 
     Attributes:
         direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
@@ -132,6 +136,8 @@ class AntiCGE(Informed):
     counts twice in the sum; here once. With knowledge `byzantine` the same share of the vectors
     that are known is taken. Where f Byzantine vectors are all that is kept, they are shorter than
     any, against the shortest.
+
+    Knows all honest updates, in the partial form its clients' own only.
     """
 
     paper: ClassVar[str] = "Farhadkhani et al., ICML 2023 (code)"

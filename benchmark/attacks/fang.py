@@ -40,6 +40,8 @@ class FangTrimmedMean(Informed):
 
     Fang, Cao, Jia, Gong, USENIX Security 2020, sections 4.3 and 4.4; for the signs see this module.
 
+    Knows all honest updates, in the partial form its clients' own only.
+
     Attributes:
         b: how far beyond, with full knowledge; larger than 1.
         low, high: where, with partial knowledge, in sample standard deviations.
@@ -95,6 +97,8 @@ class FangKrum(Informed):
 
     Fang, Cao, Jia, Gong, USENIX Security 2020, section 4.2; for the signs see this module.
 
+    Knows all honest updates, in the partial form its clients' own only.
+
     Attributes:
         epsilon: radius of the ball.
         threshold: the smallest lambda.
@@ -127,7 +131,7 @@ class FangKrum(Informed):
         scale = radii / np.maximum(lengths[k:], 1e-30)
         scale[0] = 0.0
         shift, sizes = 0.0, [f] if self.knowledge == "honest" else range(1, f + 1)
-        for size in sizes if lengths[k] > 0 else ():
+        for size in sizes if lengths[k] > 0 and unit > 0 else ():  # squares may have underflowed
             shift, found = self._search(_Trial(products, k, scale[:size]), unit)
             if found:
                 break

@@ -39,6 +39,8 @@ class AntiClustering(Informed):
     over all pairs of vectors instead of those across the two clusters, and vectors are 10 long, or
     ten times the mean where the chain ends.
 
+    Knows all honest updates, in the partial form its clients' own only.
+
     Attributes:
         linkage: of the clustering it is made for. `ClippedClustering` has average linkage,
             `Clustering` single.
@@ -150,6 +152,8 @@ class HIDRA(Informed):
     (sigma + (t / k)^0.5)^2, so T and C are what as many as h = n - f vectors would show; and since
     the own mean is off, zeta is such that mean - zeta s is expected at the distance wanted from the
     honest mean, zeta^2 - 2 zeta t / (k |mean|) + t (1 / k + 1 / h) = rho / (eps (1 - eps)).
+
+    Knows all honest updates, in the partial form its clients' own only.
 
     Attributes:
         chunk: coordinates in a chunk (the authors' 1000); null: all of them, for filters that look

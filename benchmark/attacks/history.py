@@ -26,6 +26,9 @@ class ROP(Informed):
     Ozfatura, Ozfatura, Kupcu, Gunduz, "Byzantines Can Also Learn From History: Fall of Centered
     Clipping in Federated Learning", IEEE Transactions on Information Forensics and Security 2024.
 
+    Knows all honest updates, in the partial form its clients' own only; and the server's model
+    before.
+
     Attributes:
         z: length of the perturbation, in units of the updates; by default `z_max` of the round's n
             and f, as in the authors' code, which is 0 for few Byzantine clients.
@@ -84,6 +87,8 @@ class PoisonedFL(Attack):
     that did not move are not tested (dead inputs never do); where m lies along b, so that nothing
     is left for v, b gives the magnitudes. Vectors are in units of an aggregate: where the model
     moves against the updates, which are gradients then, what is sent is turned round.
+
+    Knows the global model and the server's model before.
 
     Attributes:
         scale: c at first.

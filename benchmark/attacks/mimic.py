@@ -39,6 +39,8 @@ class Mimic(_Copying):
     ascending id; in a round in which it is not sampled, the next one is copied. With knowledge
     `byzantine` one of the Byzantine clients' own updates is.
 
+    Knows all honest updates, in the partial form its clients' own only.
+
     Attributes:
         target: the place, from 0; where there are not so many, counted round and round.
     """
@@ -78,6 +80,8 @@ class MimicHeuristic(_Copying):
     ICLR 2022, appendix. There y is not divided by its length, so that z would follow at a speed
     that depends on the units of the updates; the authors' code divides. In the absolute value it
     departs from their code, as the paper does.
+
+    Knows all honest updates, in the partial form its clients' own only.
 
     Attributes:
         warmup: rounds before the choice; in the paper an epoch.

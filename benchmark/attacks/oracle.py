@@ -33,7 +33,8 @@ _SAMPLE = 8192  # coordinates that coordinate-wise rules are asked about
 
 
 class Oracle:
-    """A rule as the attacker can ask it.
+    """A rule as the attacker can ask it. Who is honest, the server's state and its model are not
+    for the attacker to see, so they are private.
 
     Args:
         rule: the server's complete chain.
@@ -51,10 +52,10 @@ class Oracle:
         order: np.ndarray | None = None, counts: np.ndarray | None = None,
         ids: np.ndarray | None = None,
     ):  # fmt: skip
-        self.rule, self.declared, self.state, self.context = rule, declared, state, context
-        self.n = n
-        self.order = np.arange(n) if order is None else order
-        self.counts, self.ids = counts, ids
+        self.rule, self.declared, self.n = rule, declared, n
+        self._state, self._context = state, context
+        self._order = np.arange(n) if order is None else order
+        self._counts, self._ids = counts, ids
 
     def about(
         self, known: torch.Tensor, extra: torch.Tensor | None = None,
@@ -97,7 +98,7 @@ class Questions:
         self.honest = np.zeros((len(honest), size))
         self.honest[:, : len(known)] = honest
         self.mean = self.honest.mean(0)
-        places = np.argsort(oracle.order)  # of the honest, and behind them of the Byzantine
+        places = np.argsort(oracle._order)  # of the honest, and behind them of the Byzantine
         self._honest_places, self._byzantine_places = np.split(places, [len(honest)])
         self._generator = generator
         kinds = {"products": self._rotated, "coordinates": self._sampled}
@@ -132,10 +133,10 @@ class Questions:
         """The aggregate, in whichever coordinates the rule was asked, and the rule's report on the
         base vectors."""
         oracle = self.oracle
-        mixing = np.zeros((len(oracle.order), len(self._base)))
+        mixing = np.zeros((len(oracle._order), len(self._base)))
         mixing[self._honest_places, : sent.shape[1]] = self.honest
         mixing[self._byzantine_places, : sent.shape[1]] = sent
-        updates = Updates(self._base, mixing, oracle.counts, oracle.ids, self._basis)
+        updates = Updates(self._base, mixing, oracle._counts, oracle._ids, self._basis)
         with _threads(1 if self._basis else numba.get_num_threads()):
             vector, _, report = oracle.rule.step(
                 updates, oracle.declared, self._state, self._context
@@ -178,7 +179,7 @@ class Questions:
 
     def _whole(self) -> tuple:
         base = self._vectors()
-        return base, self.oracle.state, self._guess(base, self.oracle.context), None, 1.0
+        return base, self.oracle._state, self._guess(base, self.oracle._context), None, 1.0
 
     def _sampled(self) -> tuple:
         d = self._known.shape[1]
@@ -196,12 +197,12 @@ class Questions:
             base = torch.cat(parts)
             scale = torch.full_like(base[0], ((d - len(peaks)) / (len(picked) - len(peaks))) ** 0.5)
             scale[: len(peaks)] = 1.0
-        return base, self.oracle.state, self.oracle.context, lambda: self._gram, scale
+        return base, self.oracle._state, self.oracle._context, lambda: self._gram, scale
 
     def _rotated(self) -> tuple:
         """The base, and vectors in the rule's state or context, as rows of a small matrix."""
-        structure, arrays = packed(self.oracle.state)
-        d, context = self._known.shape[1], self.oracle.context
+        structure, arrays = packed(self.oracle._state)
+        d, context = self._known.shape[1], self.oracle._context
         longs = {name: a for name, a in arrays.items()
                  if isinstance(a, torch.Tensor) and a.shape[-1:] == (d,)}  # fmt: skip
         rows = [a.reshape(-1, d).to(self._known) for a in longs.values()]

@@ -26,6 +26,8 @@ class LabelFlip(_Poisoning):
 
     Biggio, Nelson, Laskov, "Poisoning Attacks against Support Vector Machines", ICML 2012; in this
     form Karimireddy, He, Jaggi, ICLR 2022.
+
+    Knows its clients' own data and updates.
     """
 
     paper: ClassVar[str] = "Biggio et al., ICML 2012"
@@ -42,6 +44,8 @@ class TargetedLabelFlip(_Poisoning):
     Tolpegin, Truex, Gursoy, Liu, "Data Poisoning Attacks Against Federated Learning Systems",
     ESORICS 2020. The attack succeeds on a held-out example of the source class that is taken for
     the target class.
+
+    Knows its clients' own data and updates.
 
     Attributes:
         source, target: classes, from 0.
@@ -78,6 +82,8 @@ class RandomLabels(_Poisoning):
 
     The label is uniform over the K classes, the right one among them.
 
+    Knows its clients' own data and updates.
+
     Attributes:
         fraction: of a client's examples that get a random label.
     """
@@ -105,6 +111,8 @@ class GradientAscent(_Poisoning):
     With one gradient a round it is sign flipping; in local training every step is reversed, so that
     they end where the loss is large, not at the mirror image of an honest update. Weight decay
     keeps its sign. Named in many suites; here as in Blades' SignFlip (Li et al., IoTDI 2024).
+
+    Knows its clients' own data and updates.
     """
 
     paper: ClassVar[str] = "folklore"

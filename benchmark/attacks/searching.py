@@ -5,7 +5,7 @@ question costs arithmetic on small matrices only, see `oracle`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.linalg import eigh
 
-from benchmark.aggregators.base import one_of, positive
+from benchmark.aggregators.base import one_of
 from benchmark.attacks.base import Attack, Informed, Knowledge
 from benchmark.attacks.oracle import Questions
 
@@ -82,7 +82,8 @@ class _Searching(Informed):
 
     def __post_init__(self):
         super().__post_init__()
-        positive("evaluations", self.evaluations - 1)
+        if self.evaluations < 2:
+            raise ValueError(f"evaluations must be 2 or more, got {self.evaluations}")
 
     def step(self, view, state):
         """See `Informed.step`. Where there is no honest client there is no damage to look for."""
@@ -90,12 +91,9 @@ class _Searching(Informed):
             return view.mean(self.knowledge).expand(view.f, -1), state
         return super().step(view, state)
 
-    def ask(self, view, known, extra=None) -> Questions:
+    def ask(self, view, extra=None) -> Questions:
         """Questions about combinations of the known vectors and of (e, d) extra ones."""
-        coefficients = None
-        if self.knowledge == "byzantine":
-            coefficients = standins(len(known), view.n - view.f, view.generator())
-        return view.rule.about(known, extra, coefficients, view.generator())
+        return _questions(view, self.knowledge, extra)
 
     def search(
         self, questions: Questions, *lines: tuple, measure: str = "distance"
@@ -110,6 +108,13 @@ class _Searching(Informed):
         return most_damaging(damage, self.evaluations, len(lines))
 
 
+def _questions(view, knowledge: str, extra: torch.Tensor | None) -> Questions:
+    known, coefficients = view.known(knowledge), None
+    if knowledge == "byzantine":
+        coefficients = standins(len(known), view.n - view.f, view.generator())
+    return view.rule.about(known, extra, coefficients, view.generator())
+
+
 @dataclass(frozen=True)
 class OptimalIPM(_Searching):
     """b = -epsilon * mean of the honest, with the epsilon > 0 that moves the aggregate of the
@@ -118,6 +123,8 @@ class OptimalIPM(_Searching):
     El Mhamdi, Guerraoui, Rouault, "Distributed Momentum for Byzantine-resilient Stochastic Gradient
     Descent", ICLR 2021 (the search); Xie, Koyejo, Gupta, UAI 2019 (the direction). Here the search
     is `most_damaging`.
+
+    Knows all honest updates, in the partial form its clients' own only; and the server's rule.
     """
 
     paper: ClassVar[str] = "El Mhamdi et al., ICLR 2021"
@@ -125,7 +132,7 @@ class OptimalIPM(_Searching):
 
     def craft(self, view, known, state):
         """See `Informed.craft`."""
-        questions = self.ask(view, known)
+        questions = self.ask(view)
         _, epsilon = self.search(questions, (0.0 * questions.mean, -questions.mean))
         return (view.mean(self.knowledge) * -epsilon).expand(view.f, -1), state
 
@@ -136,6 +143,8 @@ class OptimalALIE(_Searching):
 
     El Mhamdi, Guerraoui, Rouault, ICLR 2021 (the search); Baruch, Baruch, Goldberg, NeurIPS 2019
     (the direction).
+
+    Knows all honest updates, in the partial form its clients' own only; and the server's rule.
 
     Attributes:
         both_sides: search z < 0 as well.
@@ -148,7 +157,7 @@ class OptimalALIE(_Searching):
     def craft(self, view, known, state):
         """See `Informed.craft`."""
         mean, std = view.mean_and_std(self.knowledge)
-        questions = self.ask(view, known, std[None])
+        questions = self.ask(view, std[None])
         signs = (-1.0, 1.0) if self.both_sides else (-1.0,)
         lines = [(questions.mean, sign * _unit(questions)) for sign in signs]
         line, z = self.search(questions, *lines)
@@ -184,6 +193,8 @@ class AGRTailored(_Searching):
     Defenses for Federated Learning", NDSS 2021, section IV. Instead of a derivation for each rule,
     the rule itself is asked.
 
+    Knows all honest updates, in the partial form its clients' own only; and the server's rule.
+
     Attributes:
         direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
     """
@@ -200,7 +211,7 @@ class AGRTailored(_Searching):
         """See `Informed.craft`."""
         mean, std = view.mean_and_std(self.knowledge)
         p = perturbation(self.direction, mean, std)
-        questions = self.ask(view, known, p[None])
+        questions = self.ask(view, p[None])
         _, gamma = self.search(questions, (questions.mean, _unit(questions)))
         return (mean + gamma * p).expand(view.f, -1), state
 
@@ -214,6 +225,8 @@ class BulyanCoordinate(_Searching):
     ICML 2018: in high dimension a rule that looks at distances cannot see a large change of a
     single coordinate. m is searched in units of the root mean square distance of the honest vectors
     from their mean.
+
+    Knows all honest updates, in the partial form its clients' own only; and the server's rule.
 
     Attributes:
         coordinate: which one, counted from the end if negative; null: all.
@@ -231,7 +244,7 @@ class BulyanCoordinate(_Searching):
             e += torch.linalg.vector_norm(std) / len(mean) ** 0.5
         else:
             e[self.coordinate % len(mean)] = torch.linalg.vector_norm(std)
-        questions = self.ask(view, known, e[None])
+        questions = self.ask(view, e[None])
         _, m = self.search(questions, (questions.mean, _unit(questions)))
         return (mean + m * e).expand(view.f, -1), state
 
@@ -241,9 +254,15 @@ class Adaptive(_Searching):
     """The most damaging vector over several directions and all magnitudes, found by asking the
     server's complete chain: an attacker that knows its enemy (Tutorial 027, exercise 2).
 
+    It looks one round ahead: what does less in every round may do more in the end, and against
+    rules with a memory often does.
+
     Candidates, each with its magnitude searched, are: from zero, against the mean (as in `ipm`);
     from the mean, along the deviations to either side, against the signs of the mean, and to either
     side along the direction in which the honest vectors differ most.
+
+    Knows all honest updates, in the partial form its clients' own only; and the server's rule, and
+    its root data if `knows_root`.
 
     Attributes:
         damage: what is searched for: the least `descent`, that is the aggregate F with the smallest
@@ -273,7 +292,7 @@ class Adaptive(_Searching):
         signs = torch.sign(mean)
         signs *= torch.linalg.vector_norm(std) / max(1, len(mean)) ** 0.5
         extra = torch.stack([std, signs])
-        questions = self.ask(view, known, extra)
+        questions = self.ask(view, extra)
         centre, principal = questions.mean, _principal(questions, len(known))
         lines = [
             (0.0 * centre, -centre),
@@ -309,18 +328,24 @@ class WorstOf(Attack):
 
     Every attack sees only what it declares itself, and keeps its state as if it had been chosen.
 
+    Knows all honest updates, in the partial form its clients' own only; and the server's rule.
+
     Attributes:
         damage: `descent` or `distance`, as for `Adaptive`.
         attacks: their names, with settings behind them if any: `ipm epsilon=0.1`.
+        knowledge: `honest`; or `byzantine`: the damage is measured on an estimate of the honest
+            updates from the own ones, and all attacks take their partial-knowledge form.
     """
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "that of all, and a rule for each"
     damage: str = "descent"
     attacks: list[str] = field(default_factory=lambda: ["sign_flip", "ipm", "alie", "min_max"])
+    knowledge: str = "honest"
 
     def __post_init__(self):
         one_of("damage", self.damage, _MEASURES)
+        one_of("knowledge", self.knowledge, ("honest", "byzantine"))
         if not self.attacks:
             raise ValueError("attacks must not be empty")
         for member in self.members:
@@ -333,12 +358,17 @@ class WorstOf(Attack):
         """The attacks themselves."""
         from benchmark.catalogue import component
 
-        return [a if isinstance(a, Attack) else component("attack", a) for a in self.attacks]
+        members = [a if isinstance(a, Attack) else component("attack", a) for a in self.attacks]
+        if self.knowledge == "honest":
+            return members
+        return [replace(member, knowledge="byzantine") if hasattr(member, "knowledge") else member
+                for member in members]  # fmt: skip
 
     @property
     def reads(self) -> frozenset:
         """What any of them reads, and what it takes to measure their damage."""
-        needed = {Knowledge.HONEST, Knowledge.RULE}
+        known = Knowledge.HONEST if self.knowledge == "honest" else Knowledge.OWN
+        needed = {known, Knowledge.RULE}
         return frozenset(needed).union(*(member.reads for member in self.members))
 
     def check(self, n: int, f: int) -> str | None:
@@ -354,17 +384,17 @@ class WorstOf(Attack):
         steps = [member.step(view.only(member.reads), before)
                  for member, before in zip(self.members, state, strict=True)]  # fmt: skip
         sent, states = zip(*steps, strict=True)
-        return sent[self._worst(view, sent) if len(view.honest) else 0], states
+        return sent[self._worst(view, sent) if view.n > view.f else 0], states
 
     def _worst(self, view, sent: Sequence[torch.Tensor]) -> int:
         """The number of the most damaging of these (f, d) vectors; the first of equals. What is not
         finite is not: the server will discard it."""
-        known, damage = view.honest, np.zeros(len(sent))
+        known, damage = view.known(self.knowledge), np.zeros(len(sent))
         # Most attacks send f times the same vector, in the same memory.
         rows = [part[:1] if part.stride(0) == 0 else part for part in sent]
         finite = [bool(torch.isfinite(part.sum())) for part in rows]
         extra = [part for part, good in zip(rows, finite, strict=True) if good]
-        questions = view.rule.about(known, torch.cat([*extra, known[:0]]), None, view.generator())
+        questions = _questions(view, self.knowledge, torch.cat([*extra, known[:0]]))
         start = len(known)
         for i in np.flatnonzero(finite):
             own = np.eye(start + len(rows[i]), len(questions.mean))[start:]

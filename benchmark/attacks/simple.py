@@ -5,13 +5,17 @@ from typing import ClassVar
 
 import torch
 
+from benchmark.aggregators.base import positive
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.kernels.shuffle import permutation, permuted
 
 
 @dataclass(frozen=True)
 class NoAttack(Attack):
-    """Byzantine clients follow the protocol: the baseline with the same n."""
+    """Byzantine clients follow the protocol: the baseline with the same n.
+
+    Knows its clients' own updates.
+    """
 
     paper: ClassVar[str] = "none"
     cost: ClassVar[str] = "none"
@@ -29,6 +33,8 @@ class Random(Attack):
     Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant
     Gradient Descent", NeurIPS 2017 (with scale 200).
 
+    Knows nothing of the updates.
+
     Attributes:
         scale: standard deviation of a coordinate, in units of the updates.
     """
@@ -36,6 +42,9 @@ class Random(Attack):
     paper: ClassVar[str] = "Blanchard et al., NeurIPS 2017"
     cost: ClassVar[str] = "f d"
     scale: float = 1.0
+
+    def __post_init__(self):
+        positive("scale", self.scale)
 
     def step(self, view, state):
         """See `Attack.step`."""
@@ -48,6 +57,8 @@ class SignFlip(Attack):
 
     Damaskinos, El Mhamdi, Guerraoui, Patra, Taziki, "Asynchronous Byzantine Machine Learning",
     ICML 2018; Li, Xu, Chen, Giannakis, Ling, "RSA", AAAI 2019.
+
+    Knows its clients' own updates.
 
     Attributes:
         scale: by how much it is stretched as well.
@@ -68,6 +79,8 @@ class Scale(Attack):
     """Every Byzantine client boosts its own update, b_i = scale * g_i.
 
     Bagdasaryan, Veit, Hua, Estrin, Shmatikov, "How to Backdoor Federated Learning", AISTATS 2020.
+
+    Knows its clients' own updates.
 
     Attributes:
         scale: the factor.
@@ -90,6 +103,8 @@ class AdditiveNoise(Attack):
     Xu, Huang, Song, Lan, "Byzantine-robust Federated Learning through Collaborative Malicious
     Gradient Filtering", ICDCS 2022 (with scale 0.5).
 
+    Knows its clients' own updates.
+
     Attributes:
         scale: standard deviation of the noise of a coordinate, in units of the updates.
     """
@@ -98,6 +113,9 @@ class AdditiveNoise(Attack):
     cost: ClassVar[str] = "f d"
     scale: float = 0.5
     reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
+
+    def __post_init__(self):
+        positive("scale", self.scale)
 
     def step(self, view, state):
         """See `Attack.step`."""
@@ -110,6 +128,8 @@ class Zero(Attack):
     """Free riders that send zero instead of an update.
 
     Lin, Du, Liu, "Free-riders in Federated Learning: Attacks and Defenses", 2019.
+
+    Knows nothing of the updates.
     """
 
     paper: ClassVar[str] = "Lin, Du, Liu, 2019"
@@ -129,6 +149,8 @@ class Stale(Attack):
     which it has not moved, it is zero.
 
     Lin, Du, Liu, "Free-riders in Federated Learning: Attacks and Defenses", 2019.
+
+    Knows the server's model before.
 
     Attributes:
         noise: standard deviation of a coordinate of the noise that each client adds for itself, so
@@ -153,7 +175,10 @@ class Stale(Attack):
 
 @dataclass(frozen=True)
 class Nan(Attack):
-    """Vectors of nothing but NaN: one that a server does not look at destroys the model."""
+    """Vectors of nothing but NaN: one that a server does not look at destroys the model.
+
+    Knows nothing of the updates.
+    """
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "none"
@@ -165,7 +190,10 @@ class Nan(Attack):
 
 @dataclass(frozen=True)
 class Inf(Attack):
-    """Vectors of nothing but infinity: one that a server does not look at destroys the model."""
+    """Vectors of nothing but infinity: one that a server does not look at destroys the model.
+
+    Knows nothing of the updates.
+    """
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "none"
@@ -190,6 +218,8 @@ class Permutation(Attack):
 
     Li et al., "Blades: A Unified Benchmark Suite for Byzantine Attacks and Defenses in
     Federated Learning", IoTDI 2024 (the suite that has it, version 0.1).
+
+    Knows its clients' own updates.
     """
 
     paper: ClassVar[str] = "Li et al., IoTDI 2024"

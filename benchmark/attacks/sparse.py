@@ -32,6 +32,8 @@ class HybridSparse(Informed):
     where weights are pruned before training, by default iteratively, layer by layer and with the
     clients' data; biases are not in the mask. Ours: one pass of SNIP with the first updates.
 
+    Knows all honest updates, in the partial form its clients' own only; and the global model.
+
     Attributes:
         fraction: share of the weights in the mask.
         scale: shift of these, in standard deviations.
@@ -104,6 +106,8 @@ class AntiLASA(Informed):
     layer stays empty; of equal counts that with the larger |mean| comes first; beyond 8,192
     coordinates the magnitude below which a vector's numbers are small is estimated from so many,
     drawn anew.
+
+    Knows all honest updates, in the partial form its clients' own only.
 
     Attributes:
         sparsity: share of the smallest numbers of a vector that the rule leaves out.

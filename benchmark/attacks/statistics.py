@@ -29,6 +29,8 @@ class ALittleIsEnough(Informed):
     NeurIPS 2019, where the attacker estimates from its own clients' updates (knowledge
     `byzantine`). The sample standard deviation is used.
 
+    Knows all honest updates, in the partial form its clients' own only.
+
     Attributes:
         z: shift in standard deviations; by default `z_max` of the round's n and f.
     """
@@ -57,6 +59,8 @@ class InnerProductManipulation(Informed):
     Xie, Koyejo, Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
     Manipulation", UAI 2019. A small epsilon deceives distance-based rules, a large one the others.
 
+    Knows all honest updates, in the partial form its clients' own only.
+
     Attributes:
         epsilon: the factor; 1 sends the honest mean reversed.
     """
@@ -81,6 +85,8 @@ class ByzMean(Informed):
     Xu, Huang, Song, Lan, "Byzantine-robust Federated Learning through Collaborative Malicious
     Gradient Filtering", ICDCS 2022, where the attack inside is ALIE. With knowledge `byzantine` the
     sum of the honest is estimated as n - f times the mean that is known.
+
+    Knows all honest updates, in the partial form its clients' own only.
 
     Attributes:
         z: shift of the attack inside, in standard deviations.
@@ -112,6 +118,8 @@ class SignShuffle(Informed):
 
     Li et al., "Blades: A Unified Benchmark Suite for Byzantine Attacks and Defenses in
     Federated Learning", IoTDI 2024 (the suite that has it), with scale 1.
+
+    Knows all honest updates, in the partial form its clients' own only.
 
     Attributes:
         scale: the largest magnitude, in units of the updates; null: such that the vectors are about
