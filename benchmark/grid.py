@@ -18,7 +18,7 @@ from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
 from benchmark.config import FL, ConfigError, as_name, canonical
 
-SCHEMA = 3  # of a cell's config; raise it when the same config comes to mean another computation
+SCHEMA = 4  # of a cell's config; raise it when the same config comes to mean another computation
 TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
     ("fl.num_clients", "fl.num_honest"),
