@@ -51,8 +51,8 @@ class Index:
         """What is known of every stored cell, by ascending key.
 
         Damaged cells are passed over, see `damaged`. A record has the entries of the cell's
-        summary; `settings`, the scalar settings of its
-        federated algorithm; and `metrics`, columns with an entry for every evaluation.
+        summary; `settings`, the scalar settings of its federated algorithm; and `metrics`, columns
+        with an entry for every evaluation.
 
         Raises:
             ValueError: for cells of another version.
@@ -67,14 +67,14 @@ class Index:
                 line = known.get(name)
                 if line is None or line["stamp"] != stamp:
                     line = self.add(name, stamp, read(folder))
+                record = line["record"]
+                if record["metrics"] is None:
+                    record = read(folder)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # no cell, or one that is just being replaced
             except Damaged:
                 self.damaged.append(name)
                 continue
-            record = line["record"]
-            if record["metrics"] is None:
-                record["metrics"] = _evaluations(_columns(folder))
             yield record
 
     def add(self, key: str, stamp: int, record: dict) -> dict:

@@ -111,7 +111,11 @@ def test_long_runs_stay_in_their_folders(tmp_path, reads):
     write(Store(tmp_path), "a", rounds=1000)
     (path,) = (tmp_path / "index").iterdir()
     assert path.stat().st_size < 3000
-    assert len(accuracies(tmp_path)["a"]) == 1000 and reads == []
+    assert len(accuracies(tmp_path)["a"]) == 1000 and reads == ["a"]
+    metrics = tmp_path / "cells" / "a" / "metrics.parquet"
+    metrics.write_bytes(metrics.read_bytes()[:99])
+    found = Index(tmp_path)
+    assert list(found.records()) == [] and found.damaged == ["a"]
 
 
 def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
