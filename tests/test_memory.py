@@ -15,7 +15,7 @@ from benchmark.aggregators import GAS, Rule, Updates
 from benchmark.aggregators.state import packed
 from benchmark.vectors.cost import peak_memory
 
-SHAPE, F = (25, 600_000), 3  # 60 MB: what else a process allocates is small beside it
+SHAPE, F = (25, 400_000), 3  # 40 MB: what else a process allocates is small beside it
 
 
 def measured() -> dict:
