@@ -627,7 +627,7 @@ def test_tiny_and_huge_updates(rule, scale, dtype):
         CenteredClipping(0.5, 3),
         NNM(),
         Clipping(1.0),
-        Chain([Clipping(2.0), NNM(), Krum()]),
+        Chain([Clipping(2.0), NNM(), GeometricMedian(T=3)]),  # Krum: mixtures may tie
     ],
     ids=str,
 )
