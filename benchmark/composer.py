@@ -73,7 +73,7 @@ class Composer:
         self._is_group = loader.repository.group_exists
         self._parsed, self._bases, self._parts, self._built = {}, {}, {}, {}
         self._first, self._apart = {}, {}
-        self._rules, self._problems, self._scenarios = {}, {}, {}
+        self._problems, self._scenarios = {}, {}
 
     def cell(self, job: list[str]) -> Cell:
         """The cell of a job.

@@ -104,6 +104,11 @@ class Plan:
     engine: Engine
     workloads: Any = None
 
+    @property
+    def done(self) -> int:
+        """How many have been trained before."""
+        return list(self.status.values()).count("done")
+
 
 def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Plan:
     """The plan for jobs; nothing is written.
@@ -149,8 +154,8 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
         DataError: if data are missing or corrupt.
     """
     plan = plan_of(jobs, config, alone)
-    store, done = plan.store, list(plan.status.values()).count("done")
-    result = Result(plan.cells, done, Counter(), [], store)
+    store = plan.store
+    result = Result(plan.cells, plan.done, Counter(), [], store)
     try:
         store.plan(plan.cells, sys.argv)
     except OSError as error:

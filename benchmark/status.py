@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         if record["status"] != "done":
             reasons[record["status"], record["reason"]] += 1
     counts["damaged"] = len(store.index.damaged)
-    counts["missing"] = len(planned - records.keys()) - len(planned & {*store.index.damaged})
+    counts["missing"] = len(planned - records.keys() - {*store.index.damaged})
     for name in ("done", "failed", "infeasible", "missing"):
         print(f"{name:10} {counts[name]:6}")
     if counts["damaged"]:

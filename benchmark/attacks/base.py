@@ -41,6 +41,7 @@ class Knowledge(StrEnum):
     ROOT = "root"  # the server's root data
 
 
+POPULATIONS = {"honest": Knowledge.HONEST, "byzantine": Knowledge.OWN}  # see `View.known`
 _HELD = {  # attribute of a view: the knowledge that it takes
     "own": {Knowledge.OWN},
     "local": {Knowledge.DATA, Knowledge.MODEL},
@@ -355,13 +356,12 @@ class Informed(Attack):
     least: ClassVar[int] = 2  # vectors in the population
 
     def __post_init__(self):
-        one_of("knowledge", self.knowledge, ("honest", "byzantine"))
+        one_of("knowledge", self.knowledge, tuple(POPULATIONS))
 
     @property
     def reads(self) -> frozenset:
         """The one population that it takes its statistics from, and what else it knows."""
-        known = Knowledge.HONEST if self.knowledge == "honest" else Knowledge.OWN
-        return frozenset({known}) | self.also_reads
+        return frozenset({POPULATIONS[self.knowledge]}) | self.also_reads
 
     def check(self, n: int, f: int) -> str | None:
         """Vectors enough for the statistics."""

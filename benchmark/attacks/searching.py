@@ -14,7 +14,7 @@ import torch
 from scipy.linalg import eigh
 
 from benchmark.aggregators.base import one_of
-from benchmark.attacks.base import Attack, Informed, Knowledge
+from benchmark.attacks.base import POPULATIONS, Attack, Informed, Knowledge
 from benchmark.attacks.oracle import Questions
 
 _MEASURES = ("descent", "distance")  # of damage, see `Questions.damage`
@@ -345,7 +345,7 @@ class WorstOf(Attack):
 
     def __post_init__(self):
         one_of("damage", self.damage, _MEASURES)
-        one_of("knowledge", self.knowledge, ("honest", "byzantine"))
+        one_of("knowledge", self.knowledge, tuple(POPULATIONS))
         if not self.attacks:
             raise ValueError("attacks must not be empty")
         for member in self.members:
@@ -367,8 +367,7 @@ class WorstOf(Attack):
     @property
     def reads(self) -> frozenset:
         """What any of them reads, and what it takes to measure their damage."""
-        known = Knowledge.HONEST if self.knowledge == "honest" else Knowledge.OWN
-        needed = {known, Knowledge.RULE}
+        needed = {POPULATIONS[self.knowledge], Knowledge.RULE}
         return frozenset(needed).union(*(member.reads for member in self.members))
 
     def check(self, n: int, f: int) -> str | None:
