@@ -1,4 +1,7 @@
-"""What workers of pytest-xdist, side by side on all cores, have to themselves.
+"""Property tests draw the same examples in every run, so that a suite that passed passes again;
+`pytest --hypothesis-profile=default` draws new ones.
+
+What workers of pytest-xdist, side by side on all cores, have to themselves.
 
 One thread each, unless a test asks for more: threads that wait for one another while others have
 the cores do so busily, and tests take several times as long. And a cache of compiled kernels: two
@@ -8,6 +11,11 @@ each other's code for their own.
 
 import os
 from pathlib import Path
+
+from hypothesis import settings
+
+settings.register_profile("same_examples", derandomize=True)
+settings.load_profile("same_examples")
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     cache = Path(__file__).resolve().parents[1] / ".pytest_cache" / "numba" / worker
