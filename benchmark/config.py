@@ -174,20 +174,18 @@ class Engine:
 
     Attributes:
         device: a torch device, `cpu` or `cuda`.
-        memory_gb: upper bound for the memory of the cells in flight.
-        workers: processes that share the cells; null: one for each core, or one in all if threads
-            is more than 1. Always one on a GPU, where forking is not safe (not on Linux, or numba's
-            threads are running already), and where `memory_gb` is too little for more.
-        threads: CPU threads of each worker. The last bits of results may depend on it.
+        memory_gb: upper bound for the memory of the cells in flight on a machine.
+        threads: CPU threads of each process. The last bits of results may depend on it.
+        checkpoint_every: rounds after which unfinished cells are saved; null: never.
     """
 
     device: str = "cpu"
     memory_gb: float = 4.0
-    workers: int | None = None
     threads: int = 1
+    checkpoint_every: int | None = None
 
     def __post_init__(self):
-        for name in ("memory_gb", "workers", "threads"):
+        for name in ("memory_gb", "threads", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"engine.{name}={value} must be positive")

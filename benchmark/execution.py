@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.composer import Composer
-from benchmark.config import ConfigError, Engine, typed
+from benchmark.config import ConfigError, Engine, build, typed
 from benchmark.grid import Cell, expand, selected
 from benchmark.progress import Progress
 from benchmark.store import Store
@@ -92,8 +92,8 @@ class Plan:
         status: of those that are stored, by key.
         infeasible: those not done that cannot be trained, with their problem.
         todo: those to be trained.
-        store, engine, workloads: where to, how, and with what; workloads is None if nothing is
-            to be trained.
+        store, engine: where to, and how.
+        executor, work: where, and what is done there; None if nothing is to be trained.
     """
 
     cells: list[Cell]
@@ -102,7 +102,8 @@ class Plan:
     todo: list[Cell]
     store: Store
     engine: Engine
-    workloads: Any = None
+    executor: Any = None
+    work: Any = None
 
     @property
     def done(self) -> int:
@@ -130,15 +131,30 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
         if status.get(cell.key) != "done":
             (plan.infeasible if cell.problem else plan.todo).append(cell)
     if plan.todo:
+        from benchmark.executors import Work
         from benchmark.simulation.workload import Workloads
 
-        plan.workloads = Workloads(engine.device)
-        checked = [(cell, plan.workloads.problem(cell)) for cell in plan.todo]
+        plan.executor = _executor(config)
+        workloads = Workloads(engine.device)
+        plan.work = Work(engine, config.outputs, workloads)
+        checked = [(cell, workloads.problem(cell)) for cell in plan.todo]
         plan.todo = [cell for cell, problem in checked if not problem]
         plan.infeasible += [replace(cell, problem=problem) for cell, problem in checked if problem]
         if alone and plan.infeasible:
             raise ConfigError(plan.infeasible[0].problem)
     return plan
+
+
+def _executor(config: DictConfig):
+    from benchmark.executors import Executor
+
+    try:
+        made = build(config.executor, "executor").value
+    except ValueError as error:
+        raise ConfigError(f"executor.{error}") from None
+    if not isinstance(made, Executor):
+        raise ConfigError(f"executor._target_: {type(made).__name__} is no Executor")
+    return made
 
 
 def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Result:
@@ -165,27 +181,18 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
         if plan.status.get(cell.key) != "infeasible":
             store.write(cell, "infeasible", reason=cell.problem)
     if plan.todo:
-        _simulate(plan.todo, plan.engine, plan.workloads, result)
+        _compute(plan, result)
     return result
 
 
-def _simulate(cells: list[Cell], engine: Engine, workloads, result: Result) -> None:
-    from benchmark.simulation import simulate
+def _compute(plan: Plan, result: Result) -> None:
+    from benchmark.executors import dispatch
 
+    cells = {cell.key: cell for cell in plan.todo}
     with Progress(len(cells)) as progress:
-        for outcome in simulate(cells, engine, workloads):
-            result.store.write(
-                outcome.cell,
-                outcome.status,
-                outcome.metrics,
-                outcome.timings,
-                outcome.reason,
-                outcome.traceback,
-                outcome.seconds,
-                outcome.num_classes,
-            )
-            result.add(outcome.cell, outcome.status, outcome.reason)
-            progress.advance(outcome)
+        for report in dispatch(plan.todo, plan.executor, plan.work):
+            result.add(cells[report.key], report.status, report.reason)
+            progress.advance(report)
 
 
 def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> int:

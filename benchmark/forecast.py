@@ -4,9 +4,8 @@ import math
 from dataclasses import replace
 
 from benchmark.simulation import simulate
-from benchmark.simulation.engine import cell_bytes, workers_for
+from benchmark.simulation.engine import groups_of, memory_of
 from benchmark.simulation.run import TIMINGS
-from benchmark.simulation.workload import group_name
 
 _PILOTS = 4  # cells of a group that are timed
 _ROUNDS = 4  # of them, the first of which compiles
@@ -21,14 +20,11 @@ def forecast(plan) -> str:
     """
     lines = [f"{len(plan.cells)} cells: {plan.done} done, {len(plan.infeasible)} infeasible, "
              f"{len(plan.todo)} to train"]  # fmt: skip
-    groups: dict[str, list] = {}
-    for cell in plan.todo:
-        groups.setdefault(group_name(cell), []).append(cell)
     rows, total = [], 0.0
-    for group in groups.values():
-        workload = plan.workloads.of(group[0])
-        need = max(cell_bytes(cell, workload) for cell in group)
-        workers = workers_for(need, plan.engine)
+    groups = groups_of(plan.todo)
+    for group in groups:
+        need = memory_of(group, plan.work.workloads)
+        workers = plan.executor.slots(group, plan.work)
         seconds = _seconds(group, plan) * len(group) / min(workers, len(group))
         total += seconds
         labels = group[0].labels
@@ -48,12 +44,11 @@ def forecast(plan) -> str:
 def _seconds(group: list, plan) -> float:
     """For one cell of a group, from a few."""
     step = math.ceil(len(group) / _PILOTS)
-    engine = replace(plan.engine, workers=1)
     taken = []
     for cell in group[::step]:
         rounds = min(_ROUNDS, cell.fl.rounds)
         pilot = replace(cell, fl=replace(cell.fl, rounds=rounds, evaluate_every=rounds))
-        (outcome,) = simulate([pilot], engine, plan.workloads)
+        (outcome,) = simulate([pilot], plan.engine, plan.work.workloads)
         if outcome.status == "done":
             spent = {name: sum(outcome.timings[name][1:]) for name in TIMINGS[1:]}
             evaluations = 1 + math.ceil(cell.fl.rounds / cell.fl.evaluate_every)

@@ -26,7 +26,7 @@ def _hydra_main(config: DictConfig) -> None:
 
 
 _NO_NAME = re.compile(
-    r"(attack|aggregator|pre_aggregator|data|partition|model|fl|engine)="
+    r"(attack|aggregator|pre_aggregator|data|partition|model|fl|engine|executor)="
     r"(.*,)?(null|true|false|[-+.\d]+)(,.*)?"
 )
 _ended: dict = {}  # how the task ended; Hydra passes no results on

@@ -28,7 +28,7 @@ def composing():
 def trained(*cells, workloads=None):
     """The metrics of every cell, trained in this process."""
     assert [cell.problem for cell in cells] == [None] * len(cells)
-    outcomes = {id(o.cell): o for o in simulate(cells, Engine(workers=1), workloads)}
+    outcomes = {id(o.cell): o for o in simulate(cells, Engine(), workloads)}
     assert [o.traceback for o in outcomes.values()] == [None] * len(cells)
     return [outcomes[id(cell)].metrics for cell in cells]
 

@@ -22,7 +22,7 @@ from benchmark.simulation import simulate
 from benchmark.simulation.streams import torch_generator
 
 HERE = __name__
-SERIAL = Engine(workers=1)  # so that what a rule notes down is seen here
+SERIAL = Engine()  # so that what a rule notes down is seen here
 SMALL = [
     "model=logistic",
     "partition=dirichlet",

@@ -327,7 +327,7 @@ def test_a_torch_module_trains_as_our_own_layers_do(compose, algorithm):
     settings += ["fl.num_clients=9", "fl.num_byzantine=2"]
     twin = compose(*settings, f"model._target_={HERE}.Twin", "+model.seed=3")
     cells = [compose(*settings, "model.hidden=[8]"), twin]
-    metrics = {o.cell.key: o.metrics for o in simulate(cells, Engine(workers=1))}
+    metrics = {o.cell.key: o.metrics for o in simulate(cells, Engine())}
     ours, theirs = (metrics[cell.key] for cell in cells)
     for name in ("test_loss", "train_loss", "aggregation_error", "byzantine_weight"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
@@ -340,7 +340,7 @@ def test_a_class_or_function_by_its_target(compose, settings, width):
     assert cell.problem is None
     assert cell.config["model"] == {"_target_": f"{HERE}.Own"} | ({"width": 3} if settings else {})
     assert build_model(cell.model, (64,), 10).num_parameters == 65 * width + 1 + 10 * (width + 1)
-    (outcome,) = simulate([cell], Engine(workers=1))
+    (outcome,) = simulate([cell], Engine())
     assert outcome.status == "done", outcome.traceback
 
 

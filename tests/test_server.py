@@ -56,7 +56,7 @@ def cell(*overrides, rule=None, base=LOGISTIC):
 
 
 def trained(made):
-    (outcome,) = simulate([made], Engine(workers=1))
+    (outcome,) = simulate([made], Engine())
     assert outcome.status == "done", outcome.traceback
     return outcome.metrics
 

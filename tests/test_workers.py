@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from benchmark.analysis import load
-from benchmark.simulation.workers import spread
+from benchmark.executors import workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
 SWEEP = ["-m", "attack=sign_flip", "fl.num_byzantine=1,2", "seed=0,1,2", "model=logistic",
          "fl.rounds=3"]  # fmt: skip
+
+
+def spread(count, jobs, work, method="fork"):
+    return workers.spread(count, list(range(jobs)), [work], method)
 
 
 def squares(job):
@@ -129,8 +133,8 @@ def metrics_of(outputs):
 
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
     sweep = [*SWEEP, "fl=fedsgd,fedavg", "model=mlp", "fl.num_clients=10"]
-    for workers in (1, 3):
-        ended = run(*sweep, f"engine.workers={workers}", f"outputs={tmp_path / str(workers)}")
+    for count in (1, 3):
+        ended = run(*sweep, f"executor.workers={count}", f"outputs={tmp_path / str(count)}")
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.startswith("12 cells: 12 trained; results in ")
     assert len(metrics_of(tmp_path / "1")) == 12
@@ -155,26 +159,26 @@ def test_cells_whose_process_dies_are_failed_and_the_others_trained(tmp_path):
     (tmp_path / "deadly.py").write_text(DEADLY)
     outputs = tmp_path / "outputs"
     ended = run(
-        *SWEEP, "engine.workers=2", "engine.memory_gb=2e-4", "aggregator=mean",
+        *SWEEP, "executor.workers=2", "engine.memory_gb=2e-4", "aggregator=mean",
         "aggregator._target_=deadly.Deadly", f"outputs={outputs}",
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert ended.returncode == 1, ended.stdout + ended.stderr
     status = load(outputs).drop_duplicates("key").groupby("f")["status"].unique()
-    assert "its process died with exit code 3" in ended.stdout
+    assert "its process died with exit code 3 (3 times)" in ended.stdout
     assert list(status[2]) == ["failed"] and list(status[1]) == ["done"]
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
-    arguments = [*SWEEP, "fl.rounds=100000", "engine.workers=2", f"outputs={tmp_path}"]
+    arguments = [*SWEEP, "fl.rounds=100000", "executor.workers=2", f"outputs={tmp_path}"]
     with subprocess.Popen(
         [sys.executable, "-m", "benchmark.run", *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as parent:  # fmt: skip
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-        while len(workers := children.read_text().split()) < 2:
+        while len(pids := children.read_text().split()) < 2:
             assert parent.poll() is None
             time.sleep(0.05)
         parent.kill()
-    gone(workers)
+    gone(pids)
     assert metrics_of(tmp_path) == {}

@@ -4,17 +4,17 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numba
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
 from benchmark.models import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
 from benchmark.simulation.run import Run, keeps_rows
-from benchmark.simulation.workers import can_fork, cores, spread
 from benchmark.simulation.workload import Workloads, group_name
 
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
@@ -45,17 +45,26 @@ class Outcome:
     num_classes: int | None = None
 
 
-def simulate(
-    cells: list, engine: Engine | None = None, workloads: Workloads | None = None
-) -> Iterator[Outcome]:
-    """Train cells, many at once, and yield each one's outcome as it finishes.
+class OutOfMemory(Exception):
+    """There is no memory for so many cells at once."""
 
-    A cell's metrics do not depend on which others are computed with it.
+
+def simulate(
+    cells: list,
+    engine: Engine | None = None,
+    workloads: Workloads | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[Outcome]:
+    """Train cells in this process, many at once, and yield each one's outcome as it finishes.
+
+    A cell's metrics do not depend on which others are computed with it, nor on whether it was
+    taken up again from a checkpoint.
 
     Args:
         cells: feasible ones.
-        engine: device, memory, workers and threads.
+        engine: device, memory and threads.
         workloads: data already loaded.
+        checkpoints: where to keep unfinished cells, if anywhere.
 
     Raises:
         ConfigError: if a single cell needs more than `engine.memory_gb`.
@@ -63,73 +72,54 @@ def simulate(
     """
     engine = engine or Engine()
     workloads = workloads or Workloads(engine.device)
+    for block in blocks_of(cells, engine, workloads):
+        # In this order: when numba starts its threads it sets OpenMP's number too, and so torch's.
+        threadpool_limits(engine.threads)  # NumPy's and SciPy's
+        numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
+        torch.set_num_threads(engine.threads)
+        yield from _block(block, workloads.of(block[0]), checkpoints)
+
+
+def groups_of(cells: list) -> list[list]:
+    """The cells in groups that can be computed in one program."""
     groups = {}
     for cell in cells:
         groups.setdefault(group_name(cell), []).append(cell)
-    needs = [
-        max(cell_bytes(cell, workloads.of(group[0])) for cell in group) for group in groups.values()
-    ]
-    workers = workers_for(max(needs, default=0), engine)
-    blocks = [
-        block
-        for group, need in zip(groups.values(), needs, strict=True)
-        for block in _blocks(group, need, engine, workers)
-    ]
-    if min(workers, len(blocks)) <= 1:
-        for block in blocks:
-            yield from _train(block, workloads, engine)
-    else:
-        yield from _train_in_processes(blocks, workloads, engine, workers)
+    return list(groups.values())
 
 
-def workers_for(need: int, engine: Engine) -> int:
-    """Processes to use, as far as memory for a cell of `need` bytes each suffices."""
+def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1) -> list[list]:
+    """The cells in blocks to be trained in lockstep.
+
+    Args:
+        cells: feasible ones.
+        engine: device and memory.
+        workloads: data already loaded.
+        parts: how many blocks are trained side by side; there are about as many for each.
+
+    Raises:
+        ConfigError: if a single cell needs more than its part of `engine.memory_gb`.
+    """
     budget = engine.memory_gb * 2**30
-    if need > budget:
-        raise ConfigError(
-            f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
-        )
-    if engine.device != "cpu" or not can_fork():
-        return 1
-    wanted = engine.workers or (cores() if engine.threads == 1 else 1)
-    return min(wanted, int(budget // max(need, 1)))
+    blocks = []
+    for group in groups_of(cells):
+        need = memory_of(group, workloads)
+        if need > budget:
+            raise ConfigError(
+                f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
+            )
+        room = budget / parts if engine.device != "cpu" else min(budget / parts, _CACHE_BYTES)
+        count = math.ceil(len(group) / max(1, room // need))
+        count = math.ceil(count / parts) * parts
+        size = math.ceil(len(group) / count)
+        group = sorted(group, key=lambda cell: (cell.seed, cell.n))  # neighbours share batches
+        blocks += [group[start : start + size] for start in range(0, len(group), size)]
+    return blocks
 
 
-def _blocks(group: list, need: int, engine: Engine, workers: int) -> list[list]:
-    """The cells of a group in blocks to be trained in lockstep, about as many for each worker."""
-    budget = engine.memory_gb * 2**30 / workers
-    if engine.device == "cpu":
-        budget = min(budget, _CACHE_BYTES)
-    count = math.ceil(len(group) / max(1, budget // need))
-    count = math.ceil(count / workers) * workers
-    size = math.ceil(len(group) / count)
-    group = sorted(group, key=lambda cell: (cell.seed, cell.n))  # neighbours share their batches
-    return [group[start : start + size] for start in range(0, len(group), size)]
-
-
-def _train(block: list, workloads, engine: Engine) -> Iterator[Outcome]:
-    # In this order: when numba starts its threads it sets OpenMP's number too, and so torch's.
-    threadpool_limits(engine.threads)  # NumPy's and SciPy's
-    numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
-    torch.set_num_threads(engine.threads)
-    yield from _block(block, workloads.of(block[0]))
-
-
-def _train_in_processes(blocks: list, workloads, engine, workers: int) -> Iterator[Outcome]:
-    def work(job: int):
-        places = {id(cell): place for place, cell in enumerate(blocks[job])}
-        for outcome in _train(blocks[job], workloads, engine):
-            yield places[id(outcome.cell)], replace(outcome, cell=None)
-
-    missing = [dict(enumerate(block)) for block in blocks]
-    for job, result, problem in spread(workers, len(blocks), work):
-        if problem is None:
-            place, outcome = result
-            yield replace(outcome, cell=missing[job].pop(place))
-        else:
-            for cell in missing[job].values():
-                reason = problem.strip().splitlines()[-1]
-                yield Outcome(cell, "failed", reason=reason, traceback=problem)
+def memory_of(group: list, workloads: Workloads) -> int:
+    """Bytes of the largest cell of a group."""
+    return max(cell_bytes(cell, workloads.of(group[0])) for cell in group)
 
 
 def cell_bytes(cell, workload) -> int:
@@ -144,14 +134,49 @@ def cell_bytes(cell, workload) -> int:
 
 
 @torch.no_grad()
-def _block(cells: list, workload) -> Iterator[Outcome]:
-    """Cells in lockstep."""
+def _block(cells: list, workload, checkpoints: Checkpoints | None) -> Iterator[Outcome]:
+    """Cells in lockstep; in two halves, one after the other, if there is no memory for all."""
+    try:
+        outcomes = _lockstep(cells, workload, checkpoints)
+    except OutOfMemory as error:
+        if len(cells) == 1:
+            reason = f"out of memory, even alone: {error}"
+            outcomes = [Outcome(cells[0], "failed", reason=reason, traceback=reason)]
+        else:
+            outcomes = None  # the halves are computed below, where the error holds no memory
+    if outcomes is None:
+        middle = len(cells) // 2
+        yield from _block(cells[:middle], workload, checkpoints)
+        yield from _block(cells[middle:], workload, checkpoints)
+    else:
+        yield from outcomes
+
+
+def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Outcome]:
     began = time.perf_counter()
     failed, runs = [], []
     for cell in cells:
         _guarded(cell, failed, lambda cell=cell: runs.append(Run(cell, workload)))
-    rounds = cells[0].fl.rounds
-    for round in range(rounds + 1):
+    if checkpoints:
+        for run in runs:
+            checkpoints.restore(run)
+    done = []
+    for round in sorted({run.round for run in runs}):  # most often there is one
+        done += _train([run for run in runs if run.round == round], failed, checkpoints)
+    share = (time.perf_counter() - began) / len(cells)
+    classes = workload.dataset.num_classes
+    return failed + [
+        Outcome(run.cell, "done", run.metrics, run.timings, seconds=run.seconds + share,
+                num_classes=classes)
+        for run in done
+    ]  # fmt: skip
+
+
+def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
+    """From the round where these runs are to the last; those that get there."""
+    began = time.perf_counter()
+    rounds = runs[0].cell.fl.rounds
+    for round in range(runs[0].round + 1, rounds + 1):
         if round:
             for run in runs:
                 run.start_round(round)
@@ -162,12 +187,11 @@ def _block(cells: list, workload) -> Iterator[Outcome]:
             if _guarded(run.cell, failed, finish):
                 alive.append(run)
         runs = alive
-    seconds = (time.perf_counter() - began) / len(cells)
-    yield from failed
-    for run in runs:
-        classes = workload.dataset.num_classes
-        yield Outcome(run.cell, "done", run.metrics, run.timings, seconds=seconds,
-                      num_classes=classes)  # fmt: skip
+        if checkpoints and runs and checkpoints.due(round, rounds):
+            share = (time.perf_counter() - began) / len(runs)
+            for run in runs:
+                checkpoints.save(run, share)
+    return runs
 
 
 def _compute(runs: list, round: int, failed: list) -> list:
@@ -180,7 +204,8 @@ def _compute(runs: list, round: int, failed: list) -> list:
         try:
             _updates(together, round)
             alive += together
-        except Exception:  # one of them may be to blame: each alone
+        except Exception as error:  # one of them may be to blame: each alone
+            _raise_if_out_of_memory(error)
             alive += [
                 run
                 for run in together
@@ -221,7 +246,17 @@ def _guarded(cell, failed: list, work) -> bool:
     try:
         work()
     except Exception as error:
+        _raise_if_out_of_memory(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         failed.append(Outcome(cell, "failed", reason=reason, traceback=traceback.format_exc()))
         return False
     return True
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    """Memory is everybody's: that there is none left is nobody's own failure."""
+    said = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in said
+    ):
+        raise OutOfMemory(said.splitlines()[0] if said else type(error).__name__) from None

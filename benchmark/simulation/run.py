@@ -37,6 +37,8 @@ class Run:
         momenta: (n, >= D) by client id; None if a row is always the same client's, then the buffer
             itself keeps them.
         server: what it hands the rule.
+        round: the last that is finished; -1 before the evaluation at the start.
+        seconds: taken before it was restored from a checkpoint.
     """
 
     def __init__(self, cell, workload):
@@ -53,7 +55,9 @@ class Run:
         self._all = self._sampled == cell.n
         rows = self._sampled + min(cell.f, self._sampled)
         self.buffer = torch.zeros(rows, padded, device=device)
-        keeps = fl.momentum_of("worker")[0] > 0 and not keeps_rows(cell)
+        momentum = fl.momentum_of("worker")[0] > 0
+        self._keeps_momenta = momentum and keeps_rows(cell)  # in its rows
+        keeps = momentum and not keeps_rows(cell)
         self.momenta = torch.zeros(cell.n, padded, device=device) if keeps else None
         self._velocity = None
         self.server = Server(cell, workload)
@@ -64,11 +68,14 @@ class Run:
         self.metrics = {name: [] for name in METRICS}
         self.timings = {name: [] for name in TIMINGS}
         self.gradient_seconds = 0.0
+        self.round = -1
+        self.seconds = 0.0
+        self.byzantine = None
 
     def start_round(self, round: int) -> None:
         """Decide who takes part."""
         cell = self.cell
-        if round == 1 or not keeps_rows(cell):
+        if self.byzantine is None or not keeps_rows(cell):
             here = np.arange(cell.n)
             if not self._all:
                 stream = generator(cell.seed, "participants", 0, round)
@@ -122,7 +129,40 @@ class Run:
         honest = np.setdiff1d(np.arange(self.cell.n), compromised(self.cell, 1))
         return np.unique(np.concatenate([self.shards[c] for c in honest]))
 
+    def state(self) -> dict:
+        """All that the rounds to come depend on, and the records; see `restore`. Streams are
+        functions of the round, so they need not be kept."""
+        rows = self.buffer[self.first : self.received] if self._keeps_momenta else None
+        return {
+            "parameters": self.parameters,
+            "rows": rows,
+            "momenta": self.momenta,
+            "velocity": self._velocity,
+            "rule": self._rule_state,
+            "attack": self._attack_state,
+            "previous": self._previous,
+            "root momentum": self.server.momentum,
+            "metrics": self.metrics,
+            "timings": self.timings,
+            "round": self.round,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a `state` of a run of the same cell."""
+        self.start_round(max(1, state["round"]))
+        self.parameters.copy_(state["parameters"])
+        if state["rows"] is not None:
+            self.buffer[self.first : self.received] = state["rows"]
+        if state["momenta"] is not None:
+            self.momenta.copy_(state["momenta"])
+        self._velocity, self._previous = state["velocity"], state["previous"]
+        self._rule_state, self._attack_state = state["rule"], state["attack"]
+        self.server.momentum = state["root momentum"]
+        self.metrics, self.timings = state["metrics"], state["timings"]
+        self.round = state["round"]
+
     def _record(self, round: int, record: dict) -> None:
+        self.round = round
         for name in METRICS:
             self.metrics[name].append(round if name == "round" else record.get(name, math.nan))
 

@@ -19,6 +19,7 @@ class Server:
 
     Attributes:
         root: (k,) the validation examples that are root data; none if the rule needs none.
+        momentum: of the root data's updates; None if there is none yet.
     """
 
     def __init__(self, cell, workload):
@@ -26,7 +27,7 @@ class Server:
         held_out = len(workload.splits["validation"][1])
         order = generator(cell.seed, "root").permutation(held_out)
         self.root = np.sort(order[: cell.rule.root_examples])
-        self._momentum = None
+        self.momentum = None
 
     def context(self, round: int, parameters: torch.Tensor, step: float) -> Context:
         """The context of a round.
@@ -73,10 +74,10 @@ class Server:
                 local.sub_(self._gradient(local, batch, round), alpha=fl.rate(round))
             update = local.sub_(parameters)
         if beta:
-            if self._momentum is None:
-                self._momentum = torch.zeros_like(update)
-            mix(self._momentum, update, beta, alpha)
-            update = self._momentum.clone()
+            if self.momentum is None:
+                self.momentum = torch.zeros_like(update)
+            mix(self.momentum, update, beta, alpha)
+            update = self.momentum.clone()
         return update[0, : model.num_parameters]
 
     def _batches(self, round: int, steps: int) -> list[np.ndarray]:

@@ -1,0 +1,195 @@
+"""What executors have in common: groups of cells go out, reports come back, what is lost is tried
+again."""
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from benchmark.checkpoints import Checkpoints
+from benchmark.config import ConfigError, Engine
+from benchmark.simulation import simulate
+from benchmark.simulation.engine import blocks_of
+from benchmark.simulation.workload import Workloads
+from benchmark.store import Store
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a cell.
+
+    Attributes:
+        key: of the cell; None if nothing can be stored, so that there is no use in going on.
+        status: `done` or `failed`; `unstored` without a key.
+        reason: why, in one line.
+    """
+
+    key: str | None
+    status: str
+    reason: str | None = None
+
+
+class Work:
+    """What a process does with a group: it trains the cells that nobody has stored meanwhile, and
+    stores them.
+
+    It can be sent to another process, which loads the data for itself.
+
+    Args:
+        engine: how to compute.
+        folder: of the store.
+        workloads: data already loaded, for this process and its forks.
+    """
+
+    def __init__(self, engine: Engine, folder: str, workloads: Workloads | None = None):
+        self.engine, self.folder, self._workloads = engine, folder, workloads
+
+    def __getstate__(self) -> dict:
+        return {"engine": self.engine, "folder": self.folder, "_workloads": None}
+
+    def on(self, device: str) -> "Work":
+        """The same on another device."""
+        return Work(replace(self.engine, device=device), self.folder)
+
+    @property
+    def workloads(self) -> Workloads:
+        """The data; loaded once a process."""
+        return self._workloads or _loaded(self.engine.device)
+
+    def __call__(self, cells: list) -> Iterator[Report]:
+        """Reports on all cells."""
+        store, every = Store(self.folder), self.engine.checkpoint_every
+        checkpoints = Checkpoints(self.folder, every) if every else None
+        stored = [cell for cell in cells if store.status(cell.key) == "done"]
+        yield from (Report(cell.key, "done") for cell in stored)
+        keys = {cell.key for cell in stored}
+        wanted = [cell for cell in cells if cell.key not in keys]
+        try:
+            for block in blocks_of(wanted, self.engine, self.workloads):
+                outcomes = list(simulate(block, self.engine, self.workloads, checkpoints))
+                with uninterrupted():
+                    for outcome in outcomes:
+                        store.write(**vars(outcome))
+                        if checkpoints:
+                            checkpoints.remove(outcome.cell.key)
+                yield from (Report(o.cell.key, o.status, o.reason) for o in outcomes)
+        except OSError as error:
+            yield Report(None, "unstored", error.strerror or str(error))
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where groups of cells are computed.
+
+    Attributes:
+        retries: how often a cell whose process was lost is tried again, alone.
+    """
+
+    retries: int = 2
+
+    def __post_init__(self):
+        if self.retries < 0:
+            raise ValueError(f"retries={self.retries} must not be negative")
+
+    def parts(self, cells: list, work: Work) -> list[list]:
+        """The cells in groups, one for each call of the work.
+
+        Raises:
+            ConfigError: if there is not enough memory for a cell.
+        """
+        return blocks_of(cells, work.engine, work.workloads, self.slots(cells, work))
+
+    def slots(self, cells: list, work: Work) -> int:
+        """How many groups are computed at the same time on one machine."""
+        return 1
+
+    def run(self, groups: list[list], work: Work) -> Iterator[tuple[int, Any, str | None]]:
+        """Have the work done on every group.
+
+        Yields:
+            (place of the group, report, None) for reports as they come, and (place, None, problem)
+            once for a group whose process was lost or ended with an exception, whose traceback is
+            the problem. Its reports may be missing, those of others are not.
+
+        Raises:
+            ConfigError: if there is nowhere to compute.
+        """
+        raise NotImplementedError
+
+
+def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
+    """Have cells computed and stored; a report on each.
+
+    What is missing when the process of a group was lost is tried again in two halves, so that
+    whoever is to blame, or too large, ends up alone; and a cell alone `retries` times, before it is
+    stored as failed.
+
+    Raises:
+        ConfigError: if cells cannot be stored, or there is nowhere to compute.
+    """
+    store, lost = Store(work.folder), Counter()
+    groups = executor.parts(cells, work)
+    while groups:
+        missing = [{cell.key: cell for cell in group} for group in groups]
+        problems = {}
+        for place, report, problem in executor.run(groups, work):
+            if problem is not None:
+                problems[place] = problem
+            elif report.key is None:
+                raise ConfigError(
+                    f"outputs={work.folder}: {report.reason}; what is finished before is stored: "
+                    "mend that, and the same command goes on"
+                )
+            elif missing[place].pop(report.key, None):
+                yield report
+        groups = []
+        for place, left in enumerate(missing):
+            for key in [key for key in left if store.status(key) == "done"]:
+                left.pop(key)  # it was lost after that
+                yield Report(key, "done")
+            again = list(left.values())
+            if len(again) > 1:
+                middle = len(again) // 2
+                groups += [again[:middle], again[middle:]]
+            elif again and lost[again[0].key] < executor.retries:
+                lost[again[0].key] += 1
+                groups.append(again)
+            elif again:
+                problem = problems.get(place, "its process ended without a word")
+                yield _given_up(again[0], problem, store, 1 + executor.retries)
+
+
+def _given_up(cell, problem: str, store: Store, attempts: int) -> Report:
+    times = f" ({attempts} times)" if attempts > 1 else ""
+    reason = problem.strip().splitlines()[-1] + times
+    store.write(cell, "failed", reason=reason, traceback=problem)
+    return Report(cell.key, "failed", reason)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that would end this process wait until the block is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    came = []
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@cache
+def _loaded(device: str) -> Workloads:
+    return Workloads(device)

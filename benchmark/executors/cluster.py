@@ -1,0 +1,170 @@
+"""Executors on other machines, which share the folder of the store with this one."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark.config import ConfigError
+from benchmark.executors.base import Executor, Report, Work, dispatch
+from benchmark.executors.local import Processes
+from benchmark.simulation.engine import groups_of
+
+
+class Job:
+    """What submitit runs: a bundle of cells; queued again, it goes on with what is not stored."""
+
+    def __init__(self, work: Work):
+        self.work = work
+
+    def __call__(self, cells: list) -> list[Report]:
+        """Reports on all cells."""
+        return list(dispatch(cells, Processes(), self.work))
+
+    def checkpoint(self, cells: list) -> Any:
+        """Called by submitit before the job is stopped; what to queue."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, cells)
+
+
+@dataclass(frozen=True)
+class Submitit(Executor):
+    """Jobs of SLURM, through submitit; each spreads its cells over the processors that it gets.
+
+    A job that is pre-empted or out of time is queued again by submitit, a few times, and goes on
+    with what is not stored yet; one that is lost otherwise is tried again here, in halves.
+
+    Attributes:
+        jobs: into how many the cells are divided; SLURM decides how many run at the same time.
+        cpus: processors of a job.
+        gpus: of a job.
+        memory_gb: of a job; null: the cluster's default. `engine.memory_gb` must be below it.
+        timeout_min: minutes that a job may take.
+        folder: of submitit's files and the jobs' output; all machines must see it.
+        cluster: `slurm`, or `local` and `debug` for trying things out on this machine; null: SLURM
+            if there is one, else local.
+        parameters: more of submitit's, such as {slurm_partition: gpu, slurm_array_parallelism: 8}.
+    """
+
+    jobs: int = 16
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: float | None = None
+    timeout_min: int = 60
+    folder: str = "submitit"
+    cluster: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("jobs", "cpus", "timeout_min"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+
+    def parts(self, cells, work):
+        """About equally many cells for each job, alike if possible."""
+        ordered = [cell for group in groups_of(cells) for cell in group]
+        size = -(-len(ordered) // self.jobs)
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def run(self, groups, work):
+        """See `Executor.run`."""
+        submitit = _imported("submitit")
+        try:
+            executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+            executor.update_parameters(
+                name="byzantine-benchmark", timeout_min=self.timeout_min, cpus_per_task=self.cpus,
+                **({"gpus_per_node": self.gpus} if self.gpus else {}),
+                **({"mem_gb": self.memory_gb} if self.memory_gb else {}),
+                **self.parameters,
+            )  # fmt: skip
+        except Exception as error:  # it knows no such setting, or there is no SLURM
+            raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
+        job = Job(work)
+        with executor.batch():
+            jobs = [executor.submit(job, group) for group in groups]
+        places = {id(job): place for place, job in enumerate(jobs)}
+        running = list(jobs)
+        try:
+            for job in submitit.helpers.as_completed(jobs, poll_frequency=1):
+                running.remove(job)
+                place = places[id(job)]
+                try:
+                    reports = job.result()
+                except Exception as error:  # lost, or raised there
+                    yield place, None, f"{type(error).__name__}: {error}"
+                    continue
+                for report in reports:
+                    yield place, report, None
+        finally:
+            for job in running:
+                job.cancel()
+
+
+@dataclass(frozen=True)
+class Ray(Executor):
+    """Tasks of Ray, one for each group of cells, on a cluster or on this machine.
+
+    Attributes:
+        address: of a cluster that is there, or `auto`; null: one is started on this machine, with
+            all its processors.
+        cpus, gpus: of a task.
+    """
+
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
+
+    def run(self, groups, work):
+        """See `Executor.run`."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray = _imported("ray")
+        ours = not ray.is_initialized()
+        if ours:
+            named = {key: value for key, value in os.environ.items()
+                     if key in ("BENCHMARK_PACKAGES", "PYTHONPATH")}  # fmt: skip
+            try:
+                ray.init(self.address, include_dashboard=False, log_to_driver=False,
+                         logging_level="ERROR", runtime_env={"env_vars": named})  # fmt: skip
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise ConfigError(f"executor.address={self.address}: {reason}") from None
+        pending = {}
+        try:
+            there = ray.cluster_resources()
+            for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
+                if wanted > there.get(name, 0):
+                    raise ConfigError(
+                        f"executor: a task wants {wanted} {name}, the cluster has "
+                        f"{there.get(name, 0):g}"
+                    )
+            task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_task)
+            pending = {task.remote(work, group): place for place, group in enumerate(groups)}
+            while pending:
+                (ended, *_), _ = ray.wait(list(pending), num_returns=1)
+                place = pending.pop(ended)
+                try:
+                    reports = ray.get(ended)
+                except Exception as error:  # lost, or raised there
+                    yield place, None, f"{type(error).__name__}: {error}"
+                    continue
+                for report in reports:
+                    yield place, report, None
+        finally:
+            for reference in pending:
+                ray.cancel(reference, force=True)
+            if ours:
+                ray.shutdown()
+
+
+def _imported(package: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError:
+        raise ConfigError(
+            f"executor={package} needs it: pip install 'byzantine-benchmark[{package}]'"
+        ) from None
+
+
+def _task(work: Work, cells: list) -> list[Report]:
+    return list(work(cells))

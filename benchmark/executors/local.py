@@ -1,0 +1,70 @@
+"""Executors on this machine."""
+
+import traceback
+from dataclasses import dataclass
+
+from benchmark.executors.base import Executor
+from benchmark.executors.workers import can_fork, cores, spread
+from benchmark.simulation.engine import groups_of, memory_of
+
+
+@dataclass(frozen=True)
+class Inline(Executor):
+    """One group after the other in this process."""
+
+    def run(self, groups, work):
+        """See `Executor.run`."""
+        for place, group in enumerate(groups):
+            try:
+                for report in work(group):
+                    yield place, report, None
+            except Exception:
+                yield place, None, traceback.format_exc()
+
+
+@dataclass(frozen=True)
+class Processes(Executor):
+    """Several processes side by side; in this one if there is only one group.
+
+    They are forked from this one where that is safe (on Linux, a CPU, and as long as no threads of
+    numba are running), and so share the data and start at once; else they are started anew.
+
+    Attributes:
+        workers: how many, as far as `engine.memory_gb` suffices; null: one for every
+            `engine.threads` cores, or for every device, and only this one if it cannot be forked.
+        devices: dealt out among the workers, such as [cuda:0, cuda:1]; null: `engine.device` for
+            all.
+    """
+
+    workers: int | None = None
+    devices: list[str] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.workers is not None and self.workers <= 0:
+            raise ValueError(f"workers={self.workers} must be positive")
+        if self.devices is not None and not self.devices:
+            raise ValueError("devices=[] must name one, or be null")
+
+    def slots(self, cells, work):
+        """See `Executor.slots`."""
+        wanted = self.workers
+        if wanted is None and self.devices:
+            wanted = len(self.devices)
+        elif wanted is None:
+            wanted = max(1, cores() // work.engine.threads) if self._forks(work) else 1
+        need = max((memory_of(group, work.workloads) for group in groups_of(cells)), default=1)
+        return max(1, min(wanted, int(work.engine.memory_gb * 2**30 // need)))
+
+    def run(self, groups, work):
+        """See `Executor.run`."""
+        slots = self.slots([cell for group in groups for cell in group], work)
+        if min(slots, len(groups)) <= 1 and not self.devices:
+            yield from Inline().run(groups, work)
+            return
+        method = "fork" if self._forks(work) else "spawn"
+        works = [work.on(device) for device in self.devices] if self.devices else [work]
+        yield from spread(slots, groups, works, method)
+
+    def _forks(self, work) -> bool:
+        return can_fork() and {work.engine.device, *(self.devices or ())} == {"cpu"}
