@@ -1,6 +1,6 @@
 """Cells in the middle of their training, on disk, so that a long one goes on after a crash.
 
-    outputs/checkpoints/<key>.safetensors    tensors; in its header the rest as JSON, and checksums
+outputs/checkpoints/<key>.safetensors    tensors; in its header the rest as JSON, and checksums
 """
 
 import json
@@ -117,4 +117,4 @@ def _read(path: Path, device: torch.device) -> tuple[dict, float]:
 
 
 def _sum(tensor: torch.Tensor) -> int:
-    return zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return zlib.crc32(np.ascontiguousarray(tensor.cpu().numpy()).data)

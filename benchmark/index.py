@@ -64,8 +64,8 @@ class Index:
             folder = self.cells / name
             try:
                 stamp = stamp_of(folder)
-                line = known.get(name)
-                if line is None or line["stamp"] != stamp:
+                line = known.get((name, stamp))
+                if line is None:
                     line = self.add(name, stamp, read(folder))
                 record = line["record"]
                 if record["metrics"] is None:
@@ -89,7 +89,8 @@ class Index:
                 file.write(json.dumps(kept) + "\n")
         return line
 
-    def _lines(self) -> dict[str, dict]:
+    def _lines(self) -> dict[tuple[str, int], dict]:
+        """By key and stamp: if a clock was put back, the latest need not have the highest."""
         files = sorted(self.folder.glob("*.jsonl"))
         known = {}
         for path in files:
@@ -97,9 +98,8 @@ class Index:
                 for text in file:
                     with suppress(ValueError, KeyError, TypeError):  # torn
                         line = json.loads(text)
-                        newer = known.get(line["key"], line)["stamp"] <= line["stamp"]
-                        if line["version"] == _VERSION and newer:
-                            known[line["key"]] = line
+                        if line["version"] == _VERSION:
+                            known[line["key"], line["stamp"]] = line
         if len(files) > _FILES:
             self._join(files, known)
         return known

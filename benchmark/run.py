@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 
 import hydra
@@ -62,7 +63,8 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
-        print("interrupted: what is finished is stored, the same command goes on", file=sys.stderr)
+        again = shlex.join(["python", "-m", "benchmark.run", *sys.argv[1:]])
+        print(f"interrupted; what is finished is stored, go on with: {again}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -31,6 +31,7 @@ import yaml
 from benchmark.index import SCHEMA, Index, read, record_of, stamp_of
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
+_ATTEMPTS = 3
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -172,6 +173,7 @@ class Store:
             with suppress(FileNotFoundError):  # by another process
                 if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
+        self.cells.mkdir(parents=True, exist_ok=True)
         keys = sorted(cell.key for cell in cells)
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
         text = json.dumps({"command": command, "keys": keys}, indent=1)
@@ -191,19 +193,35 @@ class Store:
     def _replace(self, target: Path, files: dict[str, bytes]) -> int:
         """Put a folder with these files in the place of another; returns its stamp."""
         self.cells.mkdir(parents=True, exist_ok=True)
-        temporary = self.cells / f".{target.name}-{uuid.uuid4().hex}"
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
+                temporary = self._written(target.name, files)
+                stamp = stamp_of(temporary)
+                self._rename(temporary, target)
+                _sync(self.cells)
+                return stamp
+        raise FileNotFoundError(errno.ENOENT, f"{target} vanishes while it is written")
+
+    def _written(self, name: str, files: dict[str, bytes]) -> Path:
+        temporary = self.cells / f".{name}-{uuid.uuid4().hex}"
         temporary.mkdir()
-        for name, content in files.items():
-            with open(temporary / name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync(temporary)
-        stamp = stamp_of(temporary)
+        try:
+            for file_name, content in files.items():
+                with open(temporary / file_name, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _sync(temporary)
+        except OSError:  # no room, for one
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return temporary
+
+    def _rename(self, temporary: Path, target: Path) -> None:
         while True:
             try:
                 temporary.rename(target)
-                break
+                return
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
@@ -211,8 +229,6 @@ class Store:
             with suppress(FileNotFoundError):  # another process may be doing the same
                 target.rename(old)
                 shutil.rmtree(old)
-        _sync(self.cells)
-        return stamp
 
 
 def _sync(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What executors have in common: groups of cells go out, reports come back, what is lost is tried
 again."""
 
+import errno
 import signal
 import threading
 from collections import Counter
@@ -16,6 +17,13 @@ from benchmark.simulation import simulate
 from benchmark.simulation.engine import blocks_of
 from benchmark.simulation.workload import Workloads
 from benchmark.store import Store
+
+# Of the user, of the system, and of SLURM before it stops a job.
+ENDING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Work:
             for block in blocks_of(wanted, self.engine, self.workloads):
                 outcomes = list(simulate(block, self.engine, self.workloads, checkpoints))
                 with uninterrupted():
+                    if not store.cells.is_dir():  # a store that has vanished is not begun anew
+                        raise FileNotFoundError(errno.ENOENT, "the folder has vanished")
                     for outcome in outcomes:
                         store.write(**vars(outcome))
                         if checkpoints:
@@ -179,7 +189,7 @@ def uninterrupted() -> Iterator[None]:
     came = []
     before = {
         number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in ENDING
     }
     try:
         yield

@@ -13,12 +13,13 @@ from benchmark.simulation.engine import groups_of
 class Job:
     """What submitit runs: a bundle of cells; queued again, it goes on with what is not stored."""
 
-    def __init__(self, work: Work):
-        self.work = work
+    def __init__(self, work: Work, cpus: int):
+        self.work, self.cpus = work, cpus
 
     def __call__(self, cells: list) -> list[Report]:
         """Reports on all cells."""
-        return list(dispatch(cells, Processes(), self.work))
+        workers = max(1, self.cpus // self.work.engine.threads)
+        return list(dispatch(cells, Processes(workers=workers), self.work))
 
     def checkpoint(self, cells: list) -> Any:
         """Called by submitit before the job is stopped; what to queue."""
@@ -80,7 +81,7 @@ class Submitit(Executor):
             )  # fmt: skip
         except Exception as error:  # it knows no such setting, or there is no SLURM
             raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
-        job = Job(work)
+        job = Job(work, self.cpus)
         with executor.batch():
             jobs = [executor.submit(job, group) for group in groups]
         places = {id(job): place for place, job in enumerate(jobs)}

@@ -106,7 +106,8 @@ def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1)
         need = memory_of(group, workloads)
         if need > budget:
             raise ConfigError(
-                f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
+                f"engine.memory_gb={engine.memory_gb} is too little: "
+                f"a cell needs {need / 2**30:.2g}"
             )
         room = budget / parts if engine.device != "cpu" else min(budget / parts, _CACHE_BYTES)
         count = math.ceil(len(group) / max(1, room // need))

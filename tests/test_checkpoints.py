@@ -1,0 +1,221 @@
+"""Training that is interrupted goes on from its checkpoint, to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from cells import composing
+
+from benchmark.catalogue import choices, component, is_variant
+from benchmark.checkpoints import Checkpoints
+from benchmark.simulation import simulate
+from benchmark.simulation.run import Run
+
+SMALL = ["model=logistic", "fl.num_clients=11", "fl.num_byzantine=2", "fl.batch_size=8"]
+SMALL += ["fl.rounds=5", "fl.evaluate_every=2"]
+EVERY = 3
+
+
+class Stop(BaseException):
+    """What the system does to a process, at the worst moment that still has a checkpoint."""
+
+
+class Stopping(Checkpoints):
+    """Saves after one round, and stops after the next."""
+
+    def due(self, round, rounds):
+        if round > self.every:
+            raise Stop
+        return round == self.every
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composing() as composer:
+
+        def cell(*overrides):
+            made = composer(*SMALL, *overrides)
+            assert made.problem is None, made.problem
+            return made
+
+        yield cell
+
+
+def interrupted(cells, folder, after=EVERY):
+    with pytest.raises(Stop):
+        list(simulate(cells, checkpoints=Stopping(folder, after)))
+
+
+def check_resumed(cells, folder, monkeypatch):
+    """Interrupted after EVERY rounds and taken up again: the metrics of undisturbed training, and
+    only the rounds that were missing have been computed."""
+    cells = list({cell.key: cell for cell in cells}.values())
+    expected = {o.cell.key: o for o in simulate(cells)}
+    assert {o.status for o in expected.values()} == {"done"}
+    interrupted(cells, folder)
+    assert len(list((folder / "checkpoints").iterdir())) == len(cells)
+    rounds, finish = [], Run.finish_round
+    monkeypatch.setattr(Run, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
+    found = {o.cell.key: o for o in simulate(cells, checkpoints=Checkpoints(folder, EVERY))}
+    assert sorted(rounds) == [4] * len(cells) + [5] * len(cells)
+    for key, outcome in found.items():
+        assert outcome.traceback is None
+        differing = [
+            name for name, values in outcome.metrics.items()
+            if not np.array_equal(np.array(values, float),
+                                  np.array(expected[key].metrics[name], float), equal_nan=True)
+        ]  # fmt: skip
+        assert differing == [], outcome.cell.title
+        assert outcome.timings["round"] == expected[key].timings["round"]
+
+
+def names(group):
+    return [name for name in choices(group) if not is_variant(group, name)]
+
+
+def test_every_attack(compose, tmp_path, monkeypatch):
+    """Among them those that remember, search, and train models of their own."""
+    few = {name: ["attack.evaluations=4"] for name in names("attack")
+           if hasattr(component("attack", name), "evaluations")}  # fmt: skip
+    cells = [compose(f"attack={name}", *few.get(name, ()), "aggregator=krum")
+             for name in names("attack")]  # fmt: skip
+    check_resumed(cells, tmp_path, monkeypatch)
+
+
+def test_every_rule_and_stage(compose, tmp_path, monkeypatch):
+    cells = [compose("attack=alie", f"aggregator={name}") for name in names("aggregator")]
+    cells += [compose("attack=alie", "aggregator=median", f"pre_aggregator={name}")
+              for name in choices("pre_aggregator")]  # fmt: skip
+    check_resumed(cells, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["fl.momentum=0.9"],
+        ["fl.momentum=0.9", "fl.client_fraction=0.6"],
+        ["fl.momentum=0.9", "fl.momentum_at=server"],
+        ["fl.momentum=0.9", "schedule=on_off"],
+        ["fl.momentum=0.9", "schedule=churn"],
+        ["fl=fedavg", "fl.local_epochs=null", "fl.local_steps=3", "fl.momentum=0.5"],
+        ["fl=fedavg", "fl.client_fraction=0.8"],
+        ["fl.momentum=0.9", "aggregator=fltrust"],
+        ["fl.schedule=cosine", "fl.gradient_clip=1", "fl.weight_decay=0.01", "fl.momentum=0.9"],
+        ["model=mlp", "fl.momentum=0.9", "attack=label_flip"],
+    ],
+    ids=" ".join,
+)
+def test_every_algorithm(compose, tmp_path, monkeypatch, how):
+    cells = [compose("attack=alie", *how, f"seed={seed}") for seed in (0, 1)]
+    check_resumed(cells, tmp_path, monkeypatch)
+
+
+def test_cells_of_a_block_go_on_from_where_each_of_them_was(compose, tmp_path):
+    """One has a checkpoint, one has none, one was killed later than the first."""
+    cells = [compose(f"seed={seed}") for seed in range(3)]
+    interrupted(cells[:1], tmp_path, after=2)
+    interrupted(cells[2:], tmp_path, after=4)
+    checkpoints, expected = Checkpoints(tmp_path, EVERY), {o.cell.key: o for o in simulate(cells)}
+    for outcome in simulate(cells, checkpoints=checkpoints):
+        assert str(outcome.metrics) == str(expected[outcome.cell.key].metrics)
+
+
+def meddled(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        del content[len(content) // 2 :]
+    elif how == "empty":
+        content.clear()
+    elif how == "a bit in the header":
+        place = content.index(b"metrics") + 60
+        content[place] ^= 1
+    else:
+        content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "a bit in the header", "a bit in the end"])
+def test_a_damaged_checkpoint_is_not_used(compose, tmp_path, capsys, how):
+    cell = compose()
+    interrupted([cell], tmp_path)
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    meddled(path, how)
+    (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, 1000))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{path} is damaged" in said and "starts anew" in said
+    (expected,) = simulate([cell])
+    assert str(outcome.metrics) == str(expected.metrics)
+    assert not path.exists()
+
+
+def test_a_checkpoint_of_another_version_is_not_used(compose, tmp_path, capsys, monkeypatch):
+    cell = compose()
+    monkeypatch.setattr("benchmark.checkpoints.SCHEMA", 0)
+    interrupted([cell], tmp_path)
+    monkeypatch.undo()
+    (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, 1000))
+    assert "schema 0, this version reads 1" in capsys.readouterr().err
+    assert outcome.metrics["round"] == list(range(6))
+
+
+def test_nothing_is_unpickled(compose, tmp_path, monkeypatch):
+    import pickle
+
+    cell = compose("attack=stale", "aggregator=fldetector")
+    interrupted([cell], tmp_path)
+
+    def refused(*_, **__):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refused)
+    monkeypatch.setattr(torch, "load", refused)
+    (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, EVERY))
+    assert outcome.status == "done"
+
+
+@pytest.mark.faults
+def test_a_long_cell_that_is_killed_goes_on(tmp_path):
+    """From the command line, killed as soon as there is a checkpoint, again and again."""
+    long = ["attack=alie", "aggregator=centered_clipping", "model=logistic", "fl.rounds=600",
+            "fl.evaluate_every=300", "fl.momentum=0.9"]  # fmt: skip
+
+    def start(outputs):
+        command = [sys.executable, "-m", "benchmark.run", *long, "engine.checkpoint_every=20",
+                   f"outputs={tmp_path / outputs}"]  # fmt: skip
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    rounds = []
+    folder = tmp_path / "killed" / "checkpoints"
+    for _ in range(2):
+        with start("killed") as process:
+            while process.poll() is None and reached(folder) <= max(rounds, default=0):
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -9
+        rounds.append(reached(folder))
+    assert rounds == sorted(set(rounds)) and rounds[-1] < 600
+    for outputs in ("killed", "quiet"):
+        with start(outputs) as process:
+            assert process.wait() == 0
+    (killed,), (quiet,) = (sorted((tmp_path / o).glob("cells/*/metrics.parquet"))
+                           for o in ("killed", "quiet"))  # fmt: skip
+    assert killed.read_bytes() == quiet.read_bytes()
+    assert list(folder.iterdir()) == [] or all(p.name.startswith(".") for p in folder.iterdir())
+
+
+def reached(folder):
+    """The round of the one checkpoint there, 0 if there is none."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors") if folder.exists() else ():
+        with safe_open(os.fspath(path), framework="pt") as file:
+            text = json.loads(file.metadata()["text"])
+        return text["structure"]["dict"]["round"]
+    return 0

@@ -1,0 +1,271 @@
+"""Executors: the same bits from each, and what becomes of cells whose process is lost."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cells import composing
+from commands import command
+
+from benchmark.analysis import load
+from benchmark.config import ConfigError, Engine
+from benchmark.executors import Executor, Inline, Processes, Report, Submitit, Work, dispatch
+from benchmark.store import Store
+
+TINY = ["model=logistic", "fl.num_clients=10", "fl.num_byzantine=1", "fl.rounds=2",
+        "fl.evaluate_every=2"]  # fmt: skip
+SWEEP = ["-m", "attack=sign_flip,alie", "aggregator=median,krum", "seed=0,1,2", *TINY]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    with composing() as compose:
+        yield [compose(*TINY, f"seed={seed}") for seed in range(8)]
+
+
+@dataclass(frozen=True)
+class Shaky(Executor):
+    """Inline, but the process of some groups is lost.
+
+    Attributes:
+        lost: whether that of a group is, by the group's seeds and the number of the attempt.
+        late: whether only after everything has been stored.
+        sent: the seeds of every group that was sent out.
+    """
+
+    lost: object = None
+    late: bool = False
+    sent: list = field(default_factory=list)
+
+    def run(self, groups, work):
+        for place, group in enumerate(groups):
+            seeds = [cell.seed for cell in group]
+            self.sent.append(seeds)
+            lost = self.lost(seeds, self.sent.count(seeds))
+            if lost and self.late:
+                list(work(group))
+            if lost:
+                yield place, None, "its node was\nswitched off"
+            else:
+                yield from ((place, report, None) for report in work(group))
+
+
+def dispatched(cells, executor, folder):
+    """The statuses by seed; every cell has one report."""
+    Store(folder).plan(cells, [])
+    reports = list(dispatch(cells, executor, Work(Engine(), str(folder))))
+    seeds = {cell.key: cell.seed for cell in cells}
+    assert Counter(report.key for report in reports) == Counter(seeds.keys())
+    assert all(Store(folder).status(report.key) == report.status for report in reports)
+    return {seeds[report.key]: report.status for report in reports}
+
+
+def test_a_cell_that_kills_its_process_ends_up_alone(cells, tmp_path):
+    """Its group is halved until only it is lost; it is tried again as often as asked, and no more;
+    nothing that was finished is computed again."""
+    executor = Shaky(retries=3, lost=lambda seeds, _: 5 in seeds)
+    found = dispatched(cells, executor, tmp_path)
+    assert found == dict.fromkeys(range(8), "done") | {5: "failed"}
+    assert executor.sent == [
+        [0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [6, 7], [4],
+        [5], [5], [5], [5],
+    ]  # fmt: skip
+    key = cells[5].key
+    assert (tmp_path / "cells" / key / "traceback.txt").read_text() == "its node was\nswitched off"
+    assert load(tmp_path).set_index("key").loc[key, "status"] == "failed"
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_cell_that_is_lost_once_is_tried_again(cells, tmp_path, retries):
+    executor = Shaky(retries=retries, lost=lambda seeds, attempt: attempt == 1)
+    found = dispatched(cells[:2], executor, tmp_path)
+    assert executor.sent == [[0, 1], [0], [1]] + [[0], [1]] * retries
+    assert set(found.values()) == {"done" if retries else "failed"}
+
+
+def test_what_was_stored_before_the_loss_is_done(cells, tmp_path):
+    executor = Shaky(lost=lambda seeds, _: True, late=True)
+    assert set(dispatched(cells, executor, tmp_path).values()) == {"done"}
+    assert len(executor.sent) == 1
+
+
+def test_what_others_have_stored_meanwhile_is_not_computed(cells, tmp_path, monkeypatch):
+    dispatched(cells[:5], Inline(), tmp_path)
+    began = []
+    monkeypatch.setattr(
+        "benchmark.executors.base.simulate",
+        lambda block, *_: began.extend(c.seed for c in block) or [],
+    )
+    work = Work(Engine(), str(tmp_path))
+    assert list(work(cells)) == [Report(cell.key, "done") for cell in cells[:5]]
+    assert sorted(began) == [5, 6, 7]
+
+
+def test_an_exception_of_the_work_is_a_loss(cells, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ArithmeticError("of the machine")
+
+    monkeypatch.setattr("benchmark.executors.base.simulate", broken)
+    found = dispatched(cells[:2], Inline(retries=0), tmp_path)
+    assert set(found.values()) == {"failed"}
+    text = (tmp_path / "cells" / cells[0].key / "traceback.txt").read_text()
+    assert text.startswith("Traceback") and "ArithmeticError: of the machine" in text
+
+
+def test_a_store_that_takes_nothing_ends_it(cells, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "write", full)
+    with pytest.raises(ConfigError, match=r"^outputs=.*: No space left on device; .* goes on$"):
+        dispatched(cells, Inline(), tmp_path)
+
+
+def test_same_metrics(cells, tmp_path, monkeypatch):
+    """In this process, and in two others that are started anew; forks are test_workers.py's."""
+    monkeypatch.setattr("benchmark.executors.local.can_fork", lambda: False)
+    there = Processes(workers=2, devices=["cpu", "cpu"])
+    for name, executor in (("here", Inline()), ("there", there)):
+        dispatched(cells, executor, tmp_path / name)
+    assert metrics_of(tmp_path / "here") == metrics_of(tmp_path / "there")
+    assert len(metrics_of(tmp_path / "here")) == 8
+
+
+def metrics_of(folder):
+    return {p.parent.name: p.read_bytes() for p in Path(folder).glob("cells/*/metrics.parquet")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["executor=inline", "executor.retries=-1"], "executor.retries=-1 must not be negative"),
+        (["executor.workers=0"], "executor.workers=0 must be positive"),
+        (["executor.workers=many"], "executor.workers=many"),
+        (["executor.devices=[]"], "executor.devices=[] must name one"),
+        (["executor.cores=3"], "executor.cores"),
+        (["executor=cloud"], "Could not find 'executor/cloud'"),
+        (["executor=submitit", "executor.jobs=0"], "executor.jobs=0 must be positive"),
+        (["executor=submitit", "executor.cluster=nowhere"], "nowhere"),
+        (["executor=submitit", "executor.parameters={memory:3}", "executor.cluster=debug"],
+         "memory"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_one_line(tmp_path, settings, message):
+    ended = command("-m", *TINY, "seed=0", *settings, f"outputs={tmp_path}")
+    assert ended.code == 1
+    assert message in ended.err and ended.err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("package", ["submitit", "ray"])
+def test_an_extra_that_is_not_installed(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    ended = command("-m", *TINY, "seed=0", f"executor={package}", f"outputs={tmp_path}")
+    assert ended.code == 1
+    assert f"pip install 'byzantine-benchmark[{package}]'" in ended.err
+
+
+def test_bundles(cells):
+    for jobs, sizes in ((1, [8]), (3, [3, 3, 2]), (8, [1] * 8), (16, [1] * 8)):
+        parts = Submitit(jobs=jobs).parts(cells, None)
+        assert [len(part) for part in parts] == sizes
+        assert [cell for part in parts for cell in part] == cells
+
+
+# What is lost really: processes of submitit and nodes of Ray. The rule in this module takes its
+# time, and sends its process a signal, once.
+MODULE = """
+import os, signal, time
+from dataclasses import dataclass
+from benchmark.aggregators import Median
+
+@dataclass(frozen=True)
+class Slow(Median):
+    seconds: float = 0.0
+    signal: int = 0
+    folder: str = "."
+
+    def step(self, updates, f, state, context):
+        time.sleep(self.seconds)
+        marker = os.path.join(self.folder, "sent")
+        if self.signal and not os.path.exists(marker):
+            open(marker, "w").close()
+            os.kill(os.getpid(), self.signal)
+        return super().step(updates, f, state, context)
+"""
+
+
+def slow(folder, *settings):
+    (folder / "slow.py").write_text(MODULE)
+    return ["-m", "attack=sign_flip", "aggregator=median", "aggregator._target_=slow.Slow",
+            f"+aggregator.folder={folder}", *TINY, *settings]  # fmt: skip
+
+
+def swept(folder, *arguments):
+    program = [sys.executable, "-m", "benchmark.run", *arguments]
+    return subprocess.run(
+        program, cwd=folder, capture_output=True, text=True, env=with_path(folder)
+    )
+
+
+def with_path(folder):
+    root = Path(__file__).resolve().parents[1]
+    return os.environ | {"PYTHONPATH": f"{folder}:{root}"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [9, 12], ids=["killed", "pre-empted"])
+def test_jobs_of_submitit(tmp_path, number):
+    """The same bits, though a job is lost in its midst."""
+    sweep = slow(tmp_path, f"+aggregator.signal={number}", "seed=0,1,2,3")
+    there = ["executor=submitit", "executor.cluster=local", "executor.jobs=2"]
+    ended = swept(tmp_path, *sweep, *there, "outputs=there")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "sent").exists()
+    assert "4 cells: 4 trained" in ended.stdout
+    logs = "".join(p.read_text() for p in (tmp_path / "submitit").glob("*_log.*"))
+    assert ("Requeued job" in logs) == (number == 12)
+    assert swept(tmp_path, *sweep, "executor=inline", "outputs=here").returncode == 0
+    assert metrics_of(tmp_path / "there") == metrics_of(tmp_path / "here")
+    assert len(metrics_of(tmp_path / "here")) == 4
+
+
+# A cluster of two nodes of one processor; the second goes when the first cells are stored and
+# both are at work.
+CLUSTER = """
+import os, subprocess, sys, time
+from ray.cluster_utils import Cluster
+
+sweep = [sys.executable, "-m", "benchmark.run", *sys.argv[1:]]
+cells = "there/cells"
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+node = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+with subprocess.Popen([*sweep, f"executor.address={cluster.address}", "outputs=there"]) as process:
+    while process.poll() is None and (not os.path.isdir(cells) or len(os.listdir(cells)) < 3):
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before a node was lost"
+    cluster.remove_node(node, allow_graceful=False)
+print("one node is gone", flush=True)
+cluster.shutdown()
+sys.exit(process.returncode)
+"""
+
+
+@pytest.mark.faults
+def test_a_node_of_ray_is_lost(tmp_path):
+    sweep = slow(tmp_path, "+aggregator.seconds=0.3", "seed=0,1,2,3,4,5,6,7,8,9")
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    ended = subprocess.run(
+        [sys.executable, "cluster.py", *sweep, "executor=ray", "engine.memory_gb=2e-4"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=with_path(tmp_path) | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "one node is gone" in ended.stdout and "10 cells: 10 trained" in ended.stdout
+    assert swept(tmp_path, *sweep, "outputs=here").returncode == 0
+    assert metrics_of(tmp_path / "there") == metrics_of(tmp_path / "here")
+    assert len(metrics_of(tmp_path / "here")) == 10
