@@ -84,7 +84,7 @@ class Index:
         if len(record["metrics"]["round"]) > _ROWS:
             kept = line | {"record": record | {"metrics": None}}
         with suppress(OSError):  # a full disk, or one that is for reading only
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             with open(self.folder / self._name, "a") as file:
                 file.write(json.dumps(kept) + "\n")
         return line

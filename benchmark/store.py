@@ -39,7 +39,7 @@ class Store:
     """The cells below a folder.
 
     Args:
-        folder: made when the first cell is written.
+        folder: must be there before a cell is written; `plan` makes it.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -192,7 +192,7 @@ class Store:
 
     def _replace(self, target: Path, files: dict[str, bytes]) -> int:
         """Put a folder with these files in the place of another; returns its stamp."""
-        self.cells.mkdir(parents=True, exist_ok=True)
+        self.cells.mkdir(exist_ok=True)  # not its parents: a store that has vanished stays so
         for _ in range(_ATTEMPTS):
             with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
                 temporary = self._written(target.name, files)

@@ -79,6 +79,7 @@ def test_the_folders_are_the_truth(tmp_path, reads):
         write(store, key)
     shutil.rmtree(tmp_path / "cells" / "a")
     other = Store(tmp_path / "elsewhere")
+    other.plan([], [])
     write(other, "b", accuracy=0.9)
     shutil.rmtree(tmp_path / "cells" / "b")
     shutil.copytree(other.cells / "b", tmp_path / "cells" / "b")

@@ -2,10 +2,7 @@
 
 import json
 import os
-import random
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -305,6 +302,7 @@ def test_a_crash_at_any_moment_leaves_a_whole_cell_or_none(tmp_path, before):
     columns = {"round": [0, 1], "test_loss": [1.0, 0.5]}
     while True:
         store = Store(tmp_path / str(crashes))
+        store.plan([], [])
         if before:
             store.write(fake(seed=1), before, reason="earlier", traceback="earlier")
         work = lambda s=store: s.write(fake(), "done", columns, columns)  # noqa: E731
@@ -377,79 +375,3 @@ def test_two_writers_of_one_cell(tmp_path):
         for name in ("metrics", "timings")
     ]
     assert rounds[0] == rounds[1] and len(set(rounds[0])) == 1
-
-
-# Every line read is a command to run; what it is told to do with it comes first: `run`, or the
-# number of new entries in the store, and the seconds after that, at which to kill it. It forks, so
-# that only this process has to import everything.
-DRIVER = """
-import json, os, signal, sys, time
-import benchmark.execution, benchmark.simulation.engine, pyarrow.parquet
-from benchmark import run
-
-def entries(folder):
-    return len(os.listdir(folder)) if os.path.isdir(folder) else 0
-
-for line in sys.stdin:
-    fate, cells, arguments = json.loads(line)
-    before = entries(cells)
-    child = os.fork()
-    if child == 0:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        sys.argv = ["benchmark.run", *arguments]
-        code = 70
-        try:
-            run.main()
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-        finally:
-            os._exit(code)
-    ended, state = 0, None
-    if fate != "run":
-        while entries(cells) < before + fate[0] and not ended:
-            time.sleep(0.001)
-            ended, state = os.waitpid(child, os.WNOHANG)
-        if not ended:
-            time.sleep(fate[1])
-            os.kill(child, signal.SIGKILL)
-    if not ended:
-        _, state = os.waitpid(child, 0)
-    print(json.dumps(os.waitstatus_to_exitcode(state)), flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_killed_sweep_is_taken_up_again(tmp_path):
-    root = Path(__file__).resolve().parents[1]
-    sweep = ["-m", "attack=sign_flip", "fl.num_byzantine=1", "seed=0,1,2,3", *TINY]
-    sweep += ["fl.learning_rate=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8", "fl.rounds=10"]
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER], cwd=root, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-
-    def told(fate, outputs):
-        order = [fate, str(outputs / "cells"), [*sweep, f"outputs={outputs}"]]
-        print(json.dumps(order), file=driver.stdin, flush=True)
-        return json.loads(driver.stdout.readline())
-
-    chance = random.Random(1)
-    done = []
-    with driver:
-        for _ in range(5):
-            outputs = tmp_path / "killed"
-            code = told((chance.randint(1, 5), chance.uniform(0, 0.005)), outputs)
-            assert code == -9
-            check_whole(outputs, rounds=10)
-            done.append(len(folders(outputs)))
-        assert done == sorted(done) and 0 < done[-1] < 32
-        assert told("run", tmp_path / "killed") == 0
-        assert told("run", tmp_path / "quiet") == 0
-        driver.stdin.close()
-    check_whole(tmp_path / "killed", rounds=10)
-    assert len(folders(tmp_path / "killed")) == 32
-    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "quiet")
-    ended = command(*sweep, f"outputs={tmp_path / 'killed'}")
-    assert ended.code == 0
-    assert ended.out.startswith("32 cells: nothing to train, 32 already stored; results in ")

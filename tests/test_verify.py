@@ -18,6 +18,7 @@ FILES = ("config.yaml", "summary.json", "metrics.parquet", "timings.parquet")
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path / "out")
+    store.plan([], [])
     for key in "abc":
         write(store, key)
     store.write(cell("d"), "failed", reason="no", traceback="why")

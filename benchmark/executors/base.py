@@ -1,7 +1,6 @@
 """What executors have in common: groups of cells go out, reports come back, what is lost is tried
 again."""
 
-import errno
 import signal
 import threading
 from collections import Counter
@@ -80,8 +79,6 @@ class Work:
             for block in blocks_of(wanted, self.engine, self.workloads):
                 outcomes = list(simulate(block, self.engine, self.workloads, checkpoints))
                 with uninterrupted():
-                    if not store.cells.is_dir():  # a store that has vanished is not begun anew
-                        raise FileNotFoundError(errno.ENOENT, "the folder has vanished")
                     for outcome in outcomes:
                         store.write(**vars(outcome))
                         if checkpoints:
