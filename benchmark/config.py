@@ -8,7 +8,6 @@ their schemas here.
 
 import importlib
 import inspect
-import json
 import os
 import re
 import sys
@@ -323,11 +322,6 @@ def build(node: Any, where: str) -> Component:
         return Component(found(**values), {"_target_": target, **values})
     except TypeError as error:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None
-
-
-def canonical(config: Any) -> str:
-    """One string for equal configurations."""
-    return json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, str | None]:

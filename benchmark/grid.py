@@ -1,6 +1,5 @@
 """Cells, and the grids of overrides that they come from."""
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterable
@@ -16,9 +15,9 @@ from omegaconf import DictConfig
 from benchmark.aggregators.base import Chain
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
-from benchmark.config import FL, ConfigError, as_name, canonical
+from benchmark.config import FL, ConfigError, as_name
+from benchmark.keys import key_of
 
-SCHEMA = 4  # of a cell's config; raise it when the same config comes to mean another computation
 TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
     ("fl.num_clients", "fl.num_honest"),
@@ -55,7 +54,7 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """Hash of the config and the schema version; names the cell's folder."""
-        return digest({"schema": SCHEMA, **self.config}, 20)
+        return key_of(self.config)
 
     @property
     def seed(self) -> int:
@@ -233,8 +232,3 @@ def spelled(value: Any) -> str:
 def participants(fl: FL) -> int:
     """How many clients take part in a round."""
     return max(1, round(fl.client_fraction * fl.num_clients))
-
-
-def digest(config: Any, length: int) -> str:
-    """The start of a hash of plain values."""
-    return hashlib.sha256(canonical(config).encode()).hexdigest()[:length]
