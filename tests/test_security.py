@@ -1,13 +1,22 @@
 """Files that get passed on, presets and stores, run nothing that their reader has not allowed."""
 
+import ast
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from commands import command
+from test_index import cell, write
+from test_verify import rewritten
 
+from benchmark import index, verify
+from benchmark.analysis import load
 from benchmark.config import PACKAGES, ConfigError, allow_typed, build, imported
 from benchmark.prepare import parse
+from benchmark.store import Store
 
 QUICK = ["model=logistic", "fl.rounds=1", "fl.num_clients=8", "fl.num_byzantine=1"]
 THEIRS = """
@@ -166,3 +175,89 @@ def test_a_data_set_cannot_be_just_anything(theirs):
     with pytest.raises(ConfigError, match=r"^data\._target_=theirs\.Theirs cannot be imported: "):
         parse(["data=own"], theirs)
     assert not (theirs / "was_imported").exists()
+
+
+# ------------------------------------------------------------------------------ what is read back
+
+ROOT = Path(__file__).resolve().parents[1]
+READERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}  # run what they read
+NAMES = {
+    *("eval", "exec", "read_pickle", "allow_pickle", "unsafe_load", "full_load", "Unpickler"),
+    *("__import__", "import_module", "get_class", "get_method", "get_object", "instantiate"),
+}
+LOADS = {"load", "loads", "load_all"}
+SAFE = {"json", "OmegaConf", "analysis", "source", "benchmark"}  # whose loads run nothing
+ALLOWED = {
+    "pickle of benchmark/composer.py": "copies configurations, in memory only",
+    "pickle.loads of benchmark/composer.py": "the same",
+    "import_module of benchmark/config.py": "after asking whether the package is allowed",
+    "eval of benchmark/grid.py": "a condition of pandas, which sees no names of Python's",
+    "yaml.load of benchmark/index.py": "with the safe loader, see below",
+}
+
+
+def suspicious(tree):
+    """What a module does that might run what it reads."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from READERS & {alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            package = str(node.module).partition(".")[0]
+            names = {alias.name for alias in node.names}
+            yield from READERS & {package}
+            yield from names & (NAMES if package in SAFE else NAMES | LOADS)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            owner, _, name = called.rpartition(".")
+            yield from NAMES & {name, *(keyword.arg for keyword in node.keywords)}
+            if owner and name in LOADS and owner not in SAFE:
+                yield called
+
+
+def test_nothing_runs_what_it_reads():
+    found = {
+        f"{what} of {path.relative_to(ROOT)}"
+        for folder in ("benchmark", "hydra_plugins")
+        for path in (ROOT / folder).rglob("*.py")
+        for what in suspicious(ast.parse(path.read_text()))
+    }
+    assert found == ALLOWED.keys()
+
+
+@pytest.mark.parametrize("source", [
+    "import pickle", "from joblib import load", "torch.load(path)", "np.load(path, None)",
+    "np.save(path, a, allow_pickle=True)", "yaml.load(text)", "yaml.unsafe_load(text)",
+    "exec(text)", "eval(text)", "pd.read_pickle(path)", "hydra.utils.instantiate(node)",
+    "__import__(name)", "from numpy import load",
+])  # fmt: skip
+def test_what_would_be_noticed(source):
+    assert list(suspicious(ast.parse(source)))
+
+
+def test_yaml_is_read_by_a_safe_loader():
+    assert issubclass(index._Loader, yaml.constructor.SafeConstructor)
+
+
+@pytest.mark.parametrize("tag", [
+    "!!python/object/apply:os.system ['touch {}']",
+    "!!python/object/apply:subprocess.check_call [['touch', '{}']]",
+    "!!python/object/new:builtins.exec ['open(\"{}\", \"w\")']",
+    "!!python/module:theirs",
+])  # fmt: skip
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_stored_config_runs_nothing(theirs, tag, checksums, capsys):
+    """Somebody else's store, whose checksums are right or whose version had none."""
+    store, trace = Store(theirs / "out"), theirs / "trace"
+    write(store, 0)
+    write(store, 1)
+    key = cell(1).key
+    config = (store.cells / key / "config.yaml").read_text()
+    tagged = f"{config}note: {tag.format(trace)}\n".encode()
+    rewritten(store, key, tagged, without=() if checksums else ("key_schema", "files", "checksum"))
+    shutil.rmtree(store.folder / "index")
+    with pytest.warns(UserWarning, match="1 damaged cells were left out"):
+        assert set(load(store.folder)["key"]) == {cell(0).key}
+    assert verify.main([f"outputs={store.folder}"]) == 1
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(f"{key}: ") and "could not determine a constructor" in line
+    assert not trace.exists() and not (theirs / "was_imported").exists()
