@@ -1,5 +1,6 @@
 """Cells, and the grids of overrides that they come from."""
 
+import ast
 import itertools
 import re
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from benchmark.attacks.schedule import Schedule
 from benchmark.config import FL, ConfigError, as_name
 from benchmark.keys import key_of
 
+_METHODS = ("isin", "isna", "notna", "abs", "startswith", "endswith", "contains")
 TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
     ("fl.num_clients", "fl.num_honest"),
@@ -187,6 +189,7 @@ def matching(frame, where: str, name: str):
     try:
         if "@" in where or "__" in where:  # pandas would look up names of Python's
             raise ValueError("@ and __ are not allowed")
+        _demand_harmless(where)
         found = frame.eval(where, local_dict={}, global_dict={}, engine="python")
         if str(getattr(found, "dtype", None)) != "bool" or len(found) != len(frame):
             raise ValueError("it must be true or false for every cell")
@@ -195,6 +198,15 @@ def matching(frame, where: str, name: str):
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{name}={where}: {reason}; columns: {columns}") from None
     return found.to_numpy()
+
+
+def _demand_harmless(where: str) -> None:
+    """Raise ValueError if a condition, perhaps somebody else's, calls what might write files."""
+    for node in ast.walk(ast.parse(re.sub(r"`([\w.]+)`", r"\1", where.strip()))):
+        if isinstance(node, ast.Call):
+            function = isinstance(node.func, ast.Name)  # pandas has those of arithmetic only
+            if not (function or getattr(node.func, "attr", None) in _METHODS):
+                raise ValueError(f"only {', '.join(_METHODS)} can be called")
 
 
 def first_of(overrides: list[str]) -> DictConfig:
