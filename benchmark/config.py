@@ -305,8 +305,6 @@ def build(node: Any, where: str) -> Component:
         raise ConfigError(f"{where}={plain} must be a mapping with a _target_")
     values = dict(plain)
     target = values.pop("_target_", None)
-    if not isinstance(target, str) or "." not in target:
-        raise ConfigError(f"{where}._target_={target} must be a dotted name, my_package.MyClass")
     found = imported(target, f"{where}._target_")
     if where != "model" and not inspect.isclass(found):  # calling it here might do anything
         raise ConfigError(f"{where}._target_={target} must be a class")
