@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from benchmark.aggregators.base import Chain, Rule, Stage, feasibility
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
-from benchmark.config import FL, Component, ConfigError, as_name, build, canonical, typed
-from benchmark.grid import SCHEMA, TWINS, Cell, digest, participants, spelled
+from benchmark.config import FL, Component, ConfigError, as_name, build, typed
+from benchmark.grid import TWINS, Cell, participants, spelled
+from benchmark.keys import KEY_SCHEMA, canonical, digest
 
 _COMPONENTS = ("attack", "schedule", "aggregator", "data", "partition", "model")
 _PARTS = (*_COMPONENTS, "pre_aggregator", "fl", "seed")  # of the configuration, that make a cell
@@ -343,5 +344,5 @@ def _scenario(config: dict, fl: FL) -> str:
     varying = ("num_byzantine", "declared_byzantine")
     varying += ("num_clients",) if fl.num_honest is not None else ()
     shared["fl"] = {k: v for k, v in config["fl"].items() if k not in varying}
-    shared |= {"num_honest": fl.num_honest, "schema": SCHEMA}
+    shared |= {"num_honest": fl.num_honest, "schema": KEY_SCHEMA}
     return digest(shared, 12)

@@ -8,7 +8,8 @@ their schemas here.
 
 import importlib
 import inspect
-import json
+import os
+import re
 import sys
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial
@@ -229,6 +230,59 @@ def typed(schema: type, node: Any, where: str) -> Any:
     return schema(**OmegaConf.to_container(structured))
 
 
+PACKAGES = "BENCHMARK_PACKAGES"  # environment variable: the user's packages, a,b
+_TYPED_TARGET = re.compile(r"\+{0,2}[\w.]+\._target_=(.*)")
+_TOP_PACKAGE = re.compile(r"(?<![\w.])(\w+)\.")
+
+
+def allow_typed(arguments: list[str]) -> None:
+    """Allow the packages of the components that a command line names, here and in child processes.
+
+    Whoever types a name means it; files of configuration get passed on.
+    """
+    typed_targets = [found[1] for found in map(_TYPED_TARGET.fullmatch, arguments) if found]
+    packages = [name for value in typed_targets for name in _TOP_PACKAGE.findall(value)]
+    os.environ[PACKAGES] = ",".join([os.environ.get(PACKAGES, ""), *packages])
+
+
+def imported(target: Any, where: str) -> Any:
+    """The class or function of a dotted name, from an allowed package.
+
+    Of another nothing is imported, as importing alone may do anything. And what a module has only
+    imported itself, as `benchmark.store.shutil`, is not allowed for being found there.
+
+    Args:
+        target: the dotted name.
+        where: the setting that gives it.
+
+    Raises:
+        ConfigError: if it is not allowed, cannot be imported, or is neither class nor function.
+    """
+    setting = f"{where}={target}"
+    if not isinstance(target, str) or "." not in target:
+        raise ConfigError(f"{setting} must be a dotted name, my_package.MyClass")
+    module, _, name = target.rpartition(".")
+    _demand_allowed(module, setting)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{setting} cannot be imported: {error}") from None
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        raise ConfigError(f"{setting} must be a class or a function")
+    _demand_allowed(found.__module__, setting)
+    return found
+
+
+def _demand_allowed(module: str, setting: str) -> None:
+    package = module.partition(".")[0]
+    named = map(str.strip, os.environ.get(PACKAGES, "").split(","))
+    if package not in {"benchmark", *named} - {""}:
+        raise ConfigError(
+            f"{setting} cannot be imported: {package} is not an allowed package; if you trust it, "
+            f"set {PACKAGES}={package} or type the component's _target_ on the command line"
+        )
+
+
 @dataclass(frozen=True)
 class Component:
     """A built component and the mapping that stands for it in a cell."""
@@ -249,13 +303,9 @@ def build(node: Any, where: str) -> Component:
         raise ConfigError(f"{where}={plain} must be a mapping with a _target_")
     values = dict(plain)
     target = values.pop("_target_", None)
-    if not isinstance(target, str) or "." not in target:
-        raise ConfigError(f"{where}._target_={target} must be a dotted name, my_package.MyClass")
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{where}._target_={target} cannot be imported: {error}") from None
+    found = imported(target, f"{where}._target_")
+    if where != "model" and not inspect.isclass(found):  # calling it here might do anything
+        raise ConfigError(f"{where}._target_={target} must be a class")
     if is_dataclass(found):
         built = typed(found, values, where)
         where_only = {f.name for f in fields(found) if f.metadata.get("where")}
@@ -268,11 +318,6 @@ def build(node: Any, where: str) -> Component:
         return Component(found(**values), {"_target_": target, **values})
     except TypeError as error:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None
-
-
-def canonical(config: Any) -> str:
-    """One string for equal configurations."""
-    return json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, str | None]:

@@ -1,6 +1,5 @@
 """From jobs to stored cells: compose, check, drop what is stored, simulate, store."""
 
-import importlib
 import math
 import sys
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.composer import Composer
-from benchmark.config import ConfigError, Engine, build, typed
+from benchmark.config import ConfigError, Engine, build, imported, typed
 from benchmark.grid import Cell, expand, selected
 from benchmark.progress import Progress
 from benchmark.store import Store
@@ -247,15 +246,7 @@ def report(result: Result, function: str | None = None) -> None:
     if len(result.cells) == 1 and not result.problems:
         _describe(result.store, result.cells[0])
     if function and not failed:
-        print(_imported(function)(_frame(result)))
-
-
-def _imported(name: str):
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"report={name} cannot be imported: {error}") from None
+        print(imported(function, "report")(_frame(result)))
 
 
 def _frame(result: Result):

@@ -133,6 +133,11 @@ def record_of(summary: dict, algorithm: dict, columns: dict | None) -> dict:
     return summary | {"settings": settings, "metrics": _evaluations(columns)}
 
 
+def config_of(folder: Path) -> dict:
+    """The stored config of a cell; plain values, whatever the file may ask for."""
+    return yaml.load((folder / "config.yaml").read_bytes(), Loader=_Loader)
+
+
 def read(folder: Path) -> dict:
     """The record of a cell, from its folder.
 
@@ -142,8 +147,7 @@ def read(folder: Path) -> dict:
     try:
         summary = json.loads((folder / "summary.json").read_bytes())
         if summary["schema"] == SCHEMA:
-            config = yaml.load((folder / "config.yaml").read_bytes(), Loader=_Loader)
-            return record_of(summary, config["fl"], _columns(folder))
+            return record_of(summary, config_of(folder)["fl"], _columns(folder))
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise Damaged(str(error)) from None
     raise ValueError(

@@ -13,11 +13,10 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import conf_dir
+from benchmark.config import ConfigError, conf_dir, imported
 from benchmark.data import DataError
 
 
@@ -29,6 +28,7 @@ def parse(arguments: list[str], folder: Path) -> tuple[str, object]:
         folder: conf/data, with one YAML file a data set.
 
     Raises:
+        ConfigError: the source cannot be imported.
         ValueError: unknown data set, field or form of argument, or a value out of range.
     """
     choices = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -39,7 +39,7 @@ def parse(arguments: list[str], folder: Path) -> tuple[str, object]:
         raise ValueError(f"data={names[0]}: should be one of {', '.join(choices)}")
 
     config = OmegaConf.load(folder / f"{names[0]}.yaml")
-    source = get_class(config.pop("_target_"))
+    source = imported(config.pop("_target_"), "data._target_")
     known = [field.name for field in fields(source)]
     overrides = []
     for argument in arguments:
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         name, source = parse(arguments, conf_dir() / "data")
-    except ValueError as error:
+    except (ConfigError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not hasattr(source, "prepare"):

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import ConfigError, as_name, conf_dir
+from benchmark.config import PACKAGES, ConfigError, allow_typed, as_name, conf_dir
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -20,6 +20,8 @@ def _hydra_main(config: DictConfig) -> None:
     from benchmark.execution import is_grid, jobs_of, overrides_of, perform
 
     try:
+        if PACKAGES in HydraConfig.get().job.env_set:
+            raise ConfigError(f"hydra.job.env_set.{PACKAGES}: set it in the environment itself")
         jobs = jobs_of(overrides_of(HydraConfig.get().overrides), config, sweep=False)
         _ended.update(failed=perform(jobs, config, alone=not is_grid(config)))
     except Exception as error:  # raised again outside: Hydra would print a line of its own
@@ -47,6 +49,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise; how errors are shown is decided here
     from benchmark.data import DataError
 
+    allow_typed(sys.argv[1:])
     sys.argv[1:] = map(as_name, sys.argv[1:])
     try:
         _hydra_main()

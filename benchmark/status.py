@@ -12,11 +12,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Count the cells of the store; takes `outputs=FOLDER`."""
     try:
         folder = settings(arguments, outputs="outputs")["outputs"]
-    except ConfigError as error:
+        store = Store(folder)
+        records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
+    except (ConfigError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    store = Store(folder)
-    records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
     if not records and not planned:
         print(f"error: outputs={folder}: nothing there; python -m benchmark.run fills it",
               file=sys.stderr)  # fmt: skip

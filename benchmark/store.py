@@ -28,7 +28,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmark.index import SCHEMA, Index, read, record_of, stamp_of
+from benchmark.index import SCHEMA, Index, config_of, read, record_of, stamp_of
+from benchmark.keys import KEY_SCHEMA, key_of
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _ATTEMPTS = 3
@@ -95,6 +96,7 @@ class Store:
         summary = {
             "schema": SCHEMA,
             "key": cell.key,
+            "key_schema": KEY_SCHEMA,
             "status": status,
             "reason": reason,
             "labels": cell.labels,
@@ -125,7 +127,8 @@ class Store:
         """What is wrong with a stored cell, None if nothing is.
 
         Its files must be those that were written, of a schema that is read, and its key that of
-        its config. Cells of earlier versions have no checksums; of these less can be told.
+        its config. Cells of earlier versions have no checksums, or keys of another schema; of these
+        less can be told.
         """
         folder = self.cells / key
         try:
@@ -146,6 +149,8 @@ class Store:
                     return f"{name} is not what was written"
             if summary["key"] != key:
                 return f"the folder's name is not its key, {summary['key']}"
+            if summary.get("key_schema") == KEY_SCHEMA and key_of(config_of(folder)) != key:
+                return f"config.yaml has another key, {key_of(config_of(folder))}"
             return None
         except Exception as error:  # whatever a parser says of garbage
             return " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,6 +12,7 @@ each other's code for their own.
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("same_examples", derandomize=True)
@@ -27,3 +28,11 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 
     numba.set_num_threads(1)
     torch.set_num_threads(1)  # after numba, which sets it when it starts
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_components(request):
+    """A configuration may name what the test's own module defines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCHMARK_PACKAGES", request.module.__name__)
+        yield

@@ -378,7 +378,7 @@ def test_every_setting_has_a_part_in_the_key(composer):
 
 
 def test_keys_stay_what_they_are(composer):
-    # Stored results are found by these: if a change is meant, raise SCHEMA in benchmark/grid.py.
+    # Stored results are found by these: if a change is meant, raise benchmark.keys.KEY_SCHEMA.
     settings = ["attack=alie", "attack.z=1.5", "aggregator=trimmed_mean", "pre_aggregator=nnm"]
     settings += ["data=digits", "partition=dirichlet", "partition.alpha=0.5", "model.hidden=[32]"]
     settings += ["fl=fedavg", "fl.num_clients=15", "fl.num_byzantine=3", "fl.rounds=7", "seed=2"]
@@ -556,10 +556,13 @@ def test_a_choice_that_changes_other_parts_is_not_joined(watched, tmp_path):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
-def test_every_file_of_every_group_builds(composer, row):
+def test_every_file_of_every_group_builds(composer, row, tmp_path):
     job = [f"{group}={name}" for group, name in row.items()]
     cell = composer.cell([*job, "fl.num_byzantine=1"])
     assert cell.problem is None
+    store = Store(tmp_path)
+    store.write(cell, "failed")
+    assert store.problem(cell.key) is None  # it has its key when it is read back
     assert isinstance(cell.attack, Attack) and isinstance(cell.rule.stages[-1], Rule)
     assert all(isinstance(stage, Stage) for stage in cell.rule.stages[:-1])
     assert callable(cell.data.load) and callable(cell.partition.split)

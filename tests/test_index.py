@@ -4,13 +4,13 @@ import json
 import math
 import os
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmark import index
 from benchmark.analysis import load
+from benchmark.grid import Cell
 from benchmark.index import METRICS, Index
 from benchmark.store import Store
 
@@ -18,20 +18,20 @@ LABELS = dict.fromkeys(("attack", "aggregator", "pre_aggregator", "data", "parti
                         "fl", "schedule"), "x")  # fmt: skip
 
 
-def cell(key, seed=0):
-    config = {"fl": {"rounds": 2, "momentum": 0.0, "milestones": [1]}, "seed": seed}
-    return SimpleNamespace(key=key, labels=LABELS, scenario="s", n=10, f=2, seed=seed,
-                           config=config)  # fmt: skip
+def cell(seed):
+    """A cell that is told from others by its seed."""
+    fl = {"rounds": 2, "momentum": 0.0, "milestones": [1], "num_clients": 10, "num_byzantine": 2}
+    return Cell({"fl": fl, "seed": seed}, LABELS, None, "s")
 
 
-def write(store, key, accuracy=0.5, rounds=2, seed=0):
+def write(store, seed, accuracy=0.5, rounds=2):
     columns = {name: [math.nan, *[accuracy] * rounds] for name in METRICS}
     columns["round"] = list(range(rounds + 1))
-    store.write(cell(key, seed), "done", columns, columns)
+    store.write(cell(seed), "done", columns, columns)
 
 
 def accuracies(folder):
-    return {r["key"]: r["metrics"]["test_accuracy"] for r in Index(folder).records()}
+    return {r["seed"]: r["metrics"]["test_accuracy"] for r in Index(folder).records()}
 
 
 @pytest.fixture
@@ -43,92 +43,97 @@ def reads(monkeypatch):
     return seen
 
 
+def keys(*seeds):
+    return sorted(cell(seed).key for seed in seeds)
+
+
 def test_a_record(tmp_path):
-    write(Store(tmp_path), "a")
+    write(Store(tmp_path), 0)
     (record,) = Index(tmp_path).records()
-    summary = json.loads((tmp_path / "cells" / "a" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "cells" / cell(0).key / "summary.json").read_text())
     assert record.items() >= summary.items()
-    assert record["settings"] == {"rounds": 2, "momentum": 0.0}
+    assert record["settings"].items() >= {"rounds": 2, "momentum": 0.0}.items()
+    assert "milestones" not in record["settings"]
     assert record["metrics"]["round"] == [1, 2]  # round 0 was not evaluated
 
 
 def test_what_a_writer_entered_is_not_read_again(tmp_path, reads):
     store = Store(tmp_path)
-    for key in "abc":
-        write(store, key)
-    write(store, "b", accuracy=0.7)
-    assert accuracies(tmp_path) == {"a": [0.5] * 2, "b": [0.7] * 2, "c": [0.5] * 2}
+    for seed in range(3):
+        write(store, seed)
+    write(store, 1, accuracy=0.7)
+    assert accuracies(tmp_path) == {0: [0.5] * 2, 1: [0.7] * 2, 2: [0.5] * 2}
     assert reads == []
 
 
 def test_with_and_without_it_the_same_is_read(tmp_path, reads):
     store = Store(tmp_path)
-    for seed, key in enumerate("abc"):
-        write(store, key, accuracy=0.1 + seed / 3, seed=seed)
-    store.write(cell("d"), "failed", reason="no", traceback="why")
+    for seed in range(3):
+        write(store, seed, accuracy=0.1 + seed / 3)
+    store.write(cell(3), "failed", reason="no", traceback="why")
     frame = load(tmp_path)
     shutil.rmtree(tmp_path / "index")
     assert load(tmp_path).equals(frame)
-    assert reads == list("abcd")
+    assert reads == keys(0, 1, 2, 3)
     assert load(tmp_path).equals(frame) and len(reads) == 4  # entered by whoever read it
 
 
 def test_the_folders_are_the_truth(tmp_path, reads):
     store = Store(tmp_path)
-    for key in "abc":
-        write(store, key)
-    shutil.rmtree(tmp_path / "cells" / "a")
+    for seed in range(3):
+        write(store, seed)
+    store.remove(cell(0).key)
     other = Store(tmp_path / "elsewhere")
     other.plan([], [])
-    write(other, "b", accuracy=0.9)
-    shutil.rmtree(tmp_path / "cells" / "b")
-    shutil.copytree(other.cells / "b", tmp_path / "cells" / "b")
-    assert accuracies(tmp_path) == {"b": [0.9] * 2, "c": [0.5] * 2}
-    assert reads == ["b"]
+    write(other, 1, accuracy=0.9)
+    store.remove(cell(1).key)
+    shutil.copytree(other.cells / cell(1).key, store.cells / cell(1).key)
+    assert accuracies(tmp_path) == {1: [0.9] * 2, 2: [0.5] * 2}
+    assert reads == keys(1)
 
 
 def test_torn_and_foreign_lines_are_passed_over(tmp_path, reads):
     store = Store(tmp_path)
-    for key in "abc":
-        write(store, key)
+    for seed in range(3):
+        write(store, seed)
     (path,) = (tmp_path / "index").iterdir()
     lines = path.read_text().splitlines()
     lines[0] = lines[0][:50]
     lines[1] = lines[1].replace('"version": 1', '"version": 99')
-    path.write_text("\n".join([*lines, '"', "{}", "17", '{"key": "c"']))
-    assert set(accuracies(tmp_path)) == set("abc")
-    assert reads == ["a", "b"]
+    path.write_text("\n".join([*lines, '"', "{}", "17", f'{{"key": "{cell(2).key}"']))
+    assert set(accuracies(tmp_path)) == {0, 1, 2}
+    assert reads == keys(0, 1)
 
 
 def test_many_files_become_one(tmp_path, reads):
     for number in range(70):
-        write(Store(tmp_path), f"{number:02}")
+        write(Store(tmp_path), number)
     expected = accuracies(tmp_path)
     assert len(expected) == 70 and len(list((tmp_path / "index").iterdir())) == 1
     assert accuracies(tmp_path) == expected and reads == []
 
 
 def test_long_runs_stay_in_their_folders(tmp_path, reads):
-    write(Store(tmp_path), "a", rounds=1000)
+    write(Store(tmp_path), 0, rounds=1000)
     (path,) = (tmp_path / "index").iterdir()
     assert path.stat().st_size < 3000
-    assert len(accuracies(tmp_path)["a"]) == 1000 and reads == ["a"]
-    metrics = tmp_path / "cells" / "a" / "metrics.parquet"
+    assert len(accuracies(tmp_path)[0]) == 1000 and reads == keys(0)
+    metrics = tmp_path / "cells" / cell(0).key / "metrics.parquet"
     metrics.write_bytes(metrics.read_bytes()[:99])
     found = Index(tmp_path)
-    assert list(found.records()) == [] and found.damaged == ["a"]
+    assert list(found.records()) == [] and found.damaged == keys(0)
 
 
 def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
-    write(Store(tmp_path), "a")
+    write(Store(tmp_path), 0)
     shutil.rmtree(tmp_path / "index")
     (tmp_path / "index").write_text("in the way")
-    assert accuracies(tmp_path) == {"a": [0.5] * 2}
+    assert accuracies(tmp_path) == {0: [0.5] * 2}
 
 
 def test_missing_columns_and_nulls_are_no_numbers(tmp_path):
     columns = {"round": [0, 1], "test_accuracy": [0.1, 0.2], "test_loss": [2.0, math.nan]}
-    Store(tmp_path).write(cell("a"), "done", columns, columns)
+    Store(tmp_path).write(cell(0), "done", columns, columns)
     for _ in range(2):
         (record,) = Index(tmp_path).records()
         assert record["metrics"]["test_accuracy"] == [0.1, 0.2]
@@ -137,14 +142,14 @@ def test_missing_columns_and_nulls_are_no_numbers(tmp_path):
 
 
 def test_a_cell_that_vanishes_while_it_is_read(tmp_path, monkeypatch):
-    for key in "ab":
-        write(Store(tmp_path), key)
+    for seed in range(2):
+        write(Store(tmp_path), seed)
     real = os.stat
 
     def stat(path, *args, **kwargs):
-        if str(path).endswith("/a"):
+        if str(path).endswith(cell(0).key):
             raise FileNotFoundError(path)
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(index.os, "stat", stat)
-    assert list(accuracies(tmp_path)) == ["b"]
+    assert list(accuracies(tmp_path)) == [1]

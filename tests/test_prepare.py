@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
@@ -25,7 +26,8 @@ from benchmark.prepare import main
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; cuts short what is under /truncated/ and counts requests."""
+    """Serves a folder; cuts short what is under /truncated/, redirects from /to/<address>, and
+    counts requests."""
 
     requests = ()
 
@@ -36,6 +38,10 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(b"x" * 10)
+        elif self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
         else:
             super().do_GET()
 
@@ -163,23 +169,146 @@ def test_https_only(tmp_path):
         download(["http://example.org/file"], tmp_path, lambda part: None)
 
 
-def test_cifar(server, tmp_path, capsys, monkeypatch):
+def test_a_redirect_within_this_machine(server, tmp_path):
     folder, address, _ = server
-    with tarfile.open(folder / CIFAR10.ARCHIVE, "w:gz") as tar:
-        for name in BATCHES:
-            content = bytes(3073 * 10)
-            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    digest = hashlib.sha256((folder / CIFAR10.ARCHIVE).read_bytes()).hexdigest()
-    monkeypatch.setattr(CIFAR10, "SHA256", digest)
+    (folder / "file").write_bytes(b"content")
+    got = []
+    for url in (f"{address}to//file", f"{address}to/{address}to/{address}file"):
+        download([url], tmp_path, lambda part: got.append(part.read_bytes()), progress=False)
+    assert got == [b"content"] * 2
+
+
+@pytest.mark.parametrize(
+    "target", ["http://example.org/file", "ftp://127.0.0.1/file", "file:///etc/hostname"]
+)
+def test_redirects_to_what_is_not_https(server, tmp_path, target):
+    folder, address, handler = server
+    (folder / "file").write_bytes(b"content")
+    url = f"{address}to/{target}"
+    got = []
+    with pytest.raises(DataError, match=r"redirects to .*, which is not https") as caught:
+        download([url], tmp_path, got.append, progress=False)
+    assert f"{url}: redirects to {target}, which" in str(caught.value) and got == []
+    assert handler.requests == (f"/to/{target}",) * 3
+    download([url, f"{address}file"], tmp_path, got.append, progress=False)  # the next mirror
+    assert len(got) == 1
+
+
+@pytest.mark.parametrize("target", ["http://mirror.example/file", "http://127.0.0.1:9/file"])
+def test_a_redirect_from_https(tmp_path, monkeypatch, target):
+    """Answered in the place of servers with certificates; http is not even asked."""
+    monkeypatch.setattr("benchmark.data.files.PAUSE", 0)
+    redirects = {
+        "https://one.example/file": "//two.example/file",
+        "https://two.example/file": target,
+    }
+    asked = []
+
+    def send(_, request, **__):
+        asked.append(request.url)
+        answer = requests.Response()
+        answer.status_code, answer.url, answer.request = 302, request.url, request
+        answer.headers["location"], answer.raw = redirects[request.url], io.BytesIO()
+        return answer
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    with pytest.raises(DataError, match=f"redirects to {target}, which is not https"):
+        download(["https://one.example/file"], tmp_path, lambda part: None, progress=False)
+    assert asked == [*redirects] * 3
+
+
+# ---------------------------------------------------------------------------------------- archives
+
+RECORDS = bytes(3073 * 10)
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """Makes the archive of CIFAR-10 of such members in its folder, and returns the folder."""
+    root = tmp_path / "inner" / "root"
+    root.mkdir(parents=True)
+
+    def make(*members):
+        with tarfile.open(root / CIFAR10.ARCHIVE, "w:gz") as tar:
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                if isinstance(content, tuple):
+                    info.type, info.linkname = content
+                    tar.addfile(info)
+                else:
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+        digest = hashlib.sha256((root / CIFAR10.ARCHIVE).read_bytes()).hexdigest()
+        monkeypatch.setattr(CIFAR10, "SHA256", digest)
+        return root
+
     monkeypatch.setattr(CIFAR10, "BATCH_SIZE", 10)
+    return make
+
+
+def batches(but=()):
+    return [(f"cifar-10-batches-bin/{name}", RECORDS) for name in BATCHES if name not in but]
+
+
+def contents(folder):
+    """Everything below a folder but the archive."""
+    found = folder.rglob("*")
+    return {path: path.read_bytes() for path in found if path.is_file() and path.suffix != ".gz"}
+
+
+def test_cifar(archive, server, tmp_path, capsys, monkeypatch):
+    folder, address, _ = server
+    (archive(*batches()) / CIFAR10.ARCHIVE).rename(folder / CIFAR10.ARCHIVE)
     monkeypatch.setattr(CIFAR10, "MIRRORS", (address,))
     root = tmp_path / "root"
     for answer in (f"cifar10: verified, in {root}\n", f"cifar10: already in {root}, verified\n"):
         assert run(capsys, "data=cifar10", f"data.root={root}")[:2] == (0, answer)
     assert {path.name for path in root.iterdir()} == {*BATCHES, MANIFEST}
     assert CIFAR10(root=str(root)).load().train_x.shape == (45, 3, 32, 32)
+
+
+def test_members_of_an_archive_cannot_escape(archive, tmp_path):
+    root = archive(
+        ("../../evil", b"evil"), (f"{tmp_path}/evil", b"evil"), ("evil", b"evil"),
+        ("folder", (tarfile.SYMTYPE, str(tmp_path))), ("folder/evil", b"evil"),
+        (f"../../{BATCHES[0]}", RECORDS), (f"{tmp_path}/{BATCHES[1]}", RECORDS),
+        *batches(but=BATCHES[:2]),
+    )  # fmt: skip
+    before = contents(tmp_path)
+    assert CIFAR10(root=str(root)).prepare(progress=False) == root
+    new = contents(tmp_path).keys() - before.keys()
+    assert new == {root / name for name in (*BATCHES, MANIFEST)}
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_in_an_archive_are_not_followed(archive, tmp_path, kind, capsys):
+    secret = tmp_path / "secret"
+    secret.write_bytes(RECORDS)
+    link = (f"cifar-10-batches-bin/{BATCHES[0]}", (kind, str(secret)))
+    root = archive(*batches(but=BATCHES[:1]), link)
+    before = contents(tmp_path)
+    assert f"{BATCHES[0]} is corrupt: 0 bytes" in failure_of_load(root)
+    assert "download failed" in failure(capsys, "data=cifar10", f"data.root={root}")
+    assert contents(tmp_path) == before and not any(p.is_symlink() for p in tmp_path.rglob("*"))
+
+
+def failure_of_load(root):
+    with pytest.raises(DataError) as caught:
+        CIFAR10(root=str(root)).load()
+    return str(caught.value)
+
+
+def test_links_in_the_folder_are_replaced(archive, tmp_path):
+    """What is stored does not go to where a file of that name points."""
+    root = archive(*batches())
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    for name in (BATCHES[0], MANIFEST):
+        (root / name).symlink_to(outside)
+    assert CIFAR10(root=str(root)).prepare(progress=False) == root
+    assert outside.read_bytes() == b"precious"
+    assert not (root / BATCHES[0]).is_symlink() and (root / BATCHES[0]).read_bytes() == RECORDS
 
 
 @pytest.mark.parametrize("name", ["digits", "breast_cancer", "tutorial"])

@@ -1,17 +1,25 @@
 """Damaged cells are found, set aside, computed again and never read; others deleted if asked."""
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
 from commands import command
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_index import cell, write
 
 from benchmark import remove, status, verify
 from benchmark.analysis import load
+from benchmark.index import SCHEMA
+from benchmark.keys import KEY_SCHEMA, key_of
 from benchmark.store import Store
 
+A, B, C, D = KEYS = [cell(seed).key for seed in range(4)]
 FILES = ("config.yaml", "summary.json", "metrics.parquet", "timings.parquet")
 
 
@@ -19,14 +27,14 @@ FILES = ("config.yaml", "summary.json", "metrics.parquet", "timings.parquet")
 def store(tmp_path):
     store = Store(tmp_path / "out")
     store.plan([], [])
-    for key in "abc":
-        write(store, key)
-    store.write(cell("d"), "failed", reason="no", traceback="why")
+    for seed in range(3):
+        write(store, seed)
+    store.write(cell(3), "failed", reason="no", traceback="why")
     return store
 
 
 def test_whole_cells(store, capsys):
-    assert [store.problem(key) for key in "abcd"] == [None] * 4
+    assert [store.problem(key) for key in KEYS] == [None] * 4
     assert verify.main([f"outputs={store.folder}"]) == 0
     assert capsys.readouterr().out == "4 cells: 4 whole, 0 damaged\n"
 
@@ -34,51 +42,88 @@ def test_whole_cells(store, capsys):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "empty", "missing"])
 def test_damage_of_any_file_is_found(store, name, damage, capsys):
-    path = store.cells / "b" / name
+    path = store.cells / B / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     made = {"truncated": content[: len(content) // 2], "one bit": content, "empty": b""}
     path.unlink()
     if damage != "missing":
         path.write_bytes(bytes(made[damage]))
-    assert store.problem("b")
+    assert store.problem(B)
     assert verify.main([f"outputs={store.folder}"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("b: ") and "moved to" in lines[0]
+    assert lines[0].startswith(f"{B}: ") and "moved to" in lines[0]
     assert lines[1] == "4 cells: 3 whole, 1 damaged"
-    assert store.keys() == ["a", "c", "d"] and store.status("b") is None
+    assert store.keys() == sorted([A, C, D]) and store.status(B) is None
     (aside,) = (store.folder / "quarantine").iterdir()
-    assert aside.name.startswith("b-")
+    assert aside.name.startswith(f"{B}-")
     assert verify.main([f"outputs={store.folder}"]) == 0
 
 
 def test_more_that_is_wrong(store):
-    (store.cells / "a" / "more.txt").write_text("?")
-    assert store.problem("a") == "more.txt is not what was written"
-    shutil.copytree(store.cells / "b", store.cells / "e")
-    assert store.problem("e") == "the folder's name is not its key, b"
-    path = store.cells / "c" / "summary.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 9'))
-    assert store.problem("c") == "schema 9, this version reads 1"
+    (store.cells / A / "more.txt").write_text("?")
+    assert store.problem(A) == "more.txt is not what was written"
+    shutil.copytree(store.cells / B, store.cells / "e")
+    assert store.problem("e") == f"the folder's name is not its key, {B}"
 
 
-def test_cells_of_earlier_versions_have_no_checksums(store):
-    path = store.cells / "a" / "summary.json"
-    summary = json.loads(path.read_text())
-    del summary["files"], summary["checksum"]
-    path.write_text(json.dumps(summary))
-    assert store.problem("a") is None
-    (store.cells / "a" / "config.yaml").write_text("fl: [")
-    assert "Damaged" in store.problem("a") and "\n" not in store.problem("a")
+def rewritten(store, key, config=None, without=(), **fields):
+    """Change a cell as somebody who knows of the checksums would."""
+    folder = store.cells / key
+    summary = json.loads((folder / "summary.json").read_text()) | fields
+    if config is not None:
+        (folder / "config.yaml").write_bytes(config)
+        summary["files"]["config.yaml"] = hashlib.sha256(config).hexdigest()
+    summary = {n: value for n, value in summary.items() if n not in ("checksum", *without)}
+    if "checksum" not in without:
+        plain = json.dumps(summary, sort_keys=True).encode()
+        summary["checksum"] = hashlib.sha256(plain).hexdigest()
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_a_config_that_is_not_that_of_the_key(store):
+    """Which checksums cannot tell, as nothing was damaged."""
+    other = (store.cells / B / "config.yaml").read_bytes()
+    rewritten(store, A, other)
+    assert store.problem(A) == f"config.yaml has another key, {B}"
+    rewritten(store, C, other, key_schema=KEY_SCHEMA - 1)  # a key of then cannot be computed now
+    assert store.problem(C) is None
+
+
+@pytest.mark.parametrize("schema", [SCHEMA - 1, SCHEMA + 1])
+def test_cells_of_an_unknown_schema_are_refused(store, schema, capsys):
+    rewritten(store, C, schema=schema)
+    shutil.rmtree(store.folder / "index")
+    reason = f"schema {schema}, this version reads {SCHEMA}"
+    assert store.problem(C) == reason
+    with pytest.raises(ValueError, match=rf"^\S*{C}/summary\.json has {reason}$"):
+        load(store.folder)
+    assert status.main([f"outputs={store.folder}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and reason in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("missing", [["key_schema"], ["key_schema", "files", "checksum"]])
+def test_cells_of_earlier_versions_are_read(store, missing, capsys):
+    for key in KEYS:
+        rewritten(store, key, without=missing)
+    frame = load(store.folder)
+    shutil.rmtree(store.folder / "index")
+    assert load(store.folder).equals(frame) and set(frame["key"]) == set(KEYS)
+    assert verify.main([f"outputs={store.folder}"]) == 0
+    assert status.main([f"outputs={store.folder}"]) == 0
+    assert "done            3" in capsys.readouterr().out
+    (store.cells / A / "config.yaml").write_text("fl: [")
+    assert store.problem(A) and "\n" not in store.problem(A)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.parquet"])
 def test_damaged_cells_are_not_read(store, name, capsys):
-    (store.cells / "b" / name).write_bytes(b"{")
+    (store.cells / B / name).write_bytes(b"{")
     shutil.rmtree(store.folder / "index")
     with pytest.warns(UserWarning, match=r"1 damaged cells were left out: python"):
-        assert set(load(store.folder)["key"]) == set("acd")
-    store.plan([cell(key) for key in "abcd"], [])
+        assert set(load(store.folder)["key"]) == {A, C, D}
+    store.plan([cell(seed) for seed in range(4)], [])
     assert status.main([f"outputs={store.folder}"]) == 0
     said = capsys.readouterr().out
     assert "damaged         1: python -m benchmark.verify outputs=" in said
@@ -99,20 +144,36 @@ def test_a_damaged_cell_is_computed_again(tmp_path):
 
 def test_the_key_is_that_of_the_config(tmp_path):
     """What is stored under a key can be told from the config alone."""
-    from benchmark.grid import SCHEMA, digest
-
     lone = ["fl.rounds=1", "fl.num_clients=8", "fl.num_byzantine=1", f"outputs={tmp_path}"]
-    assert command(*lone, "attack=hidra", "model=logistic").code == 0
+    more = ["fl.weight_decay=1e-5", "fl.schedule=multistep", "fl.milestones=[1,2]"]
+    assert command(*lone, *more, "attack=hidra", "model=logistic").code == 0
     (folder,) = (tmp_path / "cells").iterdir()
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert digest({"schema": SCHEMA, **config}, 20) == folder.name
+    assert key_of(yaml.safe_load((folder / "config.yaml").read_text())) == folder.name
+    assert json.loads((folder / "summary.json").read_text())["key_schema"] == KEY_SCHEMA
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(deadline=None)
+@given(VALUES)
+def test_every_value_has_its_key_when_it_is_read_back(value):
+    made = replace(cell(0), config={**cell(0).config, "attack": value})
+    with TemporaryDirectory() as folder:
+        store = Store(folder)
+        store.write(made, "infeasible")
+        assert store.problem(made.key) is None
 
 
 def test_cells_are_removed_by_a_condition(store, capsys):
-    assert remove.main(["where=status == 'failed' or key == 'b'", f"outputs={store.folder}"]) == 0
+    where = f"where=status == 'failed' or key == '{B}'"
+    assert remove.main([where, f"outputs={store.folder}"]) == 0
     assert capsys.readouterr().out == "2 of 4 cells removed\n"
-    assert store.keys() == ["a", "c"] and not list(store.cells.glob(".*"))
-    assert set(load(store.folder)["key"]) == {"a", "c"}
+    assert store.keys() == sorted([A, C]) and not list(store.cells.glob(".*"))
+    assert set(load(store.folder)["key"]) == {A, C}
 
 
 @pytest.mark.parametrize(

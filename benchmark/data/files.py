@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -10,13 +11,13 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from benchmark.data.base import DataError
 
 ATTEMPTS = 3
 PAUSE = 1.0  # seconds before the second attempt; twice that before the third
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def home(name: str, root: str | None) -> Path:
@@ -83,12 +84,13 @@ def download(
 
     Raises:
         DataError: no mirror delivered; names each with its reason.
-        ValueError: a URL is neither https nor on this machine.
+        ValueError: a URL is neither https nor on this machine. A redirect to such a one is a
+            failure of its mirror.
     """
     import pooch
 
     for url in urls:
-        if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in LOOPBACK:
+        if not _secure(url, url):
             raise ValueError(f"{url}: data are fetched by https only")
     folder.mkdir(parents=True, exist_ok=True)
     reasons = {}
@@ -99,13 +101,29 @@ def download(
                 part = Path(scratch, Path(urlsplit(url).path).name)
                 try:
                     with _Bar(part.name, visible=progress) as bar:
-                        fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16)
+                        fetch = pooch.HTTPDownloader(
+                            progressbar=bar, chunk_size=1 << 16, hooks={"response": _stay_secure}
+                        )
                         fetch(url, str(part), None)
                     return accept(part)
                 except (OSError, DataError) as error:
                     reasons[url] = _reason(error)
     failures = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
     raise DataError(f"download failed ({failures}); try later or put the files into {folder}")
+
+
+def _secure(url: str, origin: str) -> bool:
+    """Whether a URL may be fetched that an origin named: https, or http within this machine."""
+    parts = urlsplit(url)
+    within = {parts.hostname, urlsplit(origin).hostname} <= LOOPBACK
+    return parts.scheme == "https" or (parts.scheme == "http" and within)
+
+
+def _stay_secure(response, **_) -> None:
+    """Called by requests with every answer, before it follows a redirect."""
+    target = urljoin(response.url, response.headers.get("location", ""))
+    if not _secure(target, response.url):
+        raise OSError(errno.EACCES, f"redirects to {target}, which is not https")
 
 
 def _reason(error: Exception) -> str:

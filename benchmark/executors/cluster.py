@@ -70,7 +70,10 @@ class Submitit(Executor):
 
     def run(self, groups, work):
         """See `Executor.run`."""
-        submitit = _imported("submitit")
+        try:
+            import submitit
+        except ImportError:
+            raise _missing("submitit") from None
         try:
             executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
             executor.update_parameters(
@@ -119,7 +122,10 @@ class Ray(Executor):
     def run(self, groups, work):
         """See `Executor.run`."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray = _imported("ray")
+        try:
+            import ray
+        except ImportError:
+            raise _missing("ray") from None
         ours = not ray.is_initialized()
         if ours:
             named = {key: value for key, value in os.environ.items()
@@ -158,13 +164,8 @@ class Ray(Executor):
                 ray.shutdown()
 
 
-def _imported(package: str) -> Any:
-    try:
-        return __import__(package)
-    except ImportError:
-        raise ConfigError(
-            f"executor={package} needs it: pip install 'byzantine-benchmark[{package}]'"
-        ) from None
+def _missing(package: str) -> ConfigError:
+    return ConfigError(f"executor={package} needs it: pip install 'byzantine-benchmark[{package}]'")
 
 
 def _task(work: Work, cells: list) -> list[Report]:

@@ -5,7 +5,8 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from benchmark.config import ConfigError, canonical
+from benchmark.config import ConfigError
+from benchmark.keys import canonical
 from benchmark.models import build_model
 from benchmark.simulation.batches import Batches
 from benchmark.simulation.streams import generator
