@@ -31,10 +31,12 @@ SWEEP = ["-m", "attack=sign_flip", "aggregator=median", "model=logistic", "fl.nu
          "fl.num_byzantine=1", "fl.evaluate_every=10", "fl.rounds=10"]  # fmt: skip
 SMALL = [*SWEEP, "seed=0,1,2,3", "fl.learning_rate=0.1,0.2,0.3,0.4,0.5"]  # 20 cells
 RATES = ",".join(f"0.{k:02}" for k in range(1, 21))
-LARGE = [*SWEEP, f"seed={','.join(map(str, range(30)))}", f"fl.learning_rate={RATES}"]  # 600 cells
+LARGE = [*SWEEP, f"seed={','.join(map(str, range(30)))}", f"fl.learning_rate={RATES}",
+         "fl.rounds=1", "engine.memory_gb=2e-4"]  # 600 cells, a few at a time  # fmt: skip
 
-# Every line read is a command: what to do to it comes first, `run`, or the seconds after which to
-# kill it. It forks, so that only this process has to import everything.
+# Every line read is a command: what to do to it comes first, `run`, or when to kill it: after so
+# many new cells in its store, and then so many seconds. It forks, so that only this process has to
+# import everything.
 DRIVER = """
 import json, os, signal, sys, time
 from functools import lru_cache
@@ -44,8 +46,13 @@ from benchmark.data import Digits
 
 Digits.load = lru_cache(Digits.load)
 Digits().load()
+def entries(folder):
+    return len(os.listdir(folder)) if os.path.isdir(folder) else 0
+
 for line in sys.stdin:
     fate, arguments = json.loads(line)
+    cells = arguments[-1].removeprefix("outputs=") + "/cells"
+    before, ended = entries(cells), 0
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
@@ -61,9 +68,15 @@ for line in sys.stdin:
         finally:
             os._exit(code)
     if fate != "run":
-        time.sleep(fate)
-        os.kill(child, signal.SIGKILL)
-    print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
+        while entries(cells) < before + fate[0] and not ended:
+            time.sleep(0.0005)
+            ended, state = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            time.sleep(fate[1])
+            os.kill(child, signal.SIGKILL)
+    if not ended:
+        _, state = os.waitpid(child, 0)
+    print(json.dumps(os.waitstatus_to_exitcode(state)), flush=True)
 """
 
 
@@ -138,19 +151,18 @@ def test_a_hundred_kills(told, tmp_path):
     """kill -9 at random moments: while it starts, plans, trains, writes. What is stored only grows,
     is whole at every moment, and is in the end, byte for byte, that of an undisturbed sweep."""
     assert told("run", *LARGE, f"outputs={tmp_path / 'quiet'}") == 0
-    chance, kills, stored = random.Random(1), 0, []
+    chance, stored = random.Random(1), []
     outputs = tmp_path / "killed"
-    while kills < 100:
-        assert told(chance.uniform(0, 0.6), *LARGE, f"outputs={outputs}") == -signal.SIGKILL
-        kills += 1
+    for kills in range(1, 101):
+        early, late = (0, chance.uniform(0, 0.4)), (chance.randint(1, 3), chance.uniform(0, 0.01))
+        code = told(late if kills % 4 else early, *LARGE, f"outputs={outputs}")
+        assert code == -signal.SIGKILL
         stored.append(len(cells_of(outputs)))
         if kills % 10 == 0:
             check_whole(outputs)
-        if stored[-1] == 600:
-            outputs = tmp_path / f"killed-{kills}"  # one more
+    assert stored == sorted(stored) and len(set(stored)) > 50 and stored[-1] < 600
     assert told("run", *LARGE, f"outputs={outputs}") == 0
     check_whole(outputs)
-    assert len(set(stored)) > 10  # most of them did come in the midst of it
     assert metrics_of(outputs) == metrics_of(tmp_path / "quiet")
     assert len(metrics_of(outputs)) == 600
 
