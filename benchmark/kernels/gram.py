@@ -21,7 +21,8 @@ from benchmark.kernels.arrays import as_array, suits
 _BLOCK_VALUES = 1 << 18  # values in a block: about a megabyte, so that it stays in cache
 _COLUMNS = 1024  # of a block of the kernel
 _JOBS = 16  # at most so many threads; the order of summation does not depend on how many
-_FEW = 128  # vectors, whose inner products take 128 kB
+_FEW = 256  # vectors, whose inner products take half a megabyte
+_STEP = 4  # blocks of many vectors: they stay in the cache that all cores share
 _ILL_CONDITIONED = 1e-2  # typical squared distance, relative to the squared distance to the pivot
 
 
@@ -165,7 +166,7 @@ def _symmetric(x, d, extra):
     """Inner products of the first d columns of the rows of x, and of the extra rows; float64.
 
     Of a few vectors a job takes a chunk of the columns, with sums of its own. Of many, whose sums
-    are large, it takes a share of the rows of one block after the other.
+    are large, it takes a share of the rows, a few blocks after the other.
     """
     n = len(x) + len(extra)
     blocks = (d + _COLUMNS - 1) // _COLUMNS
@@ -177,10 +178,11 @@ def _symmetric(x, d, extra):
                 start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
                 _add_products(x, extra, 0, 4, start, end, parts[chunk])
     else:
-        for b in range(blocks):
-            start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
+        for step in range(0, blocks, _STEP):
             for share in prange(_JOBS):
-                _add_products(x, extra, 4 * share, 4 * _JOBS, start, end, parts[0])
+                for b in range(step, min(step + _STEP, blocks)):
+                    start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
+                    _add_products(x, extra, 4 * share, 4 * _JOBS, start, end, parts[0])
     total = parts.sum(0) if chunks > 1 else parts[0]
     for i in range(n):
         for j in range(i):
