@@ -605,7 +605,9 @@ def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
     if not matrix.is_floating_point():
         matrix = matrix.to(torch.float32)
     # A finite sum has finite terms only; the slow look is for sums that overflowed.
-    if not bool(torch.isfinite(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
+    if not bool(torch.isfinite(matrix.sum())) and not all(
+        bool(torch.isfinite(row).all()) for row in matrix
+    ):
         raise ValueError("updates must be finite: drop non-finite rows before calling the rule")
     return matrix, restore
 

@@ -19,10 +19,10 @@ def work(cost: str, n: float, d: float) -> float:
     """The terms of a rule's `cost` that grow with d, all with the factor 1.
 
     Those without d are work on n x n matrices, little beside the others where d is much larger than
-    n, though it shows in some (Bulyan's n^3 log n).
+    n, though it shows in some (Bulyan's n^3).
 
     Args:
-        cost: such as `n^2 d + n^3 log n`.
+        cost: such as `n^2 d + n^3`.
         n, d: vectors, and numbers in each.
 
     Returns:
