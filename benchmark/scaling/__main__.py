@@ -22,7 +22,7 @@ from benchmark.config import ConfigError, conf_dir, typed
 from benchmark.run import one_line
 from benchmark.scaling.estimate import Cluster, report
 from benchmark.scaling.laws import exponent, work
-from benchmark.scaling.measure import SWEEP, aggregations, rates, sweeps
+from benchmark.scaling.measure import aggregations, rates, sweeps
 from benchmark.scaling.plots import scaling_figure
 
 _QUICK_SIZES, _QUICK_SHARE = 3, 100
@@ -159,7 +159,7 @@ def main(arguments: list[str]) -> None:
     Path(folder, "estimate.txt").write_text(text, encoding="utf-8")
     titles = {"n": f"clients, {settings.at_d:,} parameters each",
               "d": f"parameters of {settings.at_n} clients",
-              "cells": f"sweep of {settings.rounds} rounds\n{SWEEP}"}  # fmt: skip
+              "cells": f"cells of {settings.rounds} rounds on digits"}  # fmt: skip
     titles = {axis: title for axis, title in titles.items() if axis in set(table["axis"])}
     written = [folder / name for name in ("measured.csv", "exponents.csv", "estimate.txt")]
     print(*written, *save(scaling_figure(table, titles), folder / "scaling"), sep="\n")

@@ -18,7 +18,6 @@ from benchmark.simulation.workload import Workloads
 from benchmark.vectors.compare import Round
 from benchmark.vectors.cost import peak_memory
 
-SWEEP = "20 clients, trimmed_mean under sign_flip"
 _CELL = ("data=digits", "attack=sign_flip", "aggregator=trimmed_mean", "fl.num_clients=20")
 _SMALL = 12, 600  # vectors on which kernels are compiled
 

@@ -14,7 +14,7 @@ _SWEEP = dict(color="#444444", marker="o", linestyle="-")
 
 
 def scaling_figure(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
-    """A column for each axis: time on top, peak memory beside the vectors below.
+    """A column for each axis: time on top, below it peak memory beside the vectors.
 
     Args:
         table: see `measure.aggregations` and `measure.sweeps`.
@@ -45,7 +45,7 @@ def scaling_figure(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
                 ax.minorticks_off()
             below.set_xlabel({"n": "clients n", "d": "parameters d"}.get(axis, axis))
         grid[0, 0].set_ylabel("time (s)")
-        grid[1, 0].set_ylabel("peak memory beside the vectors (MB)")
+        grid[1, 0].set_ylabel("peak memory added (MB)")
         handles = [Line2D([], [], label=name, **look) for name, look in drawn.items()]
         handles += [Line2D([], [], label="sweep", **_SWEEP)] * ("cells" in titles)
         handles += [Line2D([], [], label=f"{name} law", linestyle=dashes, **grey)
