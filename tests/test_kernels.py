@@ -356,6 +356,15 @@ def test_gram(n, d, dtype):
         assert np.all(np.abs(squared_distances(found.centred) - true) <= 1e-5 * true.max())
 
 
+@pytest.mark.parametrize("n", [255, 256, 261])  # with two more rows: many from 257 on
+def test_gram_of_many_vectors(n):
+    x, extra = draw(n, 5000, np.float32), draw(2, 5000, np.float32, 1)
+    rows = np.vstack([x, extra]).astype(np.float64)
+    found = gram(torch.from_numpy(x), torch.from_numpy(extra)).inner
+    assert np.array_equal(found, found.T)
+    np.testing.assert_allclose(found, rows @ rows.T, rtol=1e-5, atol=1e-2)
+
+
 @pytest.mark.parametrize("style", ["plain", "tight"])
 def test_gram_by_other_branches(style):
     """Half precision and other devices: as good as float32, in pieces."""

@@ -11,11 +11,12 @@ import pytest
 import torch
 from rule_table import TABLE, knowledge
 
-from benchmark.aggregators import GAS, Rule, Updates
+from benchmark.aggregators import GAS, Context, Krum, Rule, Updates
 from benchmark.aggregators.state import packed
 from benchmark.vectors.cost import peak_memory
 
 SHAPE, F = (25, 400_000), 3  # 40 MB: what else a process allocates is small beside it
+MANY = (500, 50_000)  # 100 MB, whose inner products take 2 MB
 
 
 def measured() -> dict:
@@ -38,6 +39,10 @@ def measured() -> dict:
         peak = peak_memory(step)
         state = sum(np.asarray(array).nbytes for array in packed(kept[0][1])[1].values())
         peaks[line.name] = (peak - state) / vectors.nbytes
+    many = torch.randn(MANY, generator=torch.Generator().manual_seed(0))
+    step = lambda: Krum().step(Updates(many), 50, None, Context())  # noqa: E731
+    step()
+    peaks["krum, many vectors"] = peak_memory(step) / many.nbytes
     return peaks
 
 

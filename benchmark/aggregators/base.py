@@ -190,7 +190,7 @@ class Updates:
         """(m, d) the vectors themselves. For reading only: it may be the clients' own memory."""
         if self.mixing is None:
             return self.clients
-        source = self._selection()
+        source = self._selection
         if source is not None:
             return self.clients[torch.as_tensor(source, device=self.clients.device)]
         if self._rows is None:
@@ -211,7 +211,7 @@ class Updates:
     def each(self) -> Iterator[torch.Tensor]:
         """The vectors (d,) one at a time, bit for bit as in `blocks`; for reading only."""
         m, d = len(self), self.clients.shape[1]
-        source = np.arange(m) if self.mixing is None else self._selection()
+        source = np.arange(m) if self.mixing is None else self._selection
         if source is not None:
             for client in source:
                 yield wide(self.clients[int(client)])
@@ -233,7 +233,7 @@ class Updates:
         part = wide(part)
         if self.mixing is None:
             return part
-        source = self._selection()
+        source = self._selection
         if source is not None:
             return part[torch.as_tensor(source, device=part.device)]
         return torch.as_tensor(self.mixing).to(part) @ part
@@ -243,11 +243,12 @@ class Updates:
         is made where the order does not matter."""
         if self.mixing is None:
             return self.clients, None
-        source = self._selection()
+        source = self._selection
         if source is not None and np.array_equal(np.sort(source), np.arange(len(self.clients))):
             return self.clients, None
         return self.clients, self.mixing
 
+    @cached_property
     def _selection(self) -> np.ndarray | None:
         """The clients whose vectors these are, one by one; None if some are real mixtures."""
         source = self.mixing.argmax(1)
@@ -604,7 +605,9 @@ def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
     if not matrix.is_floating_point():
         matrix = matrix.to(torch.float32)
     # A finite sum has finite terms only; the slow look is for sums that overflowed.
-    if not bool(torch.isfinite(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
+    if not bool(torch.isfinite(matrix.sum())) and not all(
+        bool(torch.isfinite(row).all()) for row in matrix
+    ):
         raise ValueError("updates must be finite: drop non-finite rows before calling the rule")
     return matrix, restore
 

@@ -148,7 +148,7 @@ class Bulyan(Rule):
     """
 
     paper: ClassVar[str] = "El Mhamdi, Guerraoui, Rouault, ICML 2018"
-    cost: ClassVar[str] = "n^2 d + n^3 log n"
+    cost: ClassVar[str] = "n^2 d + n^3"
     depends_on: ClassVar[str] = "coordinates"
     selection: str = "iterative"
     second: str = "nearest"

@@ -20,7 +20,9 @@ from benchmark.kernels.arrays import as_array, suits
 
 _BLOCK_VALUES = 1 << 18  # values in a block: about a megabyte, so that it stays in cache
 _COLUMNS = 1024  # of a block of the kernel
-_CHUNKS = 16  # at most so many threads; the order of summation does not depend on how many
+_JOBS = 16  # at most so many threads; the order of summation does not depend on how many
+_FEW = 256  # vectors, whose inner products take half a megabyte
+_STEP = 4  # blocks of many vectors: they stay in the cache that all cores share
 _ILL_CONDITIONED = 1e-2  # typical squared distance, relative to the squared distance to the pivot
 
 
@@ -138,31 +140,50 @@ def tile(u0, u1, u2, u3, v0, v1, v2, v3):
     )  # fmt: skip
 
 
+@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _add_products(x, extra, first, step, start, end, total):
+    """Add the products of columns start..end-1 of rows i..i+3 with all from i on to the total, for
+    i = first, first + step, ..."""
+    n = len(x) + len(extra)
+    for i in range(first, n, step):  # rows behind the last are the last once more
+        u0 = _row(x, extra, i, start, end)
+        u1 = _row(x, extra, min(i + 1, n - 1), start, end)
+        u2 = _row(x, extra, min(i + 2, n - 1), start, end)
+        u3 = _row(x, extra, min(i + 3, n - 1), start, end)
+        for j in range(i, n, 4):
+            v0 = _row(x, extra, j, start, end)
+            v1 = _row(x, extra, min(j + 1, n - 1), start, end)
+            v2 = _row(x, extra, min(j + 2, n - 1), start, end)
+            v3 = _row(x, extra, min(j + 3, n - 1), start, end)
+            products = tile(u0, u1, u2, u3, v0, v1, v2, v3)
+            for p in range(min(4, n - i)):
+                for q in range(min(4, n - j)):
+                    total[i + p, j + q] += products[p][q]
+
+
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _symmetric(x, d, extra):
-    """Inner products of the first d columns of the rows of x, and of the extra rows; float64."""
+    """Inner products of the first d columns of the rows of x, and of the extra rows; float64.
+
+    Of a few vectors a job takes a chunk of the columns, with sums of its own. Of many, whose sums
+    are large, it takes a share of the rows, a few blocks after the other.
+    """
     n = len(x) + len(extra)
     blocks = (d + _COLUMNS - 1) // _COLUMNS
-    chunks = min(_CHUNKS, blocks)
+    chunks = min(_JOBS, blocks) if n <= _FEW else 1
     parts = np.zeros((chunks, n, n))
-    for chunk in prange(chunks):
-        for b in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
-            start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
-            for i in range(0, n, 4):  # rows behind the last are the last once more
-                u0 = _row(x, extra, i, start, end)
-                u1 = _row(x, extra, min(i + 1, n - 1), start, end)
-                u2 = _row(x, extra, min(i + 2, n - 1), start, end)
-                u3 = _row(x, extra, min(i + 3, n - 1), start, end)
-                for j in range(i, n, 4):
-                    v0 = _row(x, extra, j, start, end)
-                    v1 = _row(x, extra, min(j + 1, n - 1), start, end)
-                    v2 = _row(x, extra, min(j + 2, n - 1), start, end)
-                    v3 = _row(x, extra, min(j + 3, n - 1), start, end)
-                    products = tile(u0, u1, u2, u3, v0, v1, v2, v3)
-                    for p in range(min(4, n - i)):
-                        for q in range(min(4, n - j)):
-                            parts[chunk, i + p, j + q] += products[p][q]
-    total = parts.sum(0)
+    if n <= _FEW:
+        for chunk in prange(chunks):
+            for b in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
+                start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
+                _add_products(x, extra, 0, 4, start, end, parts[chunk])
+    else:
+        for step in range(0, blocks, _STEP):
+            for share in prange(_JOBS):
+                for b in range(step, min(step + _STEP, blocks)):
+                    start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
+                    _add_products(x, extra, 4 * share, 4 * _JOBS, start, end, parts[0])
+    total = parts.sum(0) if chunks > 1 else parts[0]
     for i in range(n):
         for j in range(i):
             total[i, j] = total[j, i]

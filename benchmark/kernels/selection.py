@@ -20,26 +20,31 @@ def iterated_krum(distances: np.ndarray, f: int, count: int) -> np.ndarray:
         (count,) indices in the order of the picks.
     """
     n = len(distances)
-    left = np.arange(n)
+    nearest = np.empty((n, n - 1), np.int64)  # the others of each, the nearest first
+    for i in range(n):
+        order = np.argsort(distances[i])
+        nearest[i] = order[order != i]
+    left = np.ones(n, np.bool_)
     picks = np.empty(count, np.int64)
-    others = np.empty(n)
     for pick in range(count):
         m = n - pick
-        best = 0
+        counted = min(m - 1, max(1, m - f - 2))
+        best = -1
         lowest = np.inf
-        for i in range(m):
-            size = 0
-            for j in range(m):
-                if j != i:
-                    others[size] = distances[left[i], left[j]]
-                    size += 1
-            others[:size].sort()
+        for i in range(n):
+            if not left[i]:
+                continue
             score = 0.0
-            for k in range(min(size, max(1, m - f - 2))):
-                score += others[k]
-            if score < lowest:
+            size = 0
+            for j in nearest[i]:
+                if size == counted:
+                    break
+                if left[j]:
+                    score += distances[i, j]
+                    size += 1
+            if best < 0 or score < lowest:
                 lowest = score
                 best = i
-        picks[pick] = left[best]
-        left[best : m - 1] = left[best + 1 : m].copy()
+        picks[pick] = best
+        left[best] = False
     return picks

@@ -14,6 +14,8 @@ from benchmark.attacks.base import Batch
 from benchmark.models import mix
 from benchmark.simulation.streams import generator
 
+_DELTAS = 1 << 22  # numbers of model deltas at once: 16 MB
+
 
 def gradients(runs: list, round: int) -> None:
     """FedSGD: the gradient, or worker momentum, of every client of some runs that takes part.
@@ -157,9 +159,10 @@ class LocalTraining:
             source = [where[index, place] for place in range(len(run.computing))]
             picked = torch.tensor(source, device=models.device)
             rows = run.buffer[run.first : run.received]
-            deltas = models[picked].sub_(run.parameters)
             run.recall(rows)
-            mix(rows, deltas, beta, alpha)
+            together = max(1, _DELTAS // models.shape[1])
+            for target, some in zip(rows.split(together), picked.split(together), strict=True):
+                mix(target, models[some].sub_(run.parameters), beta, alpha)
             run.remember(rows)
             steps = torch.tensor([len(plans[s][2]) for s in source], device=models.device)
             losses = total[picked] / steps

@@ -94,7 +94,8 @@ class Run:
     def recall(self, rows: torch.Tensor) -> None:
         """Put the momenta of this round's clients into their rows, if not there already."""
         if self.momenta is not None:
-            rows.copy_(self.momenta[self.computing])
+            clients = torch.from_numpy(self.computing).to(rows.device)
+            torch.index_select(self.momenta, 0, clients, out=rows)  # no copy on the way
 
     def remember(self, rows: torch.Tensor) -> None:
         """Keep the momenta of this round's clients by their ids, if the rows do not."""
@@ -249,9 +250,11 @@ class Run:
         first_byzantine = len(self.honest)
         finite = torch.isfinite(updates.sum(1))
         if not bool(finite.all()):
-            finite = torch.isfinite(updates).all(1)
+            finite = torch.stack([torch.isfinite(row).all() for row in updates])
             kept = finite.cpu().numpy()
-            updates, ids = updates[finite], ids[kept]
+            count = int(kept.sum())  # if only the last are lost the others need no copy
+            updates = updates[:count] if kept[:count].all() else updates[finite]
+            ids = ids[kept]
             honest = updates[: kept[: len(self.honest)].sum()]
             self._honest_mean = honest.mean(0)
             first_byzantine = len(honest)

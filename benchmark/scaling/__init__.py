@@ -1,0 +1,1 @@
+"""How time and memory grow with clients, parameters and cells, and what a cluster would take."""
