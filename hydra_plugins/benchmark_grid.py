@@ -51,7 +51,8 @@ class GridSweeper(Sweeper):
         from benchmark.grid import first_of
 
         arguments = overrides_of(self.config.hydra.overrides)
-        jobs = jobs_of(arguments, first_of(arguments), sweep=True)
+        first = self.launcher.first = first_of(arguments)
+        jobs = jobs_of(arguments, first, sweep=True)
         returned = self.launcher.launch(jobs, initial_job_idx=0)
         if any(job.status is JobStatus.FAILED for job in returned):
             raise SystemExit(1)  # Hydra itself would end with 0
@@ -59,7 +60,13 @@ class GridSweeper(Sweeper):
 
 
 class GridLauncher(Launcher):
-    """Runs all jobs as cells of one grid, many at once, skipping those that are stored."""
+    """Runs all jobs as cells of one grid, many at once, skipping those that are stored.
+
+    Attributes:
+        first: the configuration of the first job, if a sweeper has composed it already.
+    """
+
+    first = None
 
     def setup(self, *, hydra_context, task_function, config):
         """Called by Hydra."""
@@ -70,8 +77,8 @@ class GridLauncher(Launcher):
         from benchmark.execution import perform
         from benchmark.grid import first_of
 
-        config, jobs = first_of(job_overrides[0]), [list(job) for job in job_overrides]
-        failed = perform(jobs, config)
+        config = self.first or first_of(job_overrides[0])
+        failed = perform([list(job) for job in job_overrides], config)
         returned = JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")
         if failed:
             returned.status = JobStatus.FAILED

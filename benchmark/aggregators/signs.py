@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 
 from benchmark.aggregators.base import (
     Context,
@@ -161,6 +160,7 @@ class SignGuard(Detector):
 
     def _alike(self, updates: Updates, generator: np.random.Generator) -> np.ndarray:
         """(m,) whether a vector is in the largest cluster of sign statistics."""
+        from scipy.spatial.distance import cdist
         from sklearn.cluster import MeanShift  # seconds to import: only where needed
 
         d = updates.clients.shape[1]

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.cluster import hierarchy
 
 from benchmark.aggregators.base import one_of, positive, positive_if_set
 from benchmark.aggregators.vectors import cosine_distances
@@ -103,6 +102,8 @@ def _angle(distance: float) -> float:
 
 def _two_clusters(distances: np.ndarray, linkage: str) -> tuple[np.ndarray, float]:
     """(m,) labels 0 and 1 of the clusters that are merged last, and at what distance they are."""
+    from scipy.cluster import hierarchy  # takes a third of a second to import
+
     m = len(distances)
     merges = hierarchy.linkage(distances[~np.tri(m, dtype=bool)], linkage)
     pairs, labels = merges[:, :2].astype(int).tolist(), np.zeros(2 * m - 1, int)
