@@ -264,7 +264,7 @@ def _parquet(columns: dict) -> bytes:
     for name, values in columns.items():
         array = np.array(values)
         array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
-        # From a buffer: to look at a list pyarrow imports pandas, which takes a quarter of a second.
+        # From a buffer: to look at a list pyarrow imports pandas, which takes a quarter second.
         buffers = [None, pa.py_buffer(array)]
         kind = pa.from_numpy_dtype(array.dtype)
         arrays[name] = pa.Array.from_buffers(kind, len(array), buffers)

@@ -51,12 +51,16 @@ def source(mixing, x):
 @njit(cache=True, inline="always")
 def load_block(x, mixing, rows, m, start, width):
     """Columns start.. of x, of rows of it, or of mixtures; four of these from four rows at a
-    time."""
+    time. There are two rows more than are needed, for whoever wants to work on them."""
     n, mixtures, parts = len(x), mixing.shape[0], mixing.shape[1]
-    block = np.zeros((max(m, mixtures), COLUMNS), x.dtype)
+    block = np.empty((max(m, mixtures) + 2, COLUMNS), x.dtype)
     if mixtures == 0:
         for i in range(m):
-            block[i, :width] = x[rows[i] if len(rows) else i, start : start + width]
+            row, taken = block[i], x[rows[i] if len(rows) else i, start : start + width]
+            for k in range(width):
+                row[k] = taken[k]
+    else:
+        block[:] = 0
     for i in range(0, mixtures, 4):
         y0, y1, y2, y3 = block[i], block[i + 1], block[i + 2], block[i + 3]
         for j in range(0, parts, 4):  # behind the last row the coefficients are zero

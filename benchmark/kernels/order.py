@@ -182,14 +182,22 @@ def _network(n: int, low: int, high: int) -> np.ndarray:
 
 @njit(cache=True, inline="always")
 def _sort_block(block, network, width):
+    """Sort the columns; returns which row holds which rank. A comparator writes into the last two
+    rows, which are free, and frees the two that it read: in place the compiler takes the numbers
+    one by one, five times as slowly."""
+    place = np.arange(len(block))
     for c in range(network.shape[0]):
-        upper = block[network[c, 0]]
-        lower = block[network[c, 1]]
+        i, j = network[c, 0], network[c, 1]
+        above, below = block[place[i]], block[place[j]]
+        low, high = block[place[-2]], block[place[-1]]
         for k in range(width):
-            a = upper[k]
-            b = lower[k]
-            upper[k] = min(a, b)
-            lower[k] = max(a, b)
+            a = above[k]
+            b = below[k]
+            low[k] = min(a, b)
+            high[k] = max(a, b)
+        place[i], place[-2] = place[-2], place[i]
+        place[j], place[-1] = place[-1], place[j]
+    return place
 
 
 @njit(parallel=True, cache=True)
@@ -203,34 +211,37 @@ def _means(x, d, mixing, rows, m, network, low, count, trim, mean, first, smalle
         start = index * COLUMNS
         width = min(COLUMNS, d - start)
         block = load_block(x, mixing, rows, m, start, width)
-        _sort_block(block, network, width)
+        place = _sort_block(block, network, width)
         total = np.zeros(width, x.dtype)
         if low >= 0:
             for r in range(low, low + count):
-                row = block[r]
+                row = block[place[r]]
                 for k in range(width):
                     total[k] += row[k]
+            least, most = block[place[low]], block[place[low + count - 1]]
             for k in range(width):
-                smallest[start + k] = block[low, k]
-                largest[start + k] = block[low + count - 1, k]
+                smallest[start + k] = least[k]
+                largest[start + k] = most[k]
         else:
             middle = np.zeros(width, x.dtype)
             window = np.zeros(width, np.int32)
             for r in range(trim, m - trim):
-                row = block[r]
+                row = block[place[r]]
                 for k in range(width):
                     middle[k] += row[k]
             for k in range(width):  # twice the centre: ties with the median stay exact
                 middle[k] *= twice
             for s in range(m - count):  # once the value that would come in is farther, it stays so
+                leaving, coming = block[place[s]], block[place[s + count]]
                 for k in range(width):
-                    window[k] += middle[k] > block[s, k] + block[s + count, k]
+                    window[k] += middle[k] > leaving[k] + coming[k]
             for r in range(m):
+                row = block[place[r]]
                 for k in range(width):
-                    total[k] += block[r, k] if window[k] <= r < window[k] + count else zero
+                    total[k] += row[k] if window[k] <= r < window[k] + count else zero
             for k in range(width):
-                smallest[start + k] = block[window[k], k]
-                largest[start + k] = block[window[k] + count - 1, k]
+                smallest[start + k] = block[place[window[k]], k]
+                largest[start + k] = block[place[window[k] + count - 1], k]
                 first[start + k] = window[k]
         for k in range(width):
             mean[start + k] = total[k] * scale

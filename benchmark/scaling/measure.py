@@ -70,7 +70,7 @@ def sweeps(counts: list[int], rounds: int, repeats: int) -> pd.DataFrame:
     Returns:
         A row for each count of cells, as for `aggregations`, the rule being called `sweep`.
     """
-    composer, engine = Composer(), Engine(workers=1)
+    composer, engine = Composer(), Engine()
     settings = [*_CELL, f"fl.rounds={rounds}", f"fl.evaluate_every={rounds}"]
     cells = [composer.cell([*settings, f"seed={seed}"]) for seed in range(max(counts))]
     workloads = Workloads(engine.device)  # so that the data are read only once

@@ -14,6 +14,24 @@ _IMAGE_CHUNK = 250
 
 def evaluate(run, round: int) -> dict:
     """Held-out accuracy and mean cross-entropy of a run's model."""
+    if round == 0:  # whatever the attack and the rule, the model is the seed's
+        name = run.cell.seed, run.server.root.tobytes(), run.cell.fl.horizontal_flip
+        known = run.workload.at_start
+        record = dict(known[name]) if name in known else _held_out(run, round)
+        known.setdefault(name, dict(record))
+    else:
+        record = _held_out(run, round)
+    attack = run.cell.attack
+    if attack.targeted:
+        record["attack_success_rate"] = success_rate(run, *run.workload.splits["test"])
+    if run.cell.fl.evaluate_train:
+        x, y = run.workload.splits["train"]
+        index = torch.from_numpy(run.honest_examples()).to(x.device)
+        record["honest_accuracy"], _ = score(run, x[index], y[index])
+    return record
+
+
+def _held_out(run, round: int) -> dict:
     flip = run.cell.fl.horizontal_flip == "both"
     record = {}
     for name in ("test", "validation"):
@@ -29,13 +47,6 @@ def evaluate(run, round: int) -> dict:
             mask = torch.from_numpy(stream.random(len(y)) < 0.5).to(x.device)
             x = torch.where(mask[:, None, None, None], x.flip(-1), x)
         record[f"{name}_accuracy"], record[f"{name}_loss"] = score(run, x, y)
-    attack = run.cell.attack
-    if attack.targeted:
-        record["attack_success_rate"] = success_rate(run, *run.workload.splits["test"])
-    if run.cell.fl.evaluate_train:
-        x, y = run.workload.splits["train"]
-        index = torch.from_numpy(run.honest_examples()).to(x.device)
-        record["honest_accuracy"], _ = score(run, x[index], y[index])
     return record
 
 

@@ -23,6 +23,7 @@ class Workload:
 
     Attributes:
         span: smallest and largest number in the training examples.
+        at_start: evaluations before training, see `evaluation`.
 
     Raises:
         ValueError: if the model does not fit the data.
@@ -34,6 +35,7 @@ class Workload:
         self.model = build_model(architecture, dataset.input_shape, dataset.num_classes)
         if hasattr(self.model, "module"):
             self.model.module.to(device)
+        self.at_start: dict = {}
         self._shards: dict = {}
         self._batches: dict = {}
 
