@@ -18,8 +18,8 @@ from benchmark.simulation import simulate
 from benchmark.simulation.run import Run
 
 SMALL = ["model=logistic", "fl.num_clients=11", "fl.num_byzantine=2", "fl.batch_size=8"]
-SMALL += ["fl.rounds=5", "fl.evaluate_every=2"]
-EVERY = 3
+SMALL += ["fl.rounds=3", "fl.evaluate_every=2"]
+EVERY = 2
 
 
 class Stop(BaseException):
@@ -63,7 +63,7 @@ def check_resumed(cells, folder, monkeypatch):
     rounds, finish = [], Run.finish_round
     monkeypatch.setattr(Run, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
     found = {o.cell.key: o for o in simulate(cells, checkpoints=Checkpoints(folder, EVERY))}
-    assert sorted(rounds) == [4] * len(cells) + [5] * len(cells)
+    assert sorted(rounds) == [3] * len(cells)
     for key, outcome in found.items():
         assert outcome.traceback is None
         differing = [
@@ -119,8 +119,8 @@ def test_every_algorithm(compose, tmp_path, monkeypatch, how):
 def test_cells_of_a_block_go_on_from_where_each_of_them_was(compose, tmp_path):
     """One has a checkpoint, one has none, one was killed later than the first."""
     cells = [compose(f"seed={seed}") for seed in range(3)]
-    interrupted(cells[:1], tmp_path, after=2)
-    interrupted(cells[2:], tmp_path, after=4)
+    interrupted(cells[:1], tmp_path, after=1)
+    interrupted(cells[2:], tmp_path, after=2)
     checkpoints, expected = Checkpoints(tmp_path, EVERY), {o.cell.key: o for o in simulate(cells)}
     for outcome in simulate(cells, checkpoints=checkpoints):
         assert str(outcome.metrics) == str(expected[outcome.cell.key].metrics)
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_version_is_not_used(compose, tmp_path, capsys, 
     monkeypatch.undo()
     (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, 1000))
     assert "schema 0, this version reads 1" in capsys.readouterr().err
-    assert outcome.metrics["round"] == list(range(6))
+    assert outcome.metrics["round"] == list(range(4))
 
 
 def test_nothing_is_unpickled(compose, tmp_path, monkeypatch):
