@@ -24,6 +24,11 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)  # after numba, which sets it when it starts
 
 
+def pytest_collection_modifyitems(items):
+    """Those that wait for other processes come first: nobody waits for them in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("faults") is None)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def own_components(request):
     """A configuration may name what the test's own module defines."""

@@ -1,6 +1,6 @@
 """Every rule and every filter in the grid, on digits, under attack.
 
-Every third pair of them, so that each rule meets each kind of attack and each attack each kind of
+Every sixth pair of them, so that each rule meets each kind of attack and each attack each kind of
 rule; all pairs are the preset matrix.
 """
 
@@ -43,12 +43,12 @@ def check_finite(jobs):
 
 
 def pairs(defences):
-    """Every third pair of an attack and a defence; a defence is a list of overrides."""
+    """Every sixth pair of an attack and a defence; a defence is a list of overrides."""
     return [
         [f"attack={attack}", *(FEW if attack in SEARCHING else []), *defence]
         for i, attack in enumerate(ATTACKS)
         for j, defence in enumerate(defences)
-        if (i + j) % 3 == 0
+        if (i + j) % 6 == 0
     ]
 
 

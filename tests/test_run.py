@@ -217,10 +217,10 @@ def test_presets(tmp_path, name):
     if "/data: " in preset and "/data: tutorial" not in preset:
         pytest.skip("needs downloaded data")
     settings = [f"+experiment={name}", "seed=0", "fl.rounds=1", "attack=sign_flip", "report=null"]
-    settings += ["aggregator=krum,mean"] if name == "matrix" else []  # all rules: test_matrix.py
+    settings += ["aggregator=krum"] if name == "matrix" else []  # all rules: test_matrix.py
     ended = command(*settings, f"outputs={tmp_path}")
     assert ended.code == 0, ended
-    assert re.search(r"\d+ cells?: \d+ trained", ended.out.splitlines()[-1])
+    assert re.search(r"^\d+ cells?: \d+ trained", ended.out, re.MULTILINE)
 
 
 def test_the_configuration_can_be_looked_at():
