@@ -71,6 +71,10 @@ class Linear:
             return product(x, w.mT, b[:, None]), x
         return product(w, x.mT, b[:, :, None]).mT, x
 
+    def made(self, shape):
+        """Numbers that it makes of an example of this shape, and the shape of its result."""
+        return self.outputs, (self.outputs,)
+
     def input_gradient(self, weights, x, dy):
         """Gradient with respect to x."""
         return product(dy, weights[0])
@@ -125,6 +129,12 @@ class ConvReLUPool:
             places.append(place)
         return _stacked(pooled), (x, _stacked(places))
 
+    def made(self, shape):
+        """See `Linear.made`; before pooling, and once more with the channels last."""
+        height, width = (size + 2 * self.padding - self.kernel + 1 for size in shape[1:])
+        outputs = self.shapes[1][0]
+        return 2 * outputs * height * width, (outputs, height // 2, width // 2)
+
     def input_gradient(self, weights, kept, dy):
         """Gradient with respect to x."""
         x, place = kept
@@ -160,6 +170,10 @@ class ReLU:
         """In place; what is kept for the gradient is the result."""
         y = x.clamp_min_(0)
         return y, y
+
+    def made(self, shape):
+        """See `Linear.made`; it works in place."""
+        return 0, shape
 
     def input_gradient(self, weights, y, dy):
         """Gradient with respect to x."""
@@ -202,6 +216,14 @@ class Sequential:
         aligned = all(examples * width % 16 == 0 for width in self.widths)
         work = examples * self.num_parameters
         return aligned and not self.images and work < _LOCKSTEP_WORK
+
+    def activations(self, input_shape: tuple[int, ...]) -> int:
+        """How many numbers a forward pass makes of an example."""
+        total, shape = 0, input_shape
+        for layer in self.layers:
+            made, shape = layer.made(shape)
+            total += made
+        return total
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Class scores.
@@ -315,6 +337,19 @@ class TorchModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.make()
+
+    def activations(self, input_shape: tuple[int, ...]) -> int:
+        """See `Sequential.activations`: results of all modules without parts."""
+        made = []
+        hooks = [part.register_forward_hook(lambda _, __, out: made.append(out.numel()))
+                 for part in self.module.modules() if not list(part.children())]  # fmt: skip
+        device = next(self.module.parameters()).device
+        try:
+            self.module(torch.zeros(1, *input_shape, device=device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return sum(made)
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """See `Sequential.logits`."""

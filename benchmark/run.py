@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import sys
 
 import hydra
@@ -72,7 +73,11 @@ def main() -> None:
 
 
 def _leave() -> None:
-    """Run, and leave without taking apart what was imported, which takes torch half a second."""
+    """Run, and leave without taking apart what was imported, which takes torch half a second.
+
+    To be terminated is to be interrupted: workers finish writing.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
         code = 0

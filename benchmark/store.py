@@ -176,10 +176,10 @@ class Store:
 
         What processes that were killed while writing have left behind is removed.
         """
-        for left in self.cells.glob(".*"):
+        for left in self.folder.glob("c*/.*"):  # among cells and checkpoints
             with suppress(FileNotFoundError):  # by another process
                 if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True)
+                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
         self.cells.mkdir(parents=True, exist_ok=True)
         keys = sorted(cell.key for cell in cells)
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]

@@ -346,9 +346,14 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     for folder in (old, new):
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("")
-    os.utime(old, (0, 0))
+    checkpoint = tmp_path / "checkpoints" / ".key-0123"
+    checkpoint.parent.mkdir()
+    checkpoint.write_text("half of")
+    for path in (old, checkpoint):
+        os.utime(path, (0, 0))
     store.plan([], [])
-    assert not old.exists() and new.exists()  # the new one may be being written
+    assert not old.exists() and not checkpoint.exists()
+    assert new.exists()  # it may be being written
 
 
 def test_two_writers_of_one_cell(tmp_path):

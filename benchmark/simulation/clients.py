@@ -65,6 +65,11 @@ def gradients(runs: list, round: int) -> None:
         run.train_loss = losses[index, len(run.byzantine) - run.first :].mean()
 
 
+def quantum_of(model) -> int:
+    """Batches of local training are filled up to a multiple of this, see `LocalTraining`."""
+    return 16 // math.gcd(16, *model.widths)
+
+
 class LocalTraining:
     """FedAvg: local steps of many clients of many cells at once, one model each.
 
@@ -78,8 +83,7 @@ class LocalTraining:
         self.runs = runs
         self.fl = runs[0].cell.fl
         self.workload = runs[0].workload
-        widths = [16, *self.workload.model.widths]
-        quantum = 16 // math.gcd(*widths)
+        quantum = quantum_of(self.workload.model)
         self.batch = -(-self.fl.batch_size // quantum) * quantum
 
     def compute(self, round: int) -> None:

@@ -14,7 +14,8 @@ from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
 from benchmark.models import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
-from benchmark.simulation.run import Run, keeps_rows
+from benchmark.simulation.memory import block_bytes, held_bytes
+from benchmark.simulation.run import Run
 from benchmark.simulation.workload import Workloads, group_name
 
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
@@ -103,14 +104,17 @@ def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1)
     budget = engine.memory_gb * 2**30
     blocks = []
     for group in groups_of(cells):
+        workload = workloads.of(group[0])
         need = memory_of(group, workloads)
         if need > budget:
             raise ConfigError(
                 f"engine.memory_gb={engine.memory_gb} is too little: "
                 f"a cell needs {need / 2**30:.2g}"
             )
-        room = budget / parts if engine.device != "cpu" else min(budget / parts, _CACHE_BYTES)
-        count = math.ceil(len(group) / max(1, room // need))
+        count = math.ceil(len(group) / max(1, budget // parts // need))
+        if engine.device == "cpu":
+            rows = max(held_bytes(cell, workload) for cell in group)
+            count = max(count, math.ceil(len(group) / max(1, _CACHE_BYTES // rows)))
         count = math.ceil(count / parts) * parts
         size = math.ceil(len(group) / count)
         group = sorted(group, key=lambda cell: (cell.seed, cell.n))  # neighbours share batches
@@ -119,19 +123,8 @@ def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1)
 
 
 def memory_of(group: list, workloads: Workloads) -> int:
-    """Bytes of the largest cell of a group."""
-    return max(cell_bytes(cell, workloads.of(group[0])) for cell in group)
-
-
-def cell_bytes(cell, workload) -> int:
-    """Memory of one cell's vectors: its buffer, momenta, and local models."""
-    row = 4 * (workload.model.num_parameters + 16)
-    rows = cell.n + cell.f + 4
-    if cell.fl.momentum and not keeps_rows(cell):
-        rows += cell.n
-    if cell.fl.algorithm == "fedavg" or cell.fl.gradient_clip is not None:
-        rows += cell.n
-    return rows * row
+    """Bytes of the largest cell of a group, see `memory`."""
+    return max(block_bytes([cell], workloads.of(group[0])) for cell in group)
 
 
 @torch.no_grad()

@@ -65,10 +65,15 @@ def success_rate(run, x: torch.Tensor, y: torch.Tensor) -> float:
 def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     """Accuracy and mean cross-entropy on examples x with labels y."""
     correct, loss = 0, 0.0
-    chunk = _IMAGE_CHUNK if run.workload.model.images else _CHUNK
+    chunk = chunk_of(run.workload.model)
     for start in range(0, len(y), chunk):
         labels = y[start : start + chunk]
         scores = run.workload.model.logits(run.parameters, x[None, start : start + chunk])[0]
         correct += int((scores.argmax(1) == labels).sum())
         loss += float(F.cross_entropy(scores, labels, reduction="sum"))
     return correct / len(y), float(np.float64(loss) / len(y))
+
+
+def chunk_of(model) -> int:
+    """Examples of a forward pass."""
+    return _IMAGE_CHUNK if model.images else _CHUNK

@@ -1,0 +1,71 @@
+"""How much memory cells take at their peak, told in advance.
+
+What a cell holds from round to round is exact: rows of d numbers. What comes and goes within a
+round is the larger of the activations of everybody's gradients, those of an evaluation, and what
+attacks and rules need besides. The data, and Python with its libraries, are not counted, nor what
+the C library keeps of memory that was freed, up to a third more.
+"""
+
+import math
+
+from benchmark.attacks.base import Knowledge
+from benchmark.grid import participants
+from benchmark.models import TorchModel
+from benchmark.simulation.clients import quantum_of
+from benchmark.simulation.evaluation import chunk_of
+from benchmark.simulation.run import keeps_rows
+
+_FLOAT = 4
+
+
+def block_bytes(cells: list, workload) -> int:
+    """Bytes that cells of one group take when they are trained in lockstep."""
+    held = sum(held_bytes(cell, workload) for cell in cells)
+    passing = [passing_bytes(cell, workload) for cell in cells]
+    together = cells[0].fl.algorithm == "fedavg" or workload.model.lockstep(
+        _computing(cells[0]) * cells[0].fl.batch_size
+    )
+    return held + (sum(passing) if together else max(passing))
+
+
+def held_bytes(cell, workload) -> int:
+    """Bytes of the vectors that a cell holds: updates, momenta by client, model."""
+    sampled = participants(cell.fl)
+    rows = sampled + min(cell.f, sampled) + 1
+    if cell.fl.momentum_of("worker")[0] and not keeps_rows(cell):
+        rows += cell.n
+    if cell.fl.momentum_of("server")[0]:
+        rows += 1
+    return rows * _row(workload)
+
+
+def passing_bytes(cell, workload) -> int:
+    """Bytes at the peak within a round, beyond what is held."""
+    fl, model, row = cell.fl, workload.model, _row(workload)
+    made = model.activations(workload.dataset.input_shape)
+    given = math.prod(workload.dataset.input_shape)
+    clients = _computing(cell)
+    local = fl.algorithm == "fedavg"
+    batch = -(-fl.batch_size // quantum_of(model)) * quantum_of(model) if local else fl.batch_size
+    # The layers' results, the gradients with respect to them, and copies of both by client.
+    gradients = _FLOAT * clients * batch * (given + 4 * made)
+    if local or fl.gradient_clip is not None:
+        gradients += clients * row  # models of their own, or gradients to be clipped
+    if isinstance(model, TorchModel):
+        gradients += 2 * clients * row  # autograd's, and all of them in one matrix
+    largest = max(len(workload.splits[name][1]) for name in ("test", "validation"))
+    evaluation = _FLOAT * min(chunk_of(model), largest) * made
+    between = (cell.f + 3) * row  # what is sent, the aggregate, and means
+    return max(gradients, evaluation, between)
+
+
+def _row(workload) -> int:
+    return _FLOAT * -(-workload.model.num_parameters // 16) * 16
+
+
+def _computing(cell) -> int:
+    """How many clients' updates are computed in a round, at most."""
+    sampled = participants(cell.fl)
+    if Knowledge.OWN in cell.attack.reads or not cell.schedule.constant:
+        return sampled
+    return max(1, sampled - cell.f) if sampled == cell.n else sampled
