@@ -267,7 +267,7 @@ def test_a_node_of_ray_is_lost(tmp_path, monkeypatch):
     sweep = slow(tmp_path, "+aggregator.seconds=0.3", "seed=0,1,2,3,4,5,6,7,8,9")
     (tmp_path / "cluster.py").write_text(CLUSTER)
     ended = subprocess.run(
-        [sys.executable, "cluster.py", *sweep, "executor=ray", "engine.memory_gb=2e-4"],
+        [sys.executable, "cluster.py", *sweep, "executor=ray", "engine.memory_gb=4e-4"],
         cwd=tmp_path, capture_output=True, text=True,
         env=with_path(tmp_path) | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
     )  # fmt: skip

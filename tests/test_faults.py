@@ -32,7 +32,7 @@ SWEEP = ["-m", "attack=sign_flip", "aggregator=median", "model=logistic", "fl.nu
 SMALL = [*SWEEP, "seed=0,1,2,3", "fl.learning_rate=0.1,0.2,0.3,0.4,0.5"]  # 20 cells
 RATES = ",".join(f"0.{k:02}" for k in range(1, 31))
 LARGE = [*SWEEP, "seed=0,1,2,3", f"fl.learning_rate={RATES}",
-         "fl.rounds=1", "engine.memory_gb=2e-4"]  # 120 cells, a few at a time  # fmt: skip
+         "fl.rounds=1", "engine.memory_gb=4e-4"]  # 120 cells, a few at a time  # fmt: skip
 
 # Every line read is an order: the store, and when to kill the sweep that fills it: after so many
 # new cells and then so many seconds; or null. The sweep runs in a fork, so that only this process
@@ -193,7 +193,7 @@ def test_an_interrupt(tmp_path, quiet, number):
 
 def test_workers_that_are_killed(tmp_path, quiet):
     """One worker after the other: the sweep goes on with new ones."""
-    with start(tmp_path, "executor.workers=2", "engine.memory_gb=2e-4") as process:
+    with start(tmp_path, "executor.workers=2", "engine.memory_gb=4e-4") as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         killed = 0
         while process.poll() is None and killed < 3:

@@ -159,7 +159,7 @@ def test_cells_whose_process_dies_are_failed_and_the_others_trained(tmp_path):
     (tmp_path / "deadly.py").write_text(DEADLY)
     outputs = tmp_path / "outputs"
     ended = run(
-        *SWEEP, "executor.workers=2", "engine.memory_gb=2e-4", "aggregator=mean",
+        *SWEEP, "executor.workers=2", "engine.memory_gb=4e-4", "aggregator=mean",
         "aggregator._target_=deadly.Deadly", f"outputs={outputs}",
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
