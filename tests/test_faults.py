@@ -27,11 +27,16 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="signals, mounts and limits of Linux"),
 ]
 ROOT = Path(__file__).resolve().parents[1]
-SWEEP = ["-m", "attack=sign_flip", "aggregator=median", "model=logistic", "fl.num_clients=10",
+SWEEP = ["-m", "attack=sign_flip", "model=logistic", "fl.num_clients=10",
          "fl.num_byzantine=1", "fl.evaluate_every=10", "fl.rounds=10"]  # fmt: skip
-SMALL = [*SWEEP, "seed=0,1,2,3", "fl.learning_rate=0.1,0.2,0.3,0.4,0.5"]  # 20 cells
+SMALL = [
+    *SWEEP,
+    "aggregator=median",
+    "seed=0,1,2,3",
+    "fl.learning_rate=0.1,0.2,0.3,0.4,0.5",
+]  # 20 cells
 RATES = ",".join(f"0.{k:02}" for k in range(1, 31))
-LARGE = [*SWEEP, "seed=0,1,2,3", f"fl.learning_rate={RATES}",
+LARGE = [*SWEEP, "aggregator=mean", "seed=0,1,2,3", f"fl.learning_rate={RATES}",
          "fl.rounds=1", "engine.memory_gb=4e-4"]  # 120 cells, a few at a time  # fmt: skip
 
 # Every line read is an order: the store, and when to kill the sweep that fills it: after so many
@@ -44,6 +49,7 @@ from functools import lru_cache
 from hydra import initialize_config_dir
 from benchmark.config import conf_dir
 from benchmark.data import Digits
+from benchmark import execution
 from benchmark.execution import jobs_of, perform
 from benchmark.grid import first_of
 
@@ -57,6 +63,9 @@ sweep = sys.argv[1:]
 with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     config = first_of(sweep)
     jobs = jobs_of(sweep, config, sweep=True)
+    composer = execution.Composer()
+    execution.Composer = lambda: composer
+    [composer.cell(job) for job in jobs]
     for line in sys.stdin:
         config.outputs, fate = json.loads(line)
         cells = config.outputs + "/cells"

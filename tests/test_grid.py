@@ -558,7 +558,7 @@ def test_a_choice_that_changes_other_parts_is_not_joined(watched, tmp_path):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
 def test_every_file_of_every_group_builds(composer, row, tmp_path):
     job = [f"{group}={name}" for group, name in row.items()]
-    cell = composer.cell([*job, "fl.num_byzantine=1"])
+    cell = Composer().cell([*job, "fl.num_byzantine=1"])  # a new one composes just once
     assert cell.problem is None
     store = Store(tmp_path)
     store.write(cell, "failed")
