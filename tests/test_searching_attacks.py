@@ -338,6 +338,7 @@ DETERMINISTIC = [line for line in RULES if line.thing.needs <= {"clients"} and "
                  and not ({"order", "coordinates"} & line.exempt)]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [line.thing for line in DETERMINISTIC],
                          ids=[line.name for line in DETERMINISTIC])  # fmt: skip
 def test_the_adaptive_attacker_does_most_damage(rule):
