@@ -783,6 +783,7 @@ def test_other_backdoors_in_digits(compose):
 
 
 @pytest.mark.parametrize("attack", NAMES)
+@pytest.mark.slow
 def test_backdoors_in_local_training(compose, attack):
     settings = [*DIGITS, "fl=fedavg", f"fl.rounds={30 if attack in ROUNDS else 6}"]
     common = [*settings, f"attack={attack}", "fl.byzantine_fraction=0.2"]
@@ -798,6 +799,7 @@ def loaded():
 
 @pytest.mark.skipif(FashionMNIST().available() is None, reason="no files of Fashion-MNIST here")
 @pytest.mark.parametrize("attack", NAMES)
+@pytest.mark.slow
 def test_backdoors_in_fashion(compose, loaded, attack):
     settings = ["data=fashion_mnist", "model=logistic", "fl.num_clients=10", "fl.evaluate_every=99"]
     settings += [f"fl.rounds={40 if attack in ROUNDS else 20}"]

@@ -405,6 +405,7 @@ ALONE_AND_TOGETHER += [(name, 2) for name in ("fedsgd mlp", "fedavg mlp", "fedsg
 
 
 @pytest.mark.parametrize(("name", "threads"), ALONE_AND_TOGETHER)
+@pytest.mark.slow
 def test_a_cell_does_not_depend_on_its_company(compose, name, threads):
     settings = COMPANY[name]
     engine = replace(SERIAL, threads=threads)

@@ -221,6 +221,7 @@ def test_several_declared_f_have_a_row_each():
 
 
 @pytest.mark.parametrize(("defences", "attacks", "targeted"), [(3, 3, 1), (6, 18, 9), (50, 45, 0)])
+@pytest.mark.slow
 def test_names_and_numbers_have_room(defences, attacks, targeted):
     """Nothing lies outside the figure or on something else, from the smallest to a large one."""
     rules = ["mean", *(f"clipping+nnm+rule_{k:02}" for k in range(defences - 1))]

@@ -298,6 +298,7 @@ def test_shares(n, d, ties, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("d", [1, 511, 1300])
 @pytest.mark.parametrize("m, n", [(1, 1), (1, 6), (3, 5), (4, 4), (7, 3), (8, 9), (9, 8)])
+@pytest.mark.slow
 def test_mixtures_are_as_good_as_their_matrix(m, n, d, dtype):
     rng = np.random.default_rng(m + 10 * n + d)
     x = torch.from_numpy(rng.integers(-2, 3, (n, d))).to(dtype)
