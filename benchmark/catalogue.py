@@ -7,10 +7,13 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.aggregators.base import Chain
-from benchmark.config import ConfigError, build, conf_dir
+from benchmark.config import ConfigError, build, conf_dir, typed
+from benchmark.run import one_line
 
 
 def choices(group: str) -> list[str]:
@@ -21,6 +24,34 @@ def choices(group: str) -> list[str]:
 def is_variant(group: str, name: str) -> bool:
     """Whether a choice only sets some fields of another one."""
     return "defaults" in yaml.safe_load(Path(conf_dir(), group, f"{name}.yaml").read_text())
+
+
+def settings_of(schema: type, name: str, overrides: list[str]) -> Any:
+    """The settings of a command that trains nothing: conf/<name>.yaml as overrides leave it.
+
+    Raises:
+        ConfigError: if one is unknown or of the wrong type.
+    """
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            node = compose(name, overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(one_line(error)) from None
+    return typed(schema, node, name)
+
+
+def results_folder(outputs: str, name: str) -> Path:
+    """The folder for the results of such a command, made if need be.
+
+    Raises:
+        ConfigError: if it cannot be made.
+    """
+    folder = Path(outputs, name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"outputs={outputs}: {error.strerror}") from None
+    return folder
 
 
 @cache

@@ -11,8 +11,9 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import partial
+from functools import partial, wraps
 from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,21 @@ def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, s
             raise ConfigError(f"{argument}: the settings are {known}")
         values[name] = value
     return values
+
+
+def small_command(main: Callable) -> Callable:
+    """A command's main function, whose errors that are the user's become one line and exit code
+    1."""
+
+    @wraps(main)
+    def told(arguments: list[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except (ConfigError, FileNotFoundError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return told
 
 
 def as_name(override: str) -> str:

@@ -24,7 +24,7 @@ def forecast(plan) -> str:
     groups = groups_of(plan.todo)
     for group in groups:
         need = memory_of(group, plan.work.workloads)
-        workers = plan.executor.slots(group, plan.work)
+        workers = plan.executor.slots([group], plan.work)
         seconds = _seconds(group, plan) * len(group) / min(workers, len(group))
         total += seconds
         labels = group[0].labels

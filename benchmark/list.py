@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmark.aggregators import Mean
@@ -20,6 +19,7 @@ from benchmark.attacks.training import Local
 from benchmark.catalogue import choices, component, is_variant
 from benchmark.config import ConfigError
 from benchmark.models import Logistic
+from benchmark.progress import console_of
 from benchmark.vectors.compare import Round
 
 _GROUPS = {
@@ -185,9 +185,7 @@ def main(arguments: list[str]) -> None:
     """Print a catalogue."""
     if len(arguments) != 1 or arguments[0] not in _GROUPS:
         raise ConfigError(f"say which: python -m benchmark.list {' | '.join(_GROUPS)}")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    console = console_of(160)
     console.print(table(_GROUPS[arguments[0]]))
     console.print(_ATTACKS_NOTE if arguments[0] == "attacks" else _RULES_NOTE)
 

@@ -339,13 +339,16 @@ class TorchModel:
             return self.make()
 
     def activations(self, input_shape: tuple[int, ...]) -> int:
-        """See `Sequential.activations`: results of all modules without parts."""
+        """See `Sequential.activations`: results of all modules without parts; 0 if it does not take
+        such an example, which is the failure of the cells that train it."""
         made = []
         hooks = [part.register_forward_hook(lambda _, __, out: made.append(out.numel()))
                  for part in self.module.modules() if not list(part.children())]  # fmt: skip
         device = next(self.module.parameters()).device
         try:
             self.module(torch.zeros(1, *input_shape, device=device))
+        except Exception:
+            return 0
         finally:
             for hook in hooks:
                 hook.remove()

@@ -10,6 +10,12 @@ from rich.progress import Progress as Bar
 _EVERY = 10.0  # seconds between plain lines
 
 
+def console_of(width: int) -> Console:
+    """The terminal, or, where there is none to measure, lines of this width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
+
+
 class Progress:
     """Counts cells as they finish; a context manager.
 

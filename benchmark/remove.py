@@ -2,25 +2,22 @@
 
 import sys
 
-from benchmark.config import ConfigError, settings
+from benchmark.config import ConfigError, settings, small_command
 from benchmark.store import Store
 
 
-def main(arguments: list[str] | None = None) -> int:
+@small_command
+def main(arguments: list[str] | None) -> int:
     """Delete cells; takes `where=CONDITION`, on the columns of `analysis.load`, and
     `outputs=FOLDER`."""
     from benchmark.analysis import load
     from benchmark.grid import matching
 
-    try:
-        given = settings(arguments, where=None, outputs="outputs")
-        if given["where"] is None:
-            raise ConfigError("say which: python -m benchmark.remove where=\"attack == 'alie'\"")
-        frame = load(given["outputs"]).drop_duplicates("key", keep="last")
-        keys = frame["key"][matching(frame, given["where"], "where")]
-    except (ConfigError, FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    given = settings(arguments, where=None, outputs="outputs")
+    if given["where"] is None:
+        raise ConfigError("say which: python -m benchmark.remove where=\"attack == 'alie'\"")
+    frame = load(given["outputs"]).drop_duplicates("key", keep="last")
+    keys = frame["key"][matching(frame, given["where"], "where")]
     store = Store(given["outputs"])
     for key in keys:
         store.remove(key)

@@ -4,23 +4,18 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from benchmark.config import ConfigError, settings
+from benchmark.config import ConfigError, settings, small_command
 from benchmark.store import Store
 
 
-def main(arguments: list[str] | None = None) -> int:
+@small_command
+def main(arguments: list[str] | None) -> int:
     """Count the cells of the store; takes `outputs=FOLDER`."""
-    try:
-        folder = settings(arguments, outputs="outputs")["outputs"]
-        store = Store(folder)
-        records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
-    except (ConfigError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    folder = settings(arguments, outputs="outputs")["outputs"]
+    store = Store(folder)
+    records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
     if not records and not planned:
-        print(f"error: outputs={folder}: nothing there; python -m benchmark.run fills it",
-              file=sys.stderr)  # fmt: skip
-        return 1
+        raise ConfigError(f"outputs={folder}: nothing there; python -m benchmark.run fills it")
     counts, reasons = Counter(), Counter()
     for record in records.values():
         counts[record["status"]] += 1

@@ -2,21 +2,17 @@
 
 import sys
 
-from benchmark.config import ConfigError, settings
+from benchmark.config import ConfigError, settings, small_command
 from benchmark.store import Store
 
 
-def main(arguments: list[str] | None = None) -> int:
+@small_command
+def main(arguments: list[str] | None) -> int:
     """Check the store; takes `outputs=FOLDER`. Returns 1 if something was wrong."""
-    try:
-        store = Store(settings(arguments, outputs="outputs")["outputs"])
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    store = Store(settings(arguments, outputs="outputs")["outputs"])
     keys = store.keys()
     if not keys:
-        print(f"error: outputs={store.folder}: no cells there", file=sys.stderr)
-        return 1
+        raise ConfigError(f"outputs={store.folder}: no cells there")
     bad = 0
     for key in keys:
         problem = store.problem(key)

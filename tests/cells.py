@@ -33,6 +33,11 @@ def trained(*cells, workloads=None):
     return [outcomes[id(cell)].metrics for cell in cells]
 
 
+def metrics_of(outputs):
+    """The bytes of the metrics of every finished cell of a store, by key."""
+    return {p.parent.name: p.read_bytes() for p in outputs.glob("cells/[!.]*/metrics.parquet")}
+
+
 def batch(x, y, examples=None, place=0, classes=10, span=(0.0, 1.0), client=0, seed=0):
     """`attacks.Batch` of a client, whose streams are those of the engine."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cells import composing
+from cells import composing, metrics_of
 from commands import command
 
 from benchmark.analysis import load
@@ -97,7 +97,7 @@ def test_what_others_have_stored_meanwhile_is_not_computed(cells, tmp_path, monk
     dispatched(cells[:5], Inline(), tmp_path)
     began = []
     monkeypatch.setattr(
-        "benchmark.executors.base.simulate",
+        "benchmark.executors.base.simulate_blocks",
         lambda block, *_: began.extend(c.seed for c in block) or [],
     )
     work = Work(Engine(), str(tmp_path))
@@ -109,7 +109,7 @@ def test_an_exception_of_the_work_is_a_loss(cells, tmp_path, monkeypatch):
     def broken(*_):
         raise ArithmeticError("of the machine")
 
-    monkeypatch.setattr("benchmark.executors.base.simulate", broken)
+    monkeypatch.setattr("benchmark.executors.base.simulate_blocks", broken)
     found = dispatched(cells[:2], Inline(retries=0), tmp_path)
     assert set(found.values()) == {"failed"}
     text = (tmp_path / "cells" / cells[0].key / "traceback.txt").read_text()
@@ -133,10 +133,6 @@ def test_same_metrics(cells, tmp_path, monkeypatch):
         dispatched(cells, executor, tmp_path / name)
     assert metrics_of(tmp_path / "here") == metrics_of(tmp_path / "there")
     assert len(metrics_of(tmp_path / "here")) == 8
-
-
-def metrics_of(folder):
-    return {p.parent.name: p.read_bytes() for p in Path(folder).glob("cells/[!.]*/metrics.parquet")}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cells import composing
+from cells import composing, metrics_of
 from commands import command
 
 from benchmark.analysis import load
@@ -112,10 +112,6 @@ def told():
 def cells_of(outputs):
     folder = outputs / "cells"
     return sorted(p for p in folder.iterdir() if p.name[0] != ".") if folder.exists() else []
-
-
-def metrics_of(outputs):
-    return {p.name: (p / "metrics.parquet").read_bytes() for p in cells_of(outputs)}
 
 
 def check_whole(outputs):

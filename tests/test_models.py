@@ -344,6 +344,21 @@ def test_a_class_or_function_by_its_target(compose, settings, width):
     assert outcome.status == "done", outcome.traceback
 
 
+@dataclass(frozen=True)
+class Narrower:
+    """A torch module that takes other examples than the data have."""
+
+    def build(self, input_shape, num_classes):
+        return torch.nn.Sequential(torch.nn.Linear(3, num_classes))
+
+
+def test_a_module_that_does_not_take_the_data_fails_its_cell_only(compose):
+    few = ["fl.rounds=1", "fl.num_clients=5", "fl.num_byzantine=1"]
+    cells = [compose(f"model._target_={HERE}.Narrower", *few), compose(*few)]
+    statuses = {o.cell.key: o.status for o in simulate(cells, Engine())}
+    assert [statuses[cell.key] for cell in cells] == ["failed", "done"]
+
+
 def test_a_target_with_settings_that_it_does_not_take(compose):
     with pytest.raises(ConfigError, match=r"^model: .*\.Own does not take .*'depth'$"):
         compose(f"model._target_={HERE}.Own", "+model.depth=3")

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from cells import metrics_of
 from commands import command
 
 from benchmark import status
@@ -31,10 +32,6 @@ def folders(outputs):
 
 def summaries(outputs):
     return [json.loads((p / "summary.json").read_text()) for p in folders(outputs).values()]
-
-
-def metrics_of(outputs):
-    return {p.parent.name: p.read_bytes() for p in outputs.glob("cells/[!.]*/metrics.parquet")}
 
 
 def check_whole(outputs, rounds):

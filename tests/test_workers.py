@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cells import metrics_of
 
 from benchmark.analysis import load
 from benchmark.executors import workers
@@ -125,10 +126,6 @@ def alive(pid):
 def run(*arguments, **kwargs):
     command = [sys.executable, "-m", "benchmark.run", *arguments]
     return subprocess.run(command, capture_output=True, text=True, **kwargs)
-
-
-def metrics_of(outputs):
-    return {p.parent.name: p.read_bytes() for p in outputs.glob("cells/[!.]*/metrics.parquet")}
 
 
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path):

@@ -12,8 +12,7 @@ from typing import Any
 
 from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
-from benchmark.simulation import simulate
-from benchmark.simulation.engine import blocks_of
+from benchmark.simulation.engine import blocks_of, groups_of, simulate_blocks
 from benchmark.simulation.workload import Workloads
 from benchmark.store import Store
 
@@ -76,8 +75,8 @@ class Work:
         keys = {cell.key for cell in stored}
         wanted = [cell for cell in cells if cell.key not in keys]
         try:
-            for block in blocks_of(wanted, self.engine, self.workloads):
-                outcomes = list(simulate(block, self.engine, self.workloads, checkpoints))
+            blocks = simulate_blocks(wanted, self.engine, self.workloads, checkpoints)
+            for outcomes in blocks:
                 with uninterrupted():
                     for outcome in outcomes:
                         store.write(**vars(outcome))
@@ -108,9 +107,10 @@ class Executor:
         Raises:
             ConfigError: if there is not enough memory for a cell.
         """
-        return blocks_of(cells, work.engine, work.workloads, self.slots(cells, work))
+        slots = self.slots(groups_of(cells), work)
+        return blocks_of(cells, work.engine, work.workloads, slots)
 
-    def slots(self, cells: list, work: Work) -> int:
+    def slots(self, groups: list[list], work: Work) -> int:
         """How many groups are computed at the same time on one machine."""
         return 1
 

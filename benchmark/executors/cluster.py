@@ -1,7 +1,9 @@
 """Executors on other machines, which share the folder of the store with this one."""
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmark.config import ConfigError
@@ -92,14 +94,7 @@ class Submitit(Executor):
         try:
             for job in submitit.helpers.as_completed(jobs, poll_frequency=1):
                 running.remove(job)
-                place = places[id(job)]
-                try:
-                    reports = job.result()
-                except Exception as error:  # lost, or raised there
-                    yield place, None, f"{type(error).__name__}: {error}"
-                    continue
-                for report in reports:
-                    yield place, report, None
+                yield from _told(places[id(job)], job.result)
         finally:
             for job in running:
                 job.cancel()
@@ -149,14 +144,7 @@ class Ray(Executor):
             pending = {task.remote(work, group): place for place, group in enumerate(groups)}
             while pending:
                 (ended, *_), _ = ray.wait(list(pending), num_returns=1)
-                place = pending.pop(ended)
-                try:
-                    reports = ray.get(ended)
-                except Exception as error:  # lost, or raised there
-                    yield place, None, f"{type(error).__name__}: {error}"
-                    continue
-                for report in reports:
-                    yield place, report, None
+                yield from _told(pending.pop(ended), partial(ray.get, ended))
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
@@ -166,6 +154,16 @@ class Ray(Executor):
 
 def _missing(package: str) -> ConfigError:
     return ConfigError(f"executor={package} needs it: pip install 'byzantine-benchmark[{package}]'")
+
+
+def _told(place: int, result: Callable[[], list[Report]]) -> Iterator:
+    """What `Executor.run` yields for a group that has ended, by what it returned or raised."""
+    try:
+        reports = result()
+    except Exception as error:  # lost, or raised there
+        yield place, None, f"{type(error).__name__}: {error}"
+    else:
+        yield from ((place, report, None) for report in reports)
 
 
 def _task(work: Work, cells: list) -> list[Report]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmark.executors.base import Executor
 from benchmark.executors.workers import can_fork, cores, spread
-from benchmark.simulation.engine import groups_of, memory_of
+from benchmark.simulation.engine import memory_of
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Processes(Executor):
         if self.devices is not None and not self.devices:
             raise ValueError("devices=[] must name one, or be null")
 
-    def slots(self, cells, work):
+    def slots(self, groups, work):
         """See `Executor.slots`."""
         wanted = self.workers
         if wanted is None and self.devices:
             wanted = len(self.devices)
         elif wanted is None:
             wanted = max(1, cores() // work.engine.threads) if self._forks(work) else 1
-        need = max((memory_of(group, work.workloads) for group in groups_of(cells)), default=1)
+        need = max((memory_of(group, work.workloads) for group in groups), default=1)
         return max(1, min(wanted, int(work.engine.memory_gb * 2**30 // need)))
 
     def run(self, groups, work):
         """See `Executor.run`."""
-        slots = self.slots([cell for group in groups for cell in group], work)
+        slots = self.slots(groups, work)
         if min(slots, len(groups)) <= 1 and not self.devices:
             yield from Inline().run(groups, work)
             return

@@ -18,6 +18,8 @@ from typing import Any
 
 import numba
 
+from benchmark.executors.base import ENDING
+
 _PATIENCE = 10.0  # seconds for a worker to finish writing
 
 
@@ -131,9 +133,8 @@ def _serve(connection, work, groups: list, parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the parent
     if os.getppid() != parent:
         os._exit(1)
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):  # the parent answers, and ends us
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in ENDING:  # the parent answers, and ends us
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # not through the parent's progress bar
     while (place := connection.recv()) is not None:

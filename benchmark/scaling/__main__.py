@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
+from hydra import initialize_config_dir
 from rich.table import Table
 
+from benchmark import catalogue
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain
-from benchmark.config import ConfigError, conf_dir, typed
-from benchmark.run import one_line
+from benchmark.config import ConfigError, conf_dir
+from benchmark.progress import console_of
 from benchmark.scaling.estimate import Cluster, report
 from benchmark.scaling.laws import exponent, work
 from benchmark.scaling.measure import aggregations, rates, sweeps
@@ -58,12 +56,7 @@ def settings_of(overrides: list[str]) -> Settings:
     Raises:
         ConfigError: if one is unknown, of the wrong type or impossible.
     """
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        try:
-            node = compose("scaling", overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(one_line(error)) from None
-    settings = typed(Settings, node, "scaling")
+    settings = catalogue.settings_of(Settings, "scaling", overrides)
     _check(settings)
     if settings.quick:
         few = {name: getattr(settings, name)[:_QUICK_SIZES] for name in ("n", "cells")}
@@ -124,20 +117,14 @@ def show(fitted: pd.DataFrame) -> None:
         law = "" if np.isnan(row.law) else f"{row.law:.2f}"
         shown.add_row(row.rule, row.axis, f"{row.exponent:.2f}", law, row.cost, f"{row.largest:,}",
                       f"{row.seconds:.3g} s", f"{row.peak_mb:.3g} MB")  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = console_of(120)
     console.print(shown)
 
 
 def main(arguments: list[str]) -> None:
     """Measure, print, and write all of it to the folder scaling of the outputs."""
     settings = settings_of(arguments)
-    folder = Path(settings.outputs, "scaling")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"outputs={settings.outputs}: {error.strerror}") from None
+    folder = catalogue.results_folder(settings.outputs, "scaling")
     rules, fraction, repeats = settings.rules, settings.fraction, settings.repeats
     over_n = [(n, settings.at_d) for n in sorted(settings.n)]
     over_d = [(settings.at_n, d) for d in sorted(settings.d)]

@@ -65,9 +65,10 @@ def gradients(runs: list, round: int) -> None:
         run.train_loss = losses[index, len(run.byzantine) - run.first :].mean()
 
 
-def quantum_of(model) -> int:
-    """Batches of local training are filled up to a multiple of this, see `LocalTraining`."""
-    return 16 // math.gcd(16, *model.widths)
+def filled_batch(size: int, model) -> int:
+    """Rows of a batch of local training, see `LocalTraining`."""
+    quantum = 16 // math.gcd(16, *model.widths)
+    return -(-size // quantum) * quantum
 
 
 class LocalTraining:
@@ -83,8 +84,7 @@ class LocalTraining:
         self.runs = runs
         self.fl = runs[0].cell.fl
         self.workload = runs[0].workload
-        quantum = quantum_of(self.workload.model)
-        self.batch = -(-self.fl.batch_size // quantum) * quantum
+        self.batch = filled_batch(self.fl.batch_size, self.workload.model)
 
     def compute(self, round: int) -> None:
         """Fill the buffers of all runs with the clients' model deltas."""

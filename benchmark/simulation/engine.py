@@ -58,6 +58,20 @@ def simulate(
 ) -> Iterator[Outcome]:
     """Train cells in this process, many at once, and yield each one's outcome as it finishes.
 
+    Args and errors: see `simulate_blocks`.
+    """
+    for outcomes in simulate_blocks(cells, engine, workloads, checkpoints):
+        yield from outcomes
+
+
+def simulate_blocks(
+    cells: list,
+    engine: Engine | None = None,
+    workloads: Workloads | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[list[Outcome]]:
+    """Train cells in this process; the outcomes block by block, as a block finishes as a whole.
+
     A cell's metrics do not depend on which others are computed with it, nor on whether it was
     taken up again from a checkpoint.
 
@@ -78,7 +92,7 @@ def simulate(
         threadpool_limits(engine.threads)  # NumPy's and SciPy's
         numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
         torch.set_num_threads(engine.threads)
-        yield from _block(block, workloads.of(block[0]), checkpoints)
+        yield _block(block, workloads.of(block[0]), checkpoints)
 
 
 def groups_of(cells: list) -> list[list]:
@@ -128,22 +142,17 @@ def memory_of(group: list, workloads: Workloads) -> int:
 
 
 @torch.no_grad()
-def _block(cells: list, workload, checkpoints: Checkpoints | None) -> Iterator[Outcome]:
+def _block(cells: list, workload, checkpoints: Checkpoints | None) -> list[Outcome]:
     """Cells in lockstep; in two halves, one after the other, if there is no memory for all."""
     try:
-        outcomes = _lockstep(cells, workload, checkpoints)
+        return _lockstep(cells, workload, checkpoints)
     except OutOfMemory as error:
         if len(cells) == 1:
             reason = f"out of memory, even alone: {error}"
-            outcomes = [Outcome(cells[0], "failed", reason=reason, traceback=reason)]
-        else:
-            outcomes = None  # the halves are computed below, where the error holds no memory
-    if outcomes is None:
-        middle = len(cells) // 2
-        yield from _block(cells[:middle], workload, checkpoints)
-        yield from _block(cells[middle:], workload, checkpoints)
-    else:
-        yield from outcomes
+            return [Outcome(cells[0], "failed", reason=reason, traceback=reason)]
+    middle = len(cells) // 2  # out here, where the error holds no memory
+    halves = cells[:middle], cells[middle:]
+    return [outcome for half in halves for outcome in _block(half, workload, checkpoints)]
 
 
 def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Outcome]:

@@ -11,7 +11,7 @@ import math
 from benchmark.attacks.base import Knowledge
 from benchmark.grid import participants
 from benchmark.models import TorchModel
-from benchmark.simulation.clients import quantum_of
+from benchmark.simulation.clients import filled_batch
 from benchmark.simulation.evaluation import chunk_of
 from benchmark.simulation.run import keeps_rows
 
@@ -42,11 +42,10 @@ def held_bytes(cell, workload) -> int:
 def passing_bytes(cell, workload) -> int:
     """Bytes at the peak within a round, beyond what is held."""
     fl, model, row = cell.fl, workload.model, _row(workload)
-    made = model.activations(workload.dataset.input_shape)
-    given = math.prod(workload.dataset.input_shape)
+    made, given = workload.activations, math.prod(workload.dataset.input_shape)
     clients = _computing(cell)
     local = fl.algorithm == "fedavg"
-    batch = -(-fl.batch_size // quantum_of(model)) * quantum_of(model) if local else fl.batch_size
+    batch = filled_batch(fl.batch_size, model) if local else fl.batch_size
     # The layers' results, the gradients with respect to them, and copies of both by client.
     gradients = _FLOAT * clients * batch * (given + 4 * made)
     if local or fl.gradient_clip is not None:

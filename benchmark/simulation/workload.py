@@ -1,6 +1,7 @@
 """What cells share: the data on the device, the model, and the partitions."""
 
 from dataclasses import asdict
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ class Workload:
         self.at_start: dict = {}
         self._shards: dict = {}
         self._batches: dict = {}
+
+    @cached_property
+    def activations(self) -> int:
+        """How many numbers a forward pass of the model makes of an example."""
+        return self.model.activations(self.dataset.input_shape)
 
     def shards(self, cell) -> list[np.ndarray]:
         """The training examples of each client of a cell, by its partition, n and seed.

@@ -5,21 +5,17 @@ Settings are those of conf/vectors.yaml: ``python -m benchmark.vectors n=50 f=12
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.table import Table
 
+from benchmark import catalogue
 from benchmark.aggregators.base import feasibility
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain, choices, component, is_variant
-from benchmark.config import ConfigError, conf_dir, typed
-from benchmark.run import one_line
+from benchmark.config import ConfigError
+from benchmark.progress import console_of
 from benchmark.vectors.compare import Round, compare, remembers
 from benchmark.vectors.cost import peak_memory, seconds
 from benchmark.vectors.plots import cost_figure, error_figure
@@ -53,12 +49,7 @@ def settings_of(overrides: list[str]) -> Settings:
     Raises:
         ConfigError: if one is unknown, of the wrong type or impossible.
     """
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        try:
-            node = compose("vectors", overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(one_line(error)) from None
-    settings = typed(Settings, node, "vectors")
+    settings = catalogue.settings_of(Settings, "vectors", overrides)
     _check(settings)
     if settings.defences is None:
         rules = [name for name in choices("aggregator") if not is_variant("aggregator", name)]
@@ -129,9 +120,7 @@ def show(table: pd.DataFrame, settings: Settings) -> None:
         star = " *" if remembers(chain(row.defence)) else ""
         shown.add_row(row.defence + star, *numbers, row.worst_attack, number(row.kappa_hat),
                       number(row.kappa))  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = console_of(120)
     console.print(shown)
     console.print("* remembers earlier rounds, of which there are none here: see it in training")
     for row in table[table["mean_error"].isna()].itertuples():
@@ -141,11 +130,7 @@ def show(table: pd.DataFrame, settings: Settings) -> None:
 def main(arguments: list[str]) -> None:
     """Compare, print, and write tables and figures to the folder vectors of the outputs."""
     settings = settings_of(arguments)
-    folder = Path(settings.outputs, "vectors")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"outputs={settings.outputs}: {error.strerror}") from None
+    folder = catalogue.results_folder(settings.outputs, "vectors")
     rows, table = compare(
         settings.n, settings.f, settings.d, settings.heterogeneity, settings.noise, settings.draws,
         settings.defences, settings.attacks,
