@@ -5,6 +5,7 @@ from functools import lru_cache
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from hydra import initialize_config_dir
 
@@ -31,6 +32,13 @@ def trained(*cells, workloads=None):
     outcomes = {id(o.cell): o for o in simulate(cells, Engine(), workloads)}
     assert [o.traceback for o in outcomes.values()] == [None] * len(cells)
     return [outcomes[id(cell)].metrics for cell in cells]
+
+
+def thinned(values):
+    """Parameters, or tuples of them, of which two of three are slow, see pyproject.toml."""
+    sets = [value if isinstance(value, tuple) else (value,) for value in values]
+    marks = [[], [pytest.mark.slow], [pytest.mark.slow]]
+    return [pytest.param(*each, marks=marks[i % 3]) for i, each in enumerate(sets)]
 
 
 def metrics_of(outputs):

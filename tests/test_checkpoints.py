@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from cells import composing
+from cells import composing, thinned
 
 from benchmark.catalogue import choices, component, is_variant
 from benchmark.checkpoints import Checkpoints
@@ -79,20 +79,22 @@ def names(group):
     return [name for name in choices(group) if not is_variant(group, name)]
 
 
-def test_every_attack(compose, tmp_path, monkeypatch):
+@pytest.mark.parametrize("third", thinned(range(3)))
+def test_every_attack(compose, tmp_path, monkeypatch, third):
     """Among them those that remember, search, and train models of their own."""
     few = {name: ["attack.evaluations=4"] for name in names("attack")
            if hasattr(component("attack", name), "evaluations")}  # fmt: skip
     cells = [compose(f"attack={name}", *few.get(name, ()), "aggregator=krum")
              for name in names("attack")]  # fmt: skip
-    check_resumed(cells, tmp_path, monkeypatch)
+    check_resumed(cells[third::3], tmp_path, monkeypatch)
 
 
-def test_every_rule_and_stage(compose, tmp_path, monkeypatch):
+@pytest.mark.parametrize("third", thinned(range(3)))
+def test_every_rule_and_stage(compose, tmp_path, monkeypatch, third):
     cells = [compose("attack=alie", f"aggregator={name}") for name in names("aggregator")]
     cells += [compose("attack=alie", "aggregator=median", f"pre_aggregator={name}")
               for name in choices("pre_aggregator")]  # fmt: skip
-    check_resumed(cells, tmp_path, monkeypatch)
+    check_resumed(cells[third::3], tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

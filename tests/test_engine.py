@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from cells import thinned
 from hydra import initialize_config_dir
 from sequential import Recorded, Reference
 
@@ -278,12 +279,12 @@ def test_rounds_with_one_honest_client_or_none(compose, algorithm, attack):
     assert same(trained([*others, cell])[2], metrics)
 
 
-@pytest.mark.parametrize("attack", choices("attack"))
+@pytest.mark.parametrize("attack", thinned(choices("attack")))
 def test_every_attack(compose, attack):
     agree(compose(f"attack={attack}", "aggregator=median", *SMALL, "seed=2"))
 
 
-@pytest.mark.parametrize("aggregator", choices("aggregator"))
+@pytest.mark.parametrize("aggregator", thinned(choices("aggregator")))
 def test_every_rule(compose, aggregator):
     agree(compose("attack=alie", f"aggregator={aggregator}", *SMALL, "seed=3"))
 
@@ -404,8 +405,7 @@ ALONE_AND_TOGETHER = [(name, 1) for name in COMPANY]
 ALONE_AND_TOGETHER += [(name, 2) for name in ("fedsgd mlp", "fedavg mlp", "fedsgd cnn")]
 
 
-@pytest.mark.parametrize(("name", "threads"), ALONE_AND_TOGETHER)
-@pytest.mark.slow
+@pytest.mark.parametrize(("name", "threads"), thinned(ALONE_AND_TOGETHER))
 def test_a_cell_does_not_depend_on_its_company(compose, name, threads):
     settings = COMPANY[name]
     engine = replace(SERIAL, threads=threads)
