@@ -199,8 +199,8 @@ class Store:
 
     def _replace(self, target: Path, files: dict[str, bytes]) -> int:
         """Put a folder with these files in the place of another; returns its stamp."""
-        self.cells.mkdir(exist_ok=True)  # not its parents: a store that has vanished stays so
         for _ in range(_ATTEMPTS):
+            self.cells.mkdir(exist_ok=True)  # not its parents: a store that has vanished stays so
             with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
                 temporary = self._written(target.name, files)
                 stamp = stamp_of(temporary)

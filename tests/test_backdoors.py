@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cells import batch, composing, trained
+from cells import batch, composing, thinned, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import attacks_data as reference
@@ -763,7 +763,7 @@ def rates(compose, attack, settings, defences, workloads=None):
     return clean, fooled, defended, lost
 
 
-@pytest.mark.parametrize("attack", NAMES)
+@pytest.mark.parametrize("attack", thinned(NAMES))
 def test_backdoors_in_digits(compose, attack):
     """They succeed with default settings under the mean, in secret, and not under a defence."""
     settings = [*DIGITS, f"fl.rounds={ROUNDS.get(attack, 15)}"]

@@ -9,6 +9,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from cells import thinned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -342,7 +343,7 @@ def relative_error(measured, true):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 20, 33])
-@pytest.mark.parametrize("d", [1, 5, 2047, 2048, 2049, 9000])
+@pytest.mark.parametrize("d", thinned([9000, 1, 5, 2049, 2047, 2048]))
 def test_gram(n, d, dtype):
     """Both kinds of products, with two more rows and without, against float64."""
     x, extra = draw(n, d, dtype), draw(2, d, dtype, 1)
@@ -563,8 +564,8 @@ def test_iterated_krum(n, f, ties, seed):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "clients, batch, size, inputs, outputs, kernel",
-    [(1, 1, (2, 2), 1, 1, 1), (3, 2, (12, 9), 3, 7, 5), (2, 3, (7, 6), 2, 5, 3),
-     (1, 4, (28, 28), 1, 20, 5), (4, 1, (12, 12), 20, 18, 5)],
+    thinned([(3, 2, (12, 9), 3, 7, 5), (1, 1, (2, 2), 1, 1, 1), (2, 3, (7, 6), 2, 5, 3),
+             (4, 1, (12, 12), 20, 18, 5), (1, 4, (28, 28), 1, 20, 5)]),
 )  # fmt: skip
 def test_pooled_convolution(clients, batch, size, inputs, outputs, kernel, dtype, branch):
     m, rng = clients * batch, np.random.default_rng(0)
