@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Bytecode is written where it is missing, whatever the shell says: without it torch's sources are
+# compiled anew by every process.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plots status test test-all lint format bench notebooks wheel clean
 
@@ -17,6 +21,8 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Writes the bytecode of what is used (pip would for all, in a minute) and numba's cache.
+	$(BIN)/python -m benchmark.run fl.rounds=1 outputs=$(VENV)/first >/dev/null
 	@touch $@
 
 demo: $(READY)  ## run a grid on the embedded data and draw accuracy versus f
