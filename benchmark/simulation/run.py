@@ -188,7 +188,9 @@ class Run:
         reads, f, k = self.cell.attack.reads, len(self.byzantine), self.received
         if Knowledge.RULE in reads and feasibility(self.cell.rule, k, self._declared(k)):
             return True
-        known = {Knowledge.HONEST: rows[f:k], Knowledge.OWN: rows[:f]}
+        # A mean is finite only if all rows are: one vector is read for all.
+        honest = self._honest_mean if k > f else rows[:0]
+        known = {Knowledge.HONEST: honest, Knowledge.OWN: rows[:f]}
         searches = reads & {Knowledge.HONEST, Knowledge.RULE}
         return any(
             searches and name in reads and not bool(torch.isfinite(part.sum()))
@@ -248,8 +250,8 @@ class Run:
         ids = np.concatenate([self.honest, self.byzantine])
         declared = self._declared(k)
         first_byzantine = len(self.honest)
-        finite = torch.isfinite(updates.sum(1))
-        if not bool(finite.all()):
+        suspects = self._honest_mean, updates[len(self.honest) :]
+        if not all(bool(torch.isfinite(part.sum())) for part in suspects):
             finite = torch.stack([torch.isfinite(row).all() for row in updates])
             kept = finite.cpu().numpy()
             count = int(kept.sum())  # if only the last are lost the others need no copy
