@@ -72,8 +72,9 @@ class Linear:
         return product(w, x.mT, b[:, :, None]).mT, x
 
     def made(self, shape):
-        """Numbers that it makes of an example of this shape, and the shape of its result."""
-        return self.outputs, (self.outputs,)
+        """Of an example of this shape: how many numbers it makes and keeps, how many it makes on
+        the way, and the shape of its result."""
+        return self.outputs, 0, (self.outputs,)
 
     def input_gradient(self, weights, x, dy):
         """Gradient with respect to x."""
@@ -130,10 +131,10 @@ class ConvReLUPool:
         return _stacked(pooled), (x, _stacked(places))
 
     def made(self, shape):
-        """See `Linear.made`; before pooling, and once more with the channels last."""
+        """See `Linear.made`; of what is pooled the places, too, are kept, a byte each."""
         height, width = (size + 2 * self.padding - self.kernel + 1 for size in shape[1:])
-        outputs = self.shapes[1][0]
-        return 2 * outputs * height * width, (outputs, height // 2, width // 2)
+        pooled = self.shapes[1][0], height // 2, width // 2
+        return prod(pooled) * 5 // 4, self.shapes[1][0] * height * width, pooled
 
     def input_gradient(self, weights, kept, dy):
         """Gradient with respect to x."""
@@ -173,7 +174,7 @@ class ReLU:
 
     def made(self, shape):
         """See `Linear.made`; it works in place."""
-        return 0, shape
+        return 0, 0, shape
 
     def input_gradient(self, weights, y, dy):
         """Gradient with respect to x."""
@@ -217,13 +218,16 @@ class Sequential:
         work = examples * self.num_parameters
         return aligned and not self.images and work < _LOCKSTEP_WORK
 
-    def activations(self, input_shape: tuple[int, ...]) -> int:
-        """How many numbers a forward pass makes of an example."""
-        total, shape = 0, input_shape
+    def activations(self, input_shape: tuple[int, ...]) -> tuple[int, int]:
+        """How many numbers of an example, beside itself, there are at once: in a forward pass, and
+        in one with gradients. These are as many as the results, and a layer's once more."""
+        made, shape = [], input_shape
         for layer in self.layers:
-            made, shape = layer.made(shape)
-            total += made
-        return total
+            *numbers, shape = layer.made(shape)
+            made.append(numbers)
+        kept, passing = zip(*made, strict=True)
+        forward = sum(kept) + max(passing)
+        return forward, max(forward, 2 * sum(kept) + max(kept))
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Class scores.
@@ -338,9 +342,9 @@ class TorchModel:
             torch.manual_seed(seed)
             return self.make()
 
-    def activations(self, input_shape: tuple[int, ...]) -> int:
-        """See `Sequential.activations`: results of all modules without parts; 0 if it does not take
-        such an example, which is the failure of the cells that train it."""
+    def activations(self, input_shape: tuple[int, ...]) -> tuple[int, int]:
+        """See `Sequential.activations`: results of all modules without parts, and their gradients;
+        0 if it does not take such an example, which is the failure of the cells that train it."""
         made = []
         hooks = [part.register_forward_hook(lambda _, __, out: made.append(out.numel()))
                  for part in self.module.modules() if not list(part.children())]  # fmt: skip
@@ -348,11 +352,11 @@ class TorchModel:
         try:
             self.module(torch.zeros(1, *input_shape, device=device))
         except Exception:
-            return 0
+            return 0, 0
         finally:
             for hook in hooks:
                 hook.remove()
-        return sum(made)
+        return sum(made), 2 * sum(made)
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """See `Sequential.logits`."""

@@ -1,9 +1,11 @@
 """No rule makes a second copy of the vectors, and what cells take is told in advance."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +48,35 @@ def measured() -> dict:
     return peaks
 
 
-# Cells of 0.9 million parameters.
+@dataclass(frozen=True)
+class Own:
+    """A user's model."""
+
+    width: int
+
+    def build(self, input_shape, num_classes):
+        first = torch.nn.Linear(math.prod(input_shape), self.width)
+        last = torch.nn.Linear(self.width, num_classes)
+        return torch.nn.Sequential(torch.nn.Flatten(), first, torch.nn.Tanh(), last)
+
+
+# Cells of 0.9 million parameters, and of convolutions of 0.4 million.
+WIDE = ["model=mlp", "model.hidden=[12000]"]
+IMAGES = ["model=cnn", "data._target_=test_engine.Images", "+data.size=3000"]
 CELLS = {
-    "krum": ["attack=ipm"],
-    "trimmed mean": ["attack=sign_flip", "aggregator=trimmed_mean", "pre_aggregator=nnm"],
-    "worker momentum": ["attack=min_max", "fl.momentum=0.9", "fl.client_fraction=0.8",
+    "krum": [*WIDE, "attack=ipm"],
+    "trimmed mean": [*WIDE, "attack=sign_flip", "aggregator=trimmed_mean", "pre_aggregator=nnm"],
+    "worker momentum": [*WIDE, "attack=min_max", "fl.momentum=0.9", "fl.client_fraction=0.8",
                         "aggregator=median"],
-    "server momentum": ["attack=random", "fl.momentum=0.9", "fl.momentum_at=server"],
-    "poisoned": ["attack=label_flip", "aggregator=centered_clipping"],
-    "clipped": ["attack=alie", "fl.gradient_clip=1"],
-    "local": ["attack=ipm", "fl=fedavg", "fl.momentum=0.5"],
+    "server momentum": [*WIDE, "attack=random", "fl.momentum=0.9", "fl.momentum_at=server"],
+    "poisoned": [*WIDE, "attack=label_flip", "aggregator=centered_clipping"],
+    "clipped": [*WIDE, "attack=alie", "fl.gradient_clip=1"],
+    "local": [*WIDE, "attack=ipm", "fl=fedavg", "fl.momentum=0.5"],
+    "several": [*WIDE, "attack=ipm"],
+    "a user's model": ["model._target_=__main__.Own", "+model.width=12000", "attack=ipm"],
+    "convolutions": [*IMAGES, "attack=ipm"],
+    "long batches": [*IMAGES, "attack=alie", "fl.batch_size=100"],
+    "local convolutions": [*IMAGES, "attack=ipm", "fl=fedavg"],
 }  # fmt: skip
 
 
@@ -63,21 +84,21 @@ def predicted() -> dict:
     """Measured peak memory of groups over what was predicted."""
     from cells import composing
 
-    from benchmark.simulation import simulate
+    from benchmark.simulation.engine import _block
     from benchmark.simulation.memory import block_bytes
     from benchmark.simulation.workload import Workloads
 
-    common = ["model=mlp", "fl.rounds=2", "fl.evaluate_every=2", "fl.num_byzantine=4"]
+    common = ["fl.rounds=2", "fl.evaluate_every=2", "fl.num_byzantine=4"]
     workloads, ratios = Workloads("cpu"), {}
     with composing() as compose:
         for name, settings in CELLS.items():
-            small, large = (compose(*common, f"model.hidden=[{width}]", *settings)
-                            for width in (16, 12_000))  # fmt: skip
-            list(simulate([small], workloads=workloads))  # so that kernels are compiled
-            workload = workloads.of(large)
-            workload.shards(large)
-            peak = peak_memory(lambda cell=large: list(simulate([cell], workloads=workloads)))
-            ratios[name] = peak / block_bytes([large], workload)
+            seeds = range(4 if name == "several" else 1)
+            cells = [compose(*common, *settings, f"seed={seed}") for seed in seeds]
+            workload = workloads.of(cells[0])
+            work = lambda block=cells, at=workload: _block(block, at, None)  # noqa: E731
+            first = work()  # so that kernels are compiled, and shards drawn
+            assert {outcome.traceback for outcome in first} == {None}
+            ratios[name] = peak_memory(work) / block_bytes(cells, workload)
     return ratios
 
 
@@ -99,7 +120,8 @@ def test_what_rules_need_besides_the_vectors_and_their_state():
 
 def in_a_process(name: str) -> dict:
     """What one of the functions above returns in a process that gives freed memory back."""
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072",
+                                "BENCHMARK_PACKAGES": "__main__,test_engine"}  # fmt: skip
     root = Path(__file__).parent.parent
     ended = subprocess.run(
         [sys.executable, __file__, name], cwd=root, capture_output=True, text=True,

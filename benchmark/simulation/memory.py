@@ -42,18 +42,17 @@ def held_bytes(cell, workload) -> int:
 def passing_bytes(cell, workload) -> int:
     """Bytes at the peak within a round, beyond what is held."""
     fl, model, row = cell.fl, workload.model, _row(workload)
-    made, given = workload.activations, math.prod(workload.dataset.input_shape)
+    given, (forward, whole) = math.prod(workload.dataset.input_shape), workload.activations
     clients = _computing(cell)
     local = fl.algorithm == "fedavg"
     batch = filled_batch(fl.batch_size, model) if local else fl.batch_size
-    # The layers' results, the gradients with respect to them, and copies of both by client.
-    gradients = _FLOAT * clients * batch * (given + 4 * made)
+    gradients = _FLOAT * clients * batch * (given + whole)
     if local or fl.gradient_clip is not None:
         gradients += clients * row  # models of their own, or gradients to be clipped
     if isinstance(model, TorchModel):
         gradients += 2 * clients * row  # autograd's, and all of them in one matrix
     largest = max(len(workload.splits[name][1]) for name in ("test", "validation"))
-    evaluation = _FLOAT * min(chunk_of(model), largest) * made
+    evaluation = _FLOAT * min(chunk_of(model), largest) * (given + forward)
     between = (cell.f + 3) * row  # what is sent, the aggregate, and means
     return max(gradients, evaluation, between)
 

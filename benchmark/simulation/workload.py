@@ -41,8 +41,8 @@ class Workload:
         self._batches: dict = {}
 
     @cached_property
-    def activations(self) -> int:
-        """How many numbers a forward pass of the model makes of an example."""
+    def activations(self) -> tuple[int, int]:
+        """See `Sequential.activations`."""
         return self.model.activations(self.dataset.input_shape)
 
     def shards(self, cell) -> list[np.ndarray]:
