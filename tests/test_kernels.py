@@ -561,7 +561,7 @@ def test_iterated_krum(n, f, ties, seed):
 
 
 @pytest.mark.parametrize("branch", ["kernel", "torch"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], pytest.param(DTYPES[1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "clients, batch, size, inputs, outputs, kernel",
     thinned([(3, 2, (12, 9), 3, 7, 5), (1, 1, (2, 2), 1, 1, 1), (2, 3, (7, 6), 2, 5, 3),

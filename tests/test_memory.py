@@ -88,7 +88,7 @@ def predicted() -> dict:
     from benchmark.simulation.memory import block_bytes
     from benchmark.simulation.workload import Workloads
 
-    common = ["fl.rounds=2", "fl.evaluate_every=2", "fl.num_byzantine=4"]
+    common = ["fl.rounds=1", "fl.num_byzantine=4"]
     workloads, ratios = Workloads("cpu"), {}
     with composing() as compose:
         for name, settings in CELLS.items():
