@@ -58,9 +58,15 @@ def line(name: str, value: str) -> None:
 
 
 def startup() -> None:
-    """One cell of one round: the process, from its start to its end."""
-    taken = min(seconds(["attack=alie", "fl.rounds=1"]) for _ in range(3))
-    line("one cell of one round, as a process (limit 3 s)", f"{taken:.2f} s")
+    """One cell of one round: the process, from its start to its end, and what torch takes of it."""
+    taken, torch = [], []
+    for _ in range(3):
+        taken.append(seconds(["attack=alie", "fl.rounds=1"]))
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        torch.append(time.perf_counter() - began)
+    line("one cell of one round, as a process (limit 3 s)", f"{min(taken):.2f} s")
+    line("  importing torch alone, as a process", f"{min(torch):.2f} s")
 
 
 def executors() -> None:
