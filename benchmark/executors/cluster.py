@@ -1,13 +1,15 @@
 """Executors on other machines, which share the folder of the store with this one."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from benchmark.config import ConfigError
-from benchmark.executors.base import Executor, Report, Work, dispatch
+from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
 from benchmark.executors.local import Processes
 from benchmark.simulation.engine import groups_of
 
@@ -21,13 +23,46 @@ class Job:
     def __call__(self, cells: list) -> list[Report]:
         """Reports on all cells."""
         workers = max(1, self.cpus // self.work.engine.threads)
-        return list(dispatch(cells, Processes(workers=workers), self.work))
+        try:
+            with _told_apart():
+                return list(dispatch(cells, Processes(workers=workers), self.work))
+        except _Stopped as stopped:
+            raise stopped.__cause__ from None
 
     def checkpoint(self, cells: list) -> Any:
         """Called by submitit before the job is stopped; what to queue."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, cells)
+
+
+class _Stopped(BaseException):
+    """What a handler of signals raised; it passes what catches the exceptions of cells."""
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """submitit raises in its handler, wherever a cell may be, when a job was out of time too
+    often: no cell is to blame for that."""
+
+    def wrapped(handler):
+        def handle(number, frame):
+            try:
+                handler(number, frame)
+            except Exception as error:
+                raise _Stopped from error
+
+        return handle
+
+    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    try:
+        for number, handler in before.items():
+            signal.signal(number, wrapped(handler))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
