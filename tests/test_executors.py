@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cells import composing, metrics_of
@@ -16,7 +17,7 @@ from submitit.local import local
 
 from benchmark.analysis import load
 from benchmark.config import ConfigError, Engine
-from benchmark.executors import Executor, Inline, Processes, Report, Submitit, Work, dispatch
+from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
 from benchmark.executors.cluster import Job
 from benchmark.simulation.run import Run
 from benchmark.store import Store
@@ -174,6 +175,43 @@ def test_bundles(cells):
         parts = Submitit(jobs=jobs).parts(cells, None)
         assert [len(part) for part in parts] == sizes
         assert [cell for part in parts for cell in part] == cells
+
+
+@pytest.mark.parametrize(("settings", "count", "assumed"), [
+    ({"cluster": "slurm", "jobs": 4}, 4, "SLURM runs 4 jobs"),
+    ({"cluster": "slurm", "jobs": 2, "cpus": 3}, 6, "SLURM runs 2 jobs"),
+    ({"cluster": "slurm", "parameters": {"slurm_array_parallelism": 3}}, 3, "SLURM runs 3 jobs"),
+    ({"cluster": "slurm", "jobs": 3, "cpus": 9}, 8, "SLURM runs 3 jobs"),
+    ({"cluster": "local", "jobs": 4, "cpus": 2}, 3, ""),
+    ({"jobs": 2}, 2, ""),
+    ({"cluster": "debug", "cpus": 2}, 2, ""),
+])  # fmt: skip
+def test_how_much_submitit_does_at_once(cells, monkeypatch, settings, count, assumed):
+    """Of 8 cells; on this machine no more than its processors do."""
+    monkeypatch.setattr("benchmark.executors.cluster.cores", lambda: 3)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    found, said = Submitit(**settings).at_once(cells, Work(Engine(), "."))
+    assert found == count and said.startswith(assumed) and bool(said) == bool(assumed)
+
+
+@pytest.mark.parametrize(("settings", "count"), [
+    ({}, 6), ({"cpus": 2}, 3), ({"cpus": 0.5}, 8), ({"cpus": 0, "gpus": 0.5}, 4),
+    ({"cpus": 7}, 1),
+])  # fmt: skip
+def test_how_much_ray_does_at_once(cells, monkeypatch, settings, count):
+    """Of 8 cells; here without asking Ray, on a cluster by what it has."""
+    monkeypatch.setattr("benchmark.executors.cluster.cores", lambda: 6)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    work = Work(Engine(memory_gb=1e-4), ".")  # enough for one at a time
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert Ray(**settings).at_once(cells, work) == (count, "")
+    there = mock.Mock(**{"is_initialized.return_value": False,
+                         "cluster_resources.return_value": {"CPU": 6.0, "GPU": 2.0}})  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", there)
+    found, said = Ray(address="auto", **settings).at_once(cells, work)
+    assert found == count and said.startswith("Ray's cluster")
+    assert there.shutdown.call_count == 1
 
 
 # What is lost really: processes of submitit and nodes of Ray. The rule in this module takes its
