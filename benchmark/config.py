@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
 from math import cos, isfinite, pi
@@ -282,6 +282,48 @@ def _demand_allowed(module: str, setting: str) -> None:
             f"{setting} cannot be imported: {package} is not an allowed package; if you trust it, "
             f"set {PACKAGES}={package} or type the component's _target_ on the command line"
         )
+
+
+_PLUGINS = {
+    *("hydra_plugins.benchmark_grid.GridLauncher", "hydra_plugins.benchmark_grid.GridSweeper"),
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+}
+
+
+def demand_harmless(config: Any) -> None:
+    """Demand that Hydra's own settings, `config.hydra`, have nothing imported that is not allowed,
+    see `imported`. Interpolations could come to something else later, so none may stand for a node.
+
+    Raises:
+        ConfigError: if they do.
+    """
+    hydra = OmegaConf.to_container(config.hydra, resolve=False)
+    if OmegaConf.is_interpolation(config, "hydra"):
+        raise ConfigError("hydra must not refer to another setting")
+    for name, value in hydra.items():
+        if str(value).startswith("${"):
+            raise ConfigError(f"hydra.{name}={value} must not refer to another setting")
+    if hydra["job"]["env_set"]:
+        raise ConfigError(f"hydra.job.env_set={hydra['job']['env_set']}: set it in the environment")
+    for name in ("job_logging", "hydra_logging"):  # handlers are imported, and may write anywhere
+        if (hydra[name] or {}).get("root") is not None:
+            raise ConfigError(f"hydra.{name}.root must be null: nothing is logged")
+    for name in ("callbacks", "launcher", "sweeper"):
+        for target in _targets(hydra[name]):
+            where = f"hydra.{name}._target_"
+            if target not in _PLUGINS and not inspect.isclass(imported(target, where)):
+                raise ConfigError(f"{where}={target} must be a class")
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    """What is named for Hydra to import, in a node and below."""
+    if isinstance(node, str) and node.startswith("${"):
+        yield node
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield from [value] if key == "_target_" else _targets(value)
+    for value in node if isinstance(node, list) else ():
+        yield from _targets(value)
 
 
 @dataclass(frozen=True)

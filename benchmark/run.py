@@ -7,12 +7,13 @@ import signal
 import sys
 
 import hydra
+from hydra._internal import hydra as internals
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import PACKAGES, ConfigError, allow_typed, as_name, conf_dir
+from benchmark.config import ConfigError, allow_typed, as_name, conf_dir, demand_harmless
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -21,12 +22,21 @@ def _hydra_main(config: DictConfig) -> None:
     from benchmark.execution import is_grid, jobs_of, overrides_of, perform
 
     try:
-        if PACKAGES in HydraConfig.get().job.env_set:
-            raise ConfigError(f"hydra.job.env_set.{PACKAGES}: set it in the environment itself")
         jobs = jobs_of(overrides_of(HydraConfig.get().overrides), config, sweep=False)
         _ended.update(failed=perform(jobs, config, alone=not is_grid(config)))
     except Exception as error:  # raised again outside: Hydra would print a line of its own
         _ended.update(error=error)
+
+
+class _Loader(internals.ConfigLoaderImpl):
+    """Hydra's, which looks at what it has composed before Hydra imports anything for it."""
+
+    def load_configuration(self, config_name, *args, **kwargs):
+        """Called by Hydra; without a name for `--hydra-help`, which reads no file of ours."""
+        config = super().load_configuration(config_name, *args, **kwargs)
+        if config_name is not None:
+            demand_harmless(config)
+        return config
 
 
 _NO_NAME = re.compile(
@@ -52,6 +62,7 @@ def main() -> None:
 
     allow_typed(sys.argv[1:])
     sys.argv[1:] = map(as_name, sys.argv[1:])
+    theirs, internals.ConfigLoaderImpl = internals.ConfigLoaderImpl, _Loader
     try:
         _hydra_main()
         if "error" in _ended:
@@ -70,6 +81,8 @@ def main() -> None:
         again = shlex.join(["python", "-m", "benchmark.run", *sys.argv[1:]])
         print(f"interrupted; what is finished is stored, go on with: {again}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        internals.ConfigLoaderImpl = theirs
 
 
 def _leave() -> None:

@@ -1,19 +1,25 @@
 """Executors: the same bits from each, and what becomes of cells whose process is lost."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cells import composing, metrics_of
 from commands import command
+from submitit.core.utils import UncompletedJobError
+from submitit.local import local
 
 from benchmark.analysis import load
 from benchmark.config import ConfigError, Engine
-from benchmark.executors import Executor, Inline, Processes, Report, Submitit, Work, dispatch
+from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
+from benchmark.executors.cluster import Job
+from benchmark.simulation.run import Run
 from benchmark.store import Store
 
 TINY = ["model=logistic", "fl.num_clients=10", "fl.num_byzantine=1", "fl.rounds=2",
@@ -171,21 +177,65 @@ def test_bundles(cells):
         assert [cell for part in parts for cell in part] == cells
 
 
+@pytest.mark.parametrize(("settings", "count", "assumed"), [
+    ({"cluster": "slurm", "jobs": 4}, 4, "SLURM runs 4 jobs"),
+    ({"cluster": "slurm", "jobs": 2, "cpus": 3}, 6, "SLURM runs 2 jobs"),
+    ({"cluster": "slurm", "parameters": {"slurm_array_parallelism": 3}}, 3, "SLURM runs 3 jobs"),
+    ({"cluster": "slurm", "jobs": 3, "cpus": 9}, 8, "SLURM runs 3 jobs"),
+    ({"cluster": "local", "jobs": 4, "cpus": 2}, 3, ""),
+    ({"jobs": 2}, 2, ""),
+    ({"cluster": "debug", "cpus": 2}, 2, ""),
+])  # fmt: skip
+def test_how_much_submitit_does_at_once(cells, monkeypatch, settings, count, assumed):
+    """Of 8 cells; on this machine no more than its processors do."""
+    monkeypatch.setattr("benchmark.executors.cluster.cores", lambda: 3)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    found, said = Submitit(**settings).at_once(cells, Work(Engine(), "."))
+    assert found == count and said.startswith(assumed) and bool(said) == bool(assumed)
+
+
+@pytest.mark.parametrize(("settings", "count"), [
+    ({}, 6), ({"cpus": 2}, 3), ({"cpus": 0.5}, 8), ({"cpus": 0, "gpus": 0.5}, 4),
+    ({"cpus": 7}, 1),
+])  # fmt: skip
+def test_how_much_ray_does_at_once(cells, monkeypatch, settings, count):
+    """Of 8 cells; here without asking Ray, on a cluster by what it has."""
+    monkeypatch.setattr("benchmark.executors.cluster.cores", lambda: 6)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    work = Work(Engine(memory_gb=1e-4), ".")  # enough for one at a time
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert Ray(**settings).at_once(cells, work) == (count, "")
+    there = mock.Mock(**{"is_initialized.return_value": False,
+                         "cluster_resources.return_value": {"CPU": 6.0, "GPU": 2.0}})  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", there)
+    found, said = Ray(address="auto", **settings).at_once(cells, work)
+    assert found == count and said.startswith("Ray's cluster")
+    assert there.shutdown.call_count == 1
+
+
 # What is lost really: processes of submitit and nodes of Ray. The rule in this module takes its
-# time, and sends its process a signal, once.
+# time, far too long in one step of all, and sends its process a signal, once; it leaves a byte for
+# every step.
 MODULE = """
 import os, signal, time
 from dataclasses import dataclass
 from benchmark.aggregators import Median
 
+def steps_of(folder):
+    return os.path.getsize(os.path.join(folder, "steps"))
+
 @dataclass(frozen=True)
 class Slow(Median):
     seconds: float = 0.0
+    stuck_at: int = 0
     signal: int = 0
     folder: str = "."
 
     def step(self, updates, f, state, context):
-        time.sleep(self.seconds)
+        with open(os.path.join(self.folder, "steps"), "ab") as steps:
+            steps.write(b".")
+        time.sleep(600 if steps_of(self.folder) == self.stuck_at else self.seconds)
         marker = os.path.join(self.folder, "sent")
         if self.signal and not os.path.exists(marker):
             open(marker, "w").close()
@@ -225,6 +275,43 @@ def test_jobs_of_submitit(tmp_path, monkeypatch, number):
     logs = "".join(p.read_text() for p in (tmp_path / "submitit").glob("*_log.*"))
     assert ("Requeued job" in logs) == (number == 12)
     check_as_here(tmp_path, sweep, 4, monkeypatch)
+
+
+@pytest.mark.faults
+def test_a_job_out_of_time(tmp_path, monkeypatch):
+    """It is queued again, and computes what was not finished: of the third cell two rounds once
+    more."""
+    start, root = local.start_controller, Path(__file__).resolve().parents[1]
+    early = {"signal_delay_s": 45}  # before the minute is over
+    monkeypatch.setattr(local, "start_controller", lambda **given: start(**given | early))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
+    monkeypatch.syspath_prepend(tmp_path)
+    sweep = [*slow(tmp_path, "+aggregator.stuck_at=6", "seed=0,1,2,3"), "engine.memory_gb=1e-4"]
+    there = ["executor=submitit", "executor.cluster=local", "executor.jobs=1",
+             "executor.timeout_min=1", f"executor.folder={tmp_path / 'submitit'}"]  # fmt: skip
+    ended = command(*sweep, *there, f"outputs={tmp_path / 'there'}")
+    assert ended.code == 0 and "4 cells: 4 trained" in ended.out, ended
+    logs = "".join(p.read_text() for p in (tmp_path / "submitit").glob("*_log.*"))
+    assert "this job is timed-out" in logs and "Requeued job" in logs
+    assert (tmp_path / "steps").stat().st_size == 4 * 2 + 2
+    check_as_here(tmp_path, sweep, 4, monkeypatch)
+
+
+def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch):
+    """What submitit raises then, in the midst of a cell, ends the job; no cell is to blame."""
+
+    def end(number, frame):
+        raise UncompletedJobError("timed-out too many times")
+
+    before = signal.signal(signal.SIGUSR2, end)
+    monkeypatch.setattr(Run, "finish_round", lambda *_: signal.raise_signal(signal.SIGUSR2))
+    try:
+        with pytest.raises(UncompletedJobError):
+            Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
+        assert signal.getsignal(signal.SIGUSR2) is end
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert [Store(tmp_path).status(cell.key) for cell in cells[:2]] == [None, None]
 
 
 def check_as_here(folder, sweep, count, monkeypatch):

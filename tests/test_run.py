@@ -1,6 +1,7 @@
 """The command line from end to end: what it prints, where, and with which exit code."""
 
 import io
+import math
 import os
 import re
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cells import composing
 from commands import command
 
-from benchmark.config import conf_dir
+from benchmark import forecast
+from benchmark.config import Engine, conf_dir
 from benchmark.progress import Progress
 from benchmark.store import Store
 
@@ -258,16 +261,47 @@ def test_a_plan_is_told_and_nothing_is_done(tmp_path):
     stored = sorted((tmp_path / "out").rglob("*"))
     ended = command(*fixed, "fl.rounds=1,2", *axes, "plan=true")
     assert ended.code == 0 and sorted((tmp_path / "out").rglob("*")) == stored
-    first, _, *groups, every = ended.out.splitlines()
+    first, _, *groups, every, at_once = ended.out.splitlines()
     assert first == "16 cells: 2 done, 4 infeasible, 10 to train"
     assert sorted(row.split("  ")[0] for row in groups) == [
         f"digits, mlp, fedsgd, {rounds} rounds" for rounds in (1, 2)
     ]
-    assert every.split()[:2] == ["all", "10"]
+    assert every.split()[:2] == ["all", "10"] and "unknown" not in every
+    assert at_once.endswith(" at the same time")
+    there = ["executor=submitit", "executor.cluster=slurm", "executor.jobs=3"]
+    ended = command(*few, *there, "plan=true")
+    assert ended.out.splitlines()[-1] == (
+        "2 at the same time, if SLURM runs 2 jobs at the same time, on machines like this one"
+    )
     ended = command(*few, "plan=true", "grid.where=seed == 1 and f > 2", "shard=1/1")
     assert ended.out.splitlines()[0] == "2 cells: 0 done, 1 infeasible, 1 to train"
     ended = command(*few, "grid.where=seed == 1", "shard=1/1")
     assert ended.out.splitlines()[-1].startswith("4 cells: 2 trained, 1 already stored, 1 infeas")
+
+
+def test_what_a_forecast_adds_up():
+    """Whole rounds and evaluations; the first is shared by the cells of a seed in a process, unless
+    the attack has a target."""
+    few = ["fl.rounds=10", "fl.evaluate_every=4"]  # three evaluations while training
+    with composing() as compose:
+        group = [compose(*few, f"seed={seed}", f"aggregator={rule}")
+                 for seed in (0, 1) for rule in ("mean", "median", "krum", "cge")]  # fmt: skip
+        targeted = [compose(*few, "attack=targeted_label_flip")] * 8
+    assert forecast._seconds(group, 1, 1.0, 0.1) == pytest.approx(8 * (10 + 0.3) + 2 * 0.1)
+    assert forecast._seconds(group, 2, 1.0, 0.1) == pytest.approx(4 * (10 + 0.3) + 2 * 0.1)
+    assert forecast._seconds(group, 8, 1.0, 0.1) == pytest.approx(10 + 0.3 + 0.1)
+    assert forecast._seconds(targeted, 2, 1.0, 0.1) == pytest.approx(4 * (10 + 0.3) + 4 * 0.1)
+
+
+def test_pilots_of_a_forecast(tmp_path):
+    """They are timed and not stored, on other devices too; of what fails nothing is known."""
+    pilot = forecast._Pilot(Engine(), str(tmp_path)).on("cpu")
+    with composing() as compose:
+        cells = [compose("model=logistic", f"fl.rounds={rounds}") for rounds in (1, 9)]
+    for cell in cells:
+        ((a_round, evaluation),) = pilot([cell])
+        assert a_round > 0 and evaluation > 0
+    assert not list(tmp_path.iterdir()) and forecast._spoken(math.nan) == "unknown"
 
 
 # ---------------------------------------------------------------------------------------- progress

@@ -26,12 +26,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from benchmark.aggregators import Mean
+from hydra.experimental.callback import Callback
 
 Path(__file__).with_name("was_imported").touch()
 
 @dataclass(frozen=True)
 class Theirs(Mean):
     pass
+
+class Called(Callback):
+    def on_run_start(self, **given):
+        made()
 
 def told(frame):
     return "told by them"
@@ -125,6 +130,51 @@ def test_a_preset_cannot_change_the_environment(run, theirs):
         ended = run(lines, *mode)
         assert ended.code == 1 and PACKAGES in ended.err.splitlines()[-1]
     assert not (theirs / "was_imported").exists()
+
+
+@pytest.mark.parametrize(("lines", "words"), [
+    ("callbacks: {a: {_target_: theirs.Called}}", "hydra.callbacks._target_=theirs.Called cannot"),
+    ("callbacks: {a: {b: [{_target_: theirs.made}]}}", "hydra.callbacks._target_=theirs.made"),
+    ("callbacks: {a: {_target_: benchmark.remove.main}}", "benchmark.remove.main must be a class"),
+    ("callbacks: {a: {_target_: hydra_plugins.benchmark_grid.dataclass}}", "is not an allowed"),
+    ("callbacks: {a: {_target_: '${name}'}}", "hydra.callbacks._target_=${name} must be a dotted"),
+    ("callbacks: {a: '${node}'}", "hydra.callbacks._target_=${node} must be a dotted name"),
+    ("callbacks: {a: '${oc.create:\"{_target_: theirs.Called}\"}'}", "hydra.callbacks._target_="),
+    ("callbacks: '${nodes}'", "hydra.callbacks=${nodes} must not refer to another setting"),
+    ("job_logging: {root: {}}", "hydra.job_logging.root must be null"),
+    ("job_logging: {root: '${node}'}", "hydra.job_logging.root must be null"),
+    ("hydra_logging: {root: {handlers: [a]}, handlers: {a: {(): theirs.made}}}", "must be null"),
+    ("hydra_logging: '${node}'", "hydra.hydra_logging=${node} must not refer"),
+    ("job: {env_set: {PYTHONPATH: theirs}}", "hydra.job.env_set={'PYTHONPATH': 'theirs'}: set it"),
+    ("job: '${node}'", "Merge error: str is not a subclass of JobConf"),
+])  # fmt: skip
+def test_hydra_imports_nothing_for_a_preset(run, theirs, lines, words):
+    node = "{_target_: theirs.Called, env_set: {PYTHONPATH: theirs}, root: {}}"
+    preset = f"name: theirs.Called\nnode: {node}\nnodes: {{a: {node}}}\nhydra: {{{lines}}}"
+    for mode in ([], ["-m"], ["--cfg", "job"]):
+        assert refused(run(preset, *mode), words)
+    assert not (theirs / "was_imported").exists() and not (theirs / "outputs").exists()
+
+
+@pytest.mark.parametrize("group", ["launcher", "sweeper", "callbacks", "job_logging"])
+def test_hydra_imports_nothing_for_a_group_of_its_own(run, theirs, group):
+    """A file that is chosen is not merged into anything, as lines of a preset are."""
+    (theirs / "conf" / "hydra" / group).mkdir(parents=True)
+    plugin = "hydra_plugins.benchmark_grid.GridLauncher"
+    lines = f"{{_target_: {plugin}, root: {{}}, more: {{_target_: theirs.Called}}}}"
+    (theirs / "conf" / "hydra" / group / "own.yaml").write_text(lines)
+    assert refused(run("", "-m", f"hydra/{group}=own"), f"hydra.{group}.")
+    assert not (theirs / "was_imported").exists()
+
+
+def test_what_hydra_may_import(run, theirs, monkeypatch):
+    """What is typed, or named in the environment."""
+    ended = run("", "+hydra.callbacks.a._target_=theirs.Called")
+    assert ended.code == 0 and (theirs / "was_called").exists(), ended
+    (theirs / "was_called").unlink()
+    monkeypatch.setenv(PACKAGES, "theirs")
+    ended = run("hydra: {callbacks: {a: {_target_: theirs.Called}}}")
+    assert ended.code == 0 and (theirs / "was_called").exists(), ended
 
 
 @pytest.mark.parametrize(("argument", "packages"), [

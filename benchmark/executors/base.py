@@ -59,7 +59,7 @@ class Work:
 
     def on(self, device: str) -> "Work":
         """The same on another device."""
-        return Work(replace(self.engine, device=device), self.folder)
+        return type(self)(replace(self.engine, device=device), self.folder)
 
     @property
     def workloads(self) -> Workloads:
@@ -113,6 +113,15 @@ class Executor:
     def slots(self, groups: list[list], work: Work) -> int:
         """How many groups are computed at the same time on one machine."""
         return 1
+
+    def at_once(self, cells: list, work: Work) -> tuple[int, str]:
+        """For a forecast: how many groups of these cells are computed at the same time, on all
+        machines together, and what is assumed where that cannot be known.
+
+        Raises:
+            ConfigError: if there is nowhere to compute.
+        """
+        return min(self.slots(groups_of(cells), work), len(self.parts(cells, work))), ""
 
     def run(self, groups: list[list], work: Work) -> Iterator[tuple[int, Any, str | None]]:
         """Have the work done on every group.

@@ -1,14 +1,20 @@
 """Executors on other machines, which share the folder of the store with this one."""
 
 import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+
 from benchmark.config import ConfigError
-from benchmark.executors.base import Executor, Report, Work, dispatch
+from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
 from benchmark.executors.local import Processes
+from benchmark.executors.workers import cores
 from benchmark.simulation.engine import groups_of
 
 
@@ -20,14 +26,50 @@ class Job:
 
     def __call__(self, cells: list) -> list[Report]:
         """Reports on all cells."""
-        workers = max(1, self.cpus // self.work.engine.threads)
-        return list(dispatch(cells, Processes(workers=workers), self.work))
+        try:
+            with _told_apart():
+                return list(dispatch(cells, _spread_over(self.cpus, self.work), self.work))
+        except _Stopped as stopped:
+            raise stopped.__cause__ from None
 
     def checkpoint(self, cells: list) -> Any:
         """Called by submitit before the job is stopped; what to queue."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, cells)
+
+
+def _spread_over(cpus: int, work: Work) -> Processes:
+    return Processes(workers=max(1, cpus // work.engine.threads))
+
+
+class _Stopped(BaseException):
+    """What a handler of signals raised; it passes what catches the exceptions of cells."""
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """submitit raises in its handler, wherever a cell may be, when a job was out of time too
+    often: no cell is to blame for that."""
+
+    def wrapped(handler):
+        def handle(number, frame):
+            try:
+                handler(number, frame)
+            except Exception as error:
+                raise _Stopped from error
+
+        return handle
+
+    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    try:
+        for number, handler in before.items():
+            signal.signal(number, wrapped(handler))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -69,6 +111,21 @@ class Submitit(Executor):
         ordered = [cell for group in groups_of(cells) for cell in group]
         size = -(-len(ordered) // self.jobs)
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def slots(self, groups, work):
+        """See `Executor.slots`; in one job."""
+        return _spread_over(self.cpus, work).slots(groups, work)
+
+    def at_once(self, cells, work):
+        """See `Executor.at_once`."""
+        jobs, workers = len(self.parts(cells, work)), self.slots(groups_of(cells), work)
+        where = self.cluster or ("slurm" if shutil.which("srun") else "local")
+        if where != "slurm":  # on this machine
+            side_by_side = workers if where == "debug" else jobs * workers
+            return min(side_by_side, max(1, cores() // work.engine.threads), len(cells)), ""
+        jobs = min(jobs, self.parameters.get("slurm_array_parallelism") or jobs)
+        said = f"SLURM runs {jobs} jobs at the same time, on machines like this one"
+        return min(jobs * workers, len(cells)), said
 
     def run(self, groups, work):
         """See `Executor.run`."""
@@ -114,8 +171,34 @@ class Ray(Executor):
     cpus: float = 1
     gpus: float = 0
 
-    def run(self, groups, work):
-        """See `Executor.run`."""
+    @property
+    def _elsewhere(self) -> bool:
+        return (self.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+
+    def slots(self, groups, work):
+        """See `Executor.slots`; of a cluster that is there it is not known."""
+        if self._elsewhere:
+            return 1
+        return self._tasks({"CPU": cores(), "GPU": torch.cuda.device_count()})
+
+    def at_once(self, cells, work):
+        """See `Executor.at_once`; a cluster that is there is asked."""
+        if not self._elsewhere:
+            return super().at_once(cells, work)
+        with self._cluster() as ray:
+            tasks = self._tasks(ray.cluster_resources())
+        said = "Ray's cluster has nothing else to do, and its nodes are like this machine"
+        return min(tasks, len(self.parts(cells, work))), said
+
+    def _tasks(self, there: dict) -> int:
+        """How many run at the same time on these resources."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        counts = [int(there.get(name, 0) // each) for name, each in wanted.items() if each]
+        return max(1, min(counts, default=1))
+
+    @contextmanager
+    def _cluster(self):
+        """Ray, connected; one that was started for it is ended."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -131,8 +214,15 @@ class Ray(Executor):
             except Exception as error:
                 reason = " ".join(str(error).split())
                 raise ConfigError(f"executor.address={self.address}: {reason}") from None
-        pending = {}
         try:
+            yield ray
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def run(self, groups, work):
+        """See `Executor.run`."""
+        with self._cluster() as ray:
             there = ray.cluster_resources()
             for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
                 if wanted > there.get(name, 0):
@@ -142,14 +232,13 @@ class Ray(Executor):
                     )
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_task)
             pending = {task.remote(work, group): place for place, group in enumerate(groups)}
-            while pending:
-                (ended, *_), _ = ray.wait(list(pending), num_returns=1)
-                yield from _told(pending.pop(ended), partial(ray.get, ended))
-        finally:
-            for reference in pending:
-                ray.cancel(reference, force=True)
-            if ours:
-                ray.shutdown()
+            try:
+                while pending:
+                    (ended, *_), _ = ray.wait(list(pending), num_returns=1)
+                    yield from _told(pending.pop(ended), partial(ray.get, ended))
+            finally:
+                for reference in pending:
+                    ray.cancel(reference, force=True)
 
 
 def _missing(package: str) -> ConfigError:
