@@ -60,8 +60,8 @@ class Own:
         return torch.nn.Sequential(torch.nn.Flatten(), first, torch.nn.Tanh(), last)
 
 
-# Cells of 0.9 million parameters, and of convolutions of 0.4 million.
-WIDE = ["model=mlp", "model.hidden=[12000]"]
+# Cells of 0.45 million parameters.
+WIDE = ["model=mlp", "model.hidden=[6000]"]
 IMAGES = ["model=cnn", "data._target_=test_engine.Images", "+data.size=3000"]
 CELLS = {
     "krum": [*WIDE, "attack=ipm"],
@@ -73,7 +73,7 @@ CELLS = {
     "clipped": [*WIDE, "attack=alie", "fl.gradient_clip=1"],
     "local": [*WIDE, "attack=ipm", "fl=fedavg", "fl.momentum=0.5"],
     "several": [*WIDE, "attack=ipm"],
-    "a user's model": ["model._target_=__main__.Own", "+model.width=12000", "attack=ipm"],
+    "a user's model": ["model._target_=__main__.Own", "+model.width=6000", "attack=ipm"],
     "convolutions": [*IMAGES, "attack=ipm"],
     "long batches": [*IMAGES, "attack=alie", "fl.batch_size=100"],
     "local convolutions": [*IMAGES, "attack=ipm", "fl=fedavg"],
