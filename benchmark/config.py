@@ -246,6 +246,11 @@ def allow_typed(arguments: list[str]) -> None:
     os.environ[PACKAGES] = ",".join([os.environ.get(PACKAGES, ""), *packages])
 
 
+def is_typed(name: str) -> bool:
+    """Whether the command line has this name in it."""
+    return any(name in argument for argument in sys.argv[1:])
+
+
 def imported(target: Any, where: str) -> Any:
     """The class or function of a dotted name, from an allowed package.
 

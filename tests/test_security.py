@@ -167,6 +167,25 @@ def test_hydra_imports_nothing_for_a_group_of_its_own(run, theirs, group):
     assert not (theirs / "was_imported").exists()
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("local_setup", "['touch was_run']"), ("slurm_setup", "['touch was_run']"),
+    ("slurm_srun_args", "['--export=ALL']"), ("slurm_additional_parameters", "{a: b}"),
+    ("slurm_partition", '"gpu\\ntouch was_run"'),
+])  # fmt: skip
+def test_a_preset_runs_no_commands_in_jobs(run, theirs, monkeypatch, name, value):
+    monkeypatch.chdir(theirs)
+    parameters = f"{{cluster: debug, parameters: {{{name}: {value}}}}}"
+    ended = run(f"defaults: [override /executor: submitit]\nexecutor: {parameters}")
+    assert refused(ended, f"executor.parameters.{name} may run commands: it is taken from the")
+    assert not (theirs / "was_run").exists() and not (theirs / "submitit").exists()
+
+
+def test_a_preset_may_ask_for_resources(run):
+    lines = "{jobs: 1, cluster: debug, parameters: {slurm_partition: gpu, slurm_time: 3}}"
+    ended = run(f"defaults: [override /executor: submitit]\nexecutor: {lines}")
+    assert ended.code == 0, ended
+
+
 def test_what_hydra_may_import(run, theirs, monkeypatch):
     """What is typed, or named in the environment."""
     ended = run("", "+hydra.callbacks.a._target_=theirs.Called")

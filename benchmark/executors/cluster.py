@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmark.config import ConfigError
+from benchmark.config import ConfigError, is_typed
 from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
 from benchmark.executors.local import Processes
 from benchmark.executors.workers import cores
@@ -72,6 +72,13 @@ def _told_apart() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_RESOURCES = (
+    "account", "array_parallelism", "comment", "constraint", "cpus_per_gpu", "exclude", "exclusive",
+    "gpus_per_task", "gres", "mail_type", "mail_user", "max_num_timeout", "mem", "mem_per_cpu",
+    "mem_per_gpu", "nodelist", "nodes", "partition", "qos", "reservation", "signal_delay_s", "time",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Submitit(Executor):
     """Jobs of SLURM, through submitit; each spreads its cells over the processors that it gets.
@@ -89,6 +96,7 @@ class Submitit(Executor):
         cluster: `slurm`, or `local` and `debug` for trying things out on this machine; null: SLURM
             if there is one, else local.
         parameters: more of submitit's, such as {slurm_partition: gpu, slurm_array_parallelism: 8}.
+            What may run commands, such as slurm_setup, is taken from the command line only.
     """
 
     jobs: int = 16
@@ -105,6 +113,15 @@ class Submitit(Executor):
         for name in ("jobs", "cpus", "timeout_min"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        # They end up in a script of the shell, line by line.
+        for name, value in {"folder": self.folder, **self.parameters}.items():
+            harmless = name.removeprefix("slurm_") in {"folder", *_RESOURCES}
+            one_line = isinstance(value, int | float | str) and str(value).isprintable()
+            if not (harmless and one_line) and not is_typed(name):
+                where = name if name == "folder" else f"parameters.{name}"
+                raise ValueError(
+                    f"{where} may run commands: it is taken from the command line only"
+                )
 
     def parts(self, cells, work):
         """About equally many cells for each job, alike if possible."""
