@@ -180,7 +180,8 @@ def test_a_preset_runs_no_commands_in_jobs(run, theirs, monkeypatch, name, value
     assert not (theirs / "was_run").exists() and not (theirs / "submitit").exists()
 
 
-def test_a_preset_may_ask_for_resources(run):
+def test_a_preset_may_ask_for_resources(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     lines = "{jobs: 1, cluster: debug, parameters: {slurm_partition: gpu, slurm_time: 3}}"
     ended = run(f"defaults: [override /executor: submitit]\nexecutor: {lines}")
     assert ended.code == 0, ended
