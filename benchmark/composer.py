@@ -7,7 +7,8 @@ parts of the configuration, so most parts have been made for another cell before
 
 import pickle
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from hydra import compose
@@ -37,14 +38,38 @@ class _Base:
         groups: the overrides that choose.
         config, pickled: the configuration; a pickle is five times faster to load than to copy.
         choices: the name of the choice of every group.
-        linked: whether one setting may refer to another.
+        sources: the combinations that some parts were taken from.
     """
 
     groups: tuple[str, ...]
     config: DictConfig
-    pickled: bytes
     choices: dict
-    linked: bool
+    sources: dict
+    _parts: dict = field(default_factory=dict)
+
+    @cached_property
+    def pickled(self) -> bytes:
+        return pickle.dumps(self.config, -1)
+
+    @cached_property
+    def linked(self) -> bool:
+        """Whether one setting may refer to another."""
+        linked = [source.linked for source in self.sources.values()]
+        return any(linked) if linked else b"${" in self.pickled
+
+    def source(self, top: str) -> "_Base":
+        """Where a part was taken from; if it was not, this."""
+        return self.sources[top].source(top) if top in self.sources else self
+
+    def copy(self, top: str) -> DictConfig:
+        """One part of the configuration, to be changed; all of it if there is no such part."""
+        if top not in self.config:
+            return pickle.loads(self.pickled)
+        if top not in self._parts:
+            part = OmegaConf.create({top: self.config[top]})
+            OmegaConf.set_struct(part, True)
+            self._parts[top] = pickle.dumps(part, -1)
+        return pickle.loads(self._parts[top])
 
 
 @dataclass(frozen=True)
@@ -99,18 +124,21 @@ class Composer:
         linked = base.linked or any("${" in line for line in values)
         beside = [top for top in by_part if top not in _PARTS]  # such as engine: to be checked only
         parts = {
-            top: self._part(base, top, values if linked else by_part.get(top, ()))
+            top: self._part(base, top, values)
+            if linked
+            else self._part(base.source(top), top, by_part.get(top, ()))
             for top in [*_PARTS, *beside]
         }
         return self._cell({top: parts[top] for top in _PARTS})
 
     def _part(self, base: _Base, top: str, lines: Iterable[str]) -> _Part | None:
-        """A part as value overrides leave it."""
+        """A part as value overrides leave it: its own, or all if settings refer to each other."""
         name = (base.groups, top, tuple(lines))
         if name not in self._parts:
             config = base.config
             if lines:
-                config = pickle.loads(base.pickled)
+                linked = base.linked or any("${" in line for line in lines)
+                config = pickle.loads(base.pickled) if linked else base.copy(top)
                 overrides = [self._parsed[line][0] for line in lines]
                 _make_way(config, overrides)
                 for override in overrides:
@@ -185,19 +213,17 @@ class Composer:
 
     def _base(self, groups: tuple[str, ...]) -> _Base:
         if groups not in self._bases:
-            config, choices = self._joined(groups) or self._whole(groups)
-            pickled = pickle.dumps(config, -1)
-            self._bases[groups] = _Base(groups, config, pickled, choices, b"${" in pickled)
+            self._bases[groups] = _Base(groups, *(self._joined(groups) or self._whole(groups)))
         return self._bases[groups]
 
-    def _whole(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict]:
+    def _whole(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict, dict]:
         config = compose(self.config_name, list(groups), return_hydra_config=True)
         choices = dict(config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
-        return config, choices
+        return config, choices, {}
 
-    def _joined(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict] | None:
+    def _joined(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict, dict] | None:
         """The composition of choices that were composed before, one by one, in the company of the
         first job's: so a grid of attacks and rules takes as many compositions as it has attacks
         and rules, not as many as it has pairs of them. None if one of them changes more than its
@@ -213,6 +239,7 @@ class Composer:
         first = self._first[kind]
         base = self._bases[first]
         config, choices = pickle.loads(base.pickled), dict(base.choices)
+        sources = dict.fromkeys(config, base)
         for place, key in enumerate(keys):
             if groups[place] == first[place]:
                 continue
@@ -229,7 +256,8 @@ class Composer:
             with open_dict(config):
                 config[key] = other.config[key]
             choices[key] = other.choices.get(key)
-        return config, choices
+            sources[key] = other
+        return config, choices, sources
 
     def _build(self, node: Any, where: str) -> Component:
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

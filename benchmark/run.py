@@ -32,9 +32,10 @@ class _Loader(internals.ConfigLoaderImpl):
     """Hydra's, which looks at what it has composed before Hydra imports anything for it."""
 
     def load_configuration(self, config_name, *args, **kwargs):
-        """Called by Hydra; without a name for `--hydra-help`, which reads no file of ours."""
+        """Called by Hydra; without a name for `--hydra-help`, which reads no file of ours. What
+        `hydra.compose` is asked for, not from the shell, Hydra itself does not use."""
         config = super().load_configuration(config_name, *args, **kwargs)
-        if config_name is not None:
+        if config_name is not None and kwargs.get("from_shell", True):
             demand_harmless(config)
         return config
 
