@@ -152,7 +152,7 @@ def test_same_metrics(cells, tmp_path, monkeypatch):
         (["executor=cloud"], "Could not find 'executor/cloud'"),
         (["executor=submitit", "executor.jobs=0"], "executor.jobs=0 must be positive"),
         (["executor=submitit", "executor.cluster=nowhere"], "nowhere"),
-        (["executor=submitit", "executor.parameters={memory:3}", "executor.cluster=debug"],
+        (["executor=submitit", "+executor.parameters={memory:3}", "executor.cluster=debug"],
          "memory"),
     ],
 )  # fmt: skip
