@@ -19,6 +19,7 @@ from benchmark.analysis import load
 from benchmark.config import ConfigError, Engine
 from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
 from benchmark.executors.cluster import Job
+from benchmark.simulation import simulate
 from benchmark.simulation.run import Run
 from benchmark.store import Store
 
@@ -109,6 +110,44 @@ def test_what_others_have_stored_meanwhile_is_not_computed(cells, tmp_path, monk
     work = Work(Engine(), str(tmp_path))
     assert list(work(cells)) == [Report(cell.key, "done") for cell in cells[:5]]
     assert sorted(began) == [5, 6, 7]
+
+
+@pytest.mark.parametrize("how", ["raised", "lost"])
+def test_a_failure_does_not_replace_what_others_have_done(cells, tmp_path, monkeypatch, how):
+    """Another process stores the cell while it is computed here, where there is no memory."""
+    (cell,) = cells[:1]
+    finish, there = Run.finish_round, Store(tmp_path)
+
+    def fail(run, round):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "finish_round", finish)
+            (outcome,) = simulate([cell])
+        there.write(**vars(outcome))
+        raise MemoryError("taken by others")
+
+    class Late(Inline):
+        """Others store the cell after it was looked up whether they have."""
+
+        def run(self, groups, work):
+            yield from ((place, None, "its node was switched off") for place in range(len(groups)))
+
+    if how == "raised":
+        monkeypatch.setattr(Run, "finish_round", fail)
+        found = dispatched([cell], Inline(), tmp_path)
+    else:
+        with pytest.raises(MemoryError):
+            there.plan([cell], [])
+            fail(None, 1)
+        looked, status = [], Store.status
+
+        def late(store, key):
+            looked.append(key)
+            return None if len(looked) == 1 else status(store, key)
+
+        monkeypatch.setattr(Store, "status", late)
+        found = dispatched([cell], Late(retries=0), tmp_path)
+    assert found == {0: "done"}
+    assert there.problem(cell.key) is None and there.last_round(cell.key)["round"] == 2
 
 
 def test_an_exception_of_the_work_is_a_loss(cells, tmp_path, monkeypatch):

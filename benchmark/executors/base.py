@@ -12,7 +12,13 @@ from typing import Any
 
 from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
-from benchmark.simulation.engine import blocks_of, groups_of, simulate_blocks
+from benchmark.simulation.engine import (
+    OUT_OF_MEMORY,
+    Outcome,
+    blocks_of,
+    groups_of,
+    simulate_blocks,
+)
 from benchmark.simulation.workload import Workloads
 from benchmark.store import Store
 
@@ -77,12 +83,13 @@ class Work:
         try:
             blocks = simulate_blocks(wanted, self.engine, self.workloads, checkpoints)
             for outcomes in blocks:
+                reports = []
                 with uninterrupted():
                     for outcome in outcomes:
-                        store.write(**vars(outcome))
-                        if checkpoints:
+                        reports.append(_stored(outcome, store))
+                        if checkpoints and not (outcome.reason or "").startswith(OUT_OF_MEMORY):
                             checkpoints.remove(outcome.cell.key)
-                yield from (Report(o.cell.key, o.status, o.reason) for o in outcomes)
+                yield from reports
         except OSError as error:
             yield Report(None, "unstored", error.strerror or str(error))
 
@@ -182,8 +189,16 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
 def _given_up(cell, problem: str, store: Store, attempts: int) -> Report:
     times = f" ({attempts} times)" if attempts > 1 else ""
     reason = problem.strip().splitlines()[-1] + times
-    store.write(cell, "failed", reason=reason, traceback=problem)
-    return Report(cell.key, "failed", reason)
+    return _stored(Outcome(cell, "failed", reason=reason, traceback=problem), store)
+
+
+def _stored(outcome: Outcome, store: Store) -> Report:
+    """Store an outcome; but a failure does not replace what another process has done meanwhile."""
+    key = outcome.cell.key
+    if outcome.status != "done" and store.status(key) == "done":
+        return Report(key, "done")
+    store.write(**vars(outcome))
+    return Report(key, outcome.status, outcome.reason)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from benchmark.simulation.workload import Workloads, group_name
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 4 << 20
+OUT_OF_MEMORY = "out of memory, even alone"  # how the reason of such a failure begins
 
 
 @dataclass
@@ -148,7 +149,7 @@ def _block(cells: list, workload, checkpoints: Checkpoints | None) -> list[Outco
         return _lockstep(cells, workload, checkpoints)
     except OutOfMemory as error:
         if len(cells) == 1:
-            reason = f"out of memory, even alone: {error}"
+            reason = f"{OUT_OF_MEMORY}: {error}"
             return [Outcome(cells[0], "failed", reason=reason, traceback=reason)]
     middle = len(cells) // 2  # out here, where the error holds no memory
     halves = cells[:middle], cells[middle:]
