@@ -4,6 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numba
@@ -162,8 +163,9 @@ def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Ou
     for cell in cells:
         _guarded(cell, failed, lambda cell=cell: runs.append(Run(cell, workload)))
     if checkpoints:
-        for run in runs:
-            checkpoints.restore(run)
+        with _everybodys_memory():
+            for run in runs:
+                checkpoints.restore(run)
     done = []
     for round in sorted({run.round for run in runs}):  # most often there is one
         done += _train([run for run in runs if run.round == round], failed, checkpoints)
@@ -193,8 +195,9 @@ def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
         runs = alive
         if checkpoints and runs and checkpoints.due(round, rounds):
             share = (time.perf_counter() - began) / len(runs)
-            for run in runs:
-                checkpoints.save(run, share)
+            with _everybodys_memory():
+                for run in runs:
+                    checkpoints.save(run, share)
     return runs
 
 
@@ -255,6 +258,15 @@ def _guarded(cell, failed: list, work) -> bool:
         failed.append(Outcome(cell, "failed", reason=reason, traceback=traceback.format_exc()))
         return False
     return True
+
+
+@contextmanager
+def _everybodys_memory() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        _raise_if_out_of_memory(error)
+        raise
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:
