@@ -1,6 +1,6 @@
 """Cells in the middle of their training, on disk, so that a long one goes on after a crash.
 
-outputs/checkpoints/<key>.safetensors           tensors; the rest as JSON in its header, and checksums
+outputs/checkpoints/<key>.safetensors           tensors; in its header the rest as JSON, checksums
 outputs/quarantine/<key>-<number>.safetensors   what could not be used
 """
 

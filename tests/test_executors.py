@@ -1,6 +1,7 @@
 """Executors: the same bits from each, and what becomes of cells whose process is lost."""
 
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from submitit.local import local
 from benchmark.analysis import load
 from benchmark.config import ConfigError, Engine
 from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
-from benchmark.executors.cluster import Job
+from benchmark.executors.cluster import Job, _task
 from benchmark.simulation import simulate
 from benchmark.simulation.run import Run
 from benchmark.store import Store
@@ -159,6 +160,38 @@ def test_an_exception_of_the_work_is_a_loss(cells, tmp_path, monkeypatch):
     assert set(found.values()) == {"failed"}
     text = (tmp_path / "cells" / cells[0].key / "traceback.txt").read_text()
     assert text.startswith("Traceback") and "ArithmeticError: of the machine" in text
+
+
+@pytest.mark.parametrize("where", ["start_round", "_updates", "finish_round", "workloads"])
+def test_an_exit_in_a_cell_is_its_failure(cells, tmp_path, monkeypatch, where):
+    """A rule, a schedule or a model that calls sys.exit() does not end the sweep."""
+    owner = {"_updates": "simulation.engine", "workloads": "executors.base.Work"}
+    owner = f"benchmark.{owner.get(where, 'simulation.run.Run')}.{where}"
+    before = None if where == "workloads" else pkgutil.resolve_name(owner)
+
+    def leave(run, round):
+        if any(r.cell.seed == 1 for r in (run if where == "_updates" else [run])):
+            sys.exit("no licence")
+        return before(run, round)
+
+    monkeypatch.setattr(owner, leave if before else property(lambda work: sys.exit("no licence")))
+    if before is None:  # it belongs to no single cell
+        (ended,) = Inline().run([cells[:3]], Work(Engine(), str(tmp_path)))
+        assert ended[1] is None and ended[2].endswith("SystemExit: no licence\n")
+        return
+    found = dispatched(cells[:3], Inline(), tmp_path)
+    assert found == {0: "done", 1: "failed", 2: "done"}
+    table = load(tmp_path).set_index("seed")
+    assert table.loc[1, "reason"] == "SystemExit: no licence"
+
+
+def test_an_interrupt_in_a_cell_stays_one(cells, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "finish_round", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        dispatched(cells[:1], Inline(), tmp_path)
 
 
 def test_a_store_that_takes_nothing_ends_it(cells, tmp_path, monkeypatch):
@@ -336,17 +369,23 @@ def test_a_job_out_of_time(tmp_path, monkeypatch):
     check_as_here(tmp_path, sweep, 4, monkeypatch)
 
 
-def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch):
-    """What submitit raises then, in the midst of a cell, ends the job; no cell is to blame."""
+@pytest.mark.parametrize("error", [UncompletedJobError, SystemExit])
+@pytest.mark.parametrize("work", ["job", "task"])
+def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch, work, error):
+    """What submitit and Ray raise then, in the midst of a cell, ends the job; no cell is to
+    blame."""
 
     def end(number, frame):
-        raise UncompletedJobError("timed-out too many times")
+        raise error("timed-out too many times")
 
     before = signal.signal(signal.SIGUSR2, end)
     monkeypatch.setattr(Run, "finish_round", lambda *_: signal.raise_signal(signal.SIGUSR2))
     try:
-        with pytest.raises(UncompletedJobError):
-            Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
+        with pytest.raises(error):
+            if work == "job":
+                Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
+            else:
+                _task(Work(Engine(), str(tmp_path)), cells[:2])
         assert signal.getsignal(signal.SIGUSR2) is end
     finally:
         signal.signal(signal.SIGUSR2, before)

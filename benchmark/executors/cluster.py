@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,11 +27,8 @@ class Job:
 
     def __call__(self, cells: list) -> list[Report]:
         """Reports on all cells."""
-        try:
-            with _told_apart():
-                return list(dispatch(cells, _spread_over(self.cpus, self.work), self.work))
-        except _Stopped as stopped:
-            raise stopped.__cause__ from None
+        with _told_apart():
+            return list(dispatch(cells, _spread_over(self.cpus, self.work), self.work))
 
     def checkpoint(self, cells: list) -> Any:
         """Called by submitit before the job is stopped; what to queue."""
@@ -49,14 +47,17 @@ class _Stopped(BaseException):
 
 @contextmanager
 def _told_apart() -> Iterator[None]:
-    """submitit raises in its handler, wherever a cell may be, when a job was out of time too
-    often: no cell is to blame for that."""
+    """submitit and Ray raise in their handlers, wherever a cell may be, when a process has to end:
+    no cell is to blame for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
 
     def wrapped(handler):
         def handle(number, frame):
             try:
                 handler(number, frame)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _Stopped from error
 
         return handle
@@ -67,6 +68,8 @@ def _told_apart() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, wrapped(handler))
         yield
+    except _Stopped as stopped:
+        raise stopped.__cause__ from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -273,4 +276,5 @@ def _told(place: int, result: Callable[[], list[Report]]) -> Iterator:
 
 
 def _task(work: Work, cells: list) -> list[Report]:
-    return list(work(cells))
+    with _told_apart():
+        return list(work(cells))

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numba
 import torch
@@ -22,6 +23,7 @@ from benchmark.simulation.workload import Workloads, group_name
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 4 << 20
+_FAILURES = (Exception, SystemExit)  # a rule that calls sys.exit() ends no sweep; Ctrl-C does
 OUT_OF_MEMORY = "out of memory, even alone"  # how the reason of such a failure begins
 
 
@@ -184,8 +186,7 @@ def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
     rounds = runs[0].cell.fl.rounds
     for round in range(runs[0].round + 1, rounds + 1):
         if round:
-            for run in runs:
-                run.start_round(round)
+            runs = [r for r in runs if _guarded(r.cell, failed, partial(r.start_round, round))]
             runs = _compute(runs, round, failed)
         alive = []
         for run in runs:
@@ -211,7 +212,7 @@ def _compute(runs: list, round: int, failed: list) -> list:
         try:
             _updates(together, round)
             alive += together
-        except Exception as error:  # one of them may be to blame: each alone
+        except _FAILURES as error:  # one of them may be to blame: each alone
             _raise_if_out_of_memory(error)
             alive += [
                 run
@@ -252,7 +253,7 @@ def _guarded(cell, failed: list, work) -> bool:
     """Do a cell's work; an exception is that cell's failure and nobody else's."""
     try:
         work()
-    except Exception as error:
+    except _FAILURES as error:
         _raise_if_out_of_memory(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         failed.append(Outcome(cell, "failed", reason=reason, traceback=traceback.format_exc()))
@@ -269,7 +270,7 @@ def _everybodys_memory() -> Iterator[None]:
         raise
 
 
-def _raise_if_out_of_memory(error: Exception) -> None:
+def _raise_if_out_of_memory(error: BaseException) -> None:
     """Memory is everybody's: that there is none left is nobody's own failure."""
     said = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
