@@ -1,5 +1,6 @@
 """Executors: the same bits from each, and what becomes of cells whose process is lost."""
 
+import errno
 import os
 import pkgutil
 import signal
@@ -13,13 +14,13 @@ from unittest import mock
 import pytest
 from cells import composing, metrics_of
 from commands import command
-from submitit.core.utils import UncompletedJobError
+from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.local import local
 
 from benchmark.analysis import load
 from benchmark.config import ConfigError, Engine
 from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
-from benchmark.executors.cluster import Job, _task
+from benchmark.executors.cluster import Job, _task, _told
 from benchmark.simulation import simulate
 from benchmark.simulation.run import Run
 from benchmark.store import Store
@@ -226,6 +227,9 @@ def test_same_metrics(cells, tmp_path, monkeypatch):
         (["executor=submitit", "executor.cluster=nowhere"], "nowhere"),
         (["executor=submitit", "executor.parameters={memory:3}", "executor.cluster=debug"],
          "memory"),
+        (["executor=ray", "executor.cpus=-1"], "executor.cpus=-1.0 must not be negative"),
+        (["executor=ray", "executor.gpus=-0.5"], "executor.gpus=-0.5 must not be negative"),
+        (["executor=ray", "executor.gpus=1.5"], "executor.gpus=1.5 must be a whole number"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_one_line(tmp_path, settings, message):
@@ -275,7 +279,7 @@ def test_how_much_ray_does_at_once(cells, monkeypatch, settings, count):
     monkeypatch.setattr("benchmark.executors.cluster.cores", lambda: 6)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    work = Work(Engine(memory_gb=1e-4), ".")  # enough for one at a time
+    work = Work(Engine(memory_gb=2e-4), ".")  # enough for one at a time
     monkeypatch.setitem(sys.modules, "ray", None)
     assert Ray(**settings).at_once(cells, work) == (count, "")
     there = mock.Mock(**{"is_initialized.return_value": False,
@@ -358,7 +362,7 @@ def test_a_job_out_of_time(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "start_controller", lambda **given: start(**given | early))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
     monkeypatch.syspath_prepend(tmp_path)
-    sweep = [*slow(tmp_path, "+aggregator.stuck_at=6", "seed=0,1,2,3"), "engine.memory_gb=1e-4"]
+    sweep = [*slow(tmp_path, "+aggregator.stuck_at=6", "seed=0,1,2,3"), "engine.memory_gb=2e-4"]
     there = ["executor=submitit", "executor.cluster=local", "executor.jobs=1",
              "executor.timeout_min=1", f"executor.folder={tmp_path / 'submitit'}"]  # fmt: skip
     ended = command(*sweep, *there, f"outputs={tmp_path / 'there'}")
@@ -390,6 +394,70 @@ def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch, work, error):
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert [Store(tmp_path).status(cell.key) for cell in cells[:2]] == [None, None]
+
+
+LOST = "Job 7 (task: 0) with path 7_result.pkl\nhas not produced any output (state: FAILED)\n"
+STREAM = LOST + "Error stream produced:\n" + "-" * 40 + "\n"
+STDOUT = LOST + "No error stream produced. Look at stdout: 7.out\n" + "-" * 40 + "\n"
+INFO = "submitit INFO (2026-01-31 10:00:00,000) - Loading pickle: 7_submitted.pkl\n"
+TRACE = ("Job (task=0) failed during processing with trace:\n----------------------\nTraceback\n"
+         "ValueError: of the job\n\n----------------------\nYou can check full logs with "
+         "'job.stderr(0)' and 'job.stdout(0)'or at paths:\n  - 7.err\n  - 7.out")  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (UncompletedJobError(STDOUT + INFO), "its job ended without a word (state: FAILED)"),
+    (UncompletedJobError(STREAM + INFO + "\n"), "its job ended without a word (state: FAILED)"),
+    (UncompletedJobError(STREAM + "slurmstepd: error: oom_kill\n" + INFO),
+     "slurmstepd: error: oom_kill"),
+    (FailedJobError(TRACE), "ValueError: of the job"),
+    (RuntimeError(), "RuntimeError:"),
+    (ValueError("two\nlines"), "lines"),
+])  # fmt: skip
+def test_the_reason_of_a_lost_job(cells, tmp_path, error, reason):
+    """The last that it said itself, not what submitit notes of its own doings."""
+
+    class Lost(Executor):
+        def run(self, groups, work):
+            for place in range(len(groups)):
+                yield from _told(place, mock.Mock(side_effect=error))
+
+    dispatched(cells[:1], Lost(retries=0), tmp_path)
+    assert load(tmp_path)["reason"].tolist() == [reason]
+
+
+def test_no_room_for_the_files_of_submitit(cells, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("submitit.core.utils.cloudpickle_dump", full)
+    executor = Submitit(cluster="local", folder=str(tmp_path / "jobs"))
+    with pytest.raises(ConfigError, match=r"^executor.folder=.*jobs: No space left .* goes on$"):
+        dispatched(cells[:2], executor, tmp_path)
+
+
+def test_a_job_that_slurm_does_not_take(cells, tmp_path, monkeypatch):
+    def refused(*_):
+        raise FailedJobError("sbatch: error: invalid partition\nspecified: night")
+
+    monkeypatch.setattr("submitit.local.local.LocalExecutor._submit_command", refused)
+    executor = Submitit(cluster="local", folder=str(tmp_path / "jobs"))
+    with pytest.raises(ConfigError, match=r"^executor: sbatch: .* partition specified: night$"):
+        dispatched(cells[:2], executor, tmp_path)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_job_whose_store_is_full(cells, tmp_path, monkeypatch, retries):
+    """It says so, and no cell is to blame; nor when it is a failure that has no room."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "write", full)
+    (report,) = Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
+    assert report == Report(None, "unstored", "No space left on device")
+    with pytest.raises(ConfigError, match=r"^outputs=.*: No space left on device; .* goes on$"):
+        dispatched(cells, Shaky(retries=retries, lost=lambda *_: True), tmp_path)
 
 
 def check_as_here(folder, sweep, count, monkeypatch):

@@ -45,6 +45,22 @@ class Report:
     reason: str | None = None
 
 
+class Unstored(ConfigError):
+    """Cells cannot be stored.
+
+    Args:
+        folder: of the store.
+        reason: why.
+    """
+
+    def __init__(self, folder: str, reason: str):
+        super().__init__(
+            f"outputs={folder}: {reason}; what is finished before is stored: "
+            "mend that, and the same command goes on"
+        )
+        self.reason = reason
+
+
 class Work:
     """What a process does with a group: it trains the cells that nobody has stored meanwhile, and
     stores them.
@@ -91,7 +107,7 @@ class Work:
                             checkpoints.remove(outcome.cell.key)
                 yield from reports
         except OSError as error:
-            yield Report(None, "unstored", error.strerror or str(error))
+            yield Report(None, "unstored", _in_short(error))
 
 
 @dataclass(frozen=True)
@@ -152,7 +168,8 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
     stored as failed.
 
     Raises:
-        ConfigError: if cells cannot be stored, or there is nowhere to compute.
+        Unstored: if cells cannot be stored.
+        ConfigError: if there is nowhere to compute.
     """
     store, lost = Store(work.folder), Counter()
     groups = executor.parts(cells, work)
@@ -163,10 +180,7 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
             if problem is not None:
                 problems[place] = problem
             elif report.key is None:
-                raise ConfigError(
-                    f"outputs={work.folder}: {report.reason}; what is finished before is stored: "
-                    "mend that, and the same command goes on"
-                )
+                raise Unstored(work.folder, report.reason)
             elif missing[place].pop(report.key, None):
                 yield report
         groups = []
@@ -183,13 +197,21 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
                 groups.append(again)
             elif again:
                 problem = problems.get(place, "its process ended without a word")
-                yield _given_up(again[0], problem, store, 1 + executor.retries)
+                try:
+                    report = _given_up(again[0], problem, store, 1 + executor.retries)
+                except OSError as error:
+                    raise Unstored(work.folder, _in_short(error)) from None
+                yield report
 
 
 def _given_up(cell, problem: str, store: Store, attempts: int) -> Report:
     times = f" ({attempts} times)" if attempts > 1 else ""
     reason = problem.strip().splitlines()[-1] + times
     return _stored(Outcome(cell, "failed", reason=reason, traceback=problem), store)
+
+
+def _in_short(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _stored(outcome: Outcome, store: Store) -> Report:
