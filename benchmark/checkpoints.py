@@ -1,10 +1,13 @@
 """Cells in the middle of their training, on disk, so that a long one goes on after a crash.
 
-outputs/checkpoints/<key>.safetensors    tensors; in its header the rest as JSON, and checksums
+outputs/checkpoints/<key>.safetensors           tensors; in its header the rest as JSON, checksums
+outputs/quarantine/<key>-<number>.safetensors   what could not be used
 """
 
+import errno
 import json
 import os
+import re
 import sys
 import uuid
 import zlib
@@ -16,7 +19,12 @@ import torch
 
 from benchmark.aggregators.state import packed, unpacked
 
-SCHEMA = 1
+SCHEMA = 2
+_ATTEMPTS = 3
+
+
+class Unusable(Exception):
+    """A checkpoint is damaged, of another version or of another cell."""
 
 
 class Checkpoints:
@@ -45,8 +53,6 @@ class Checkpoints:
         Raises:
             OSError: if it cannot be written.
         """
-        from safetensors.torch import save_file
-
         structure, arrays = packed(run.state())
         tensors, storages = {}, set()
         for name, array in arrays.items():
@@ -56,6 +62,7 @@ class Checkpoints:
             storages.add(storage)
         text = json.dumps(
             {
+                "key": run.cell.key,
                 "structure": structure,
                 "seconds": run.seconds + seconds,
                 "numpy": [name for name, array in arrays.items() if isinstance(array, np.ndarray)],
@@ -63,27 +70,33 @@ class Checkpoints:
             }
         )
         header = {"schema": str(SCHEMA), "text": text, "sum": str(zlib.crc32(text.encode()))}
-        self.folder.mkdir(exist_ok=True)
-        temporary = self.folder / f".{run.cell.key}-{uuid.uuid4().hex}"
-        try:
-            save_file(tensors, temporary, header)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self._path(run.cell.key))
-        finally:
-            temporary.unlink(missing_ok=True)
+        for _ in range(_ATTEMPTS):
+            self.folder.mkdir(exist_ok=True)  # not its parents: see the store
+            with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
+                self._write(run.cell.key, tensors, header)
+                return
+        path = self._path(run.cell.key)
+        raise FileNotFoundError(errno.ENOENT, f"{path} vanishes while it is written")
 
     def restore(self, run) -> None:
-        """Set a new run to its checkpoint, if there is one that is whole."""
-        path = self._path(run.cell.key)
-        if not path.exists():
-            return
+        """Set a new run to its checkpoint, if there is one that can be used; one that cannot is
+        moved out of the way.
+
+        Raises:
+            OSError: if it cannot be read, or not be moved.
+            MemoryError, RuntimeError: of torch and the device; it stays for another time.
+        """
+        key = run.cell.key
         try:
-            state, seconds = _read(path, run.workload.device)
+            state, seconds = _read(self._path(key), key, run.workload.device)
             run.restore(state)
-        except Exception as error:  # whatever a parser says of garbage
-            print(f"{path} is damaged: {error}; this cell starts anew", file=sys.stderr)
-            self.remove(run.cell.key)
+        except FileNotFoundError:  # there is none
+            return
+        except (Unusable, AttributeError, LookupError, TypeError, ValueError) as error:
+            said = error if isinstance(error, Unusable) else f"is not of this cell's shape: {error}"
+            place = self._set_aside(key)
+            print(f"{self._path(key)} {said}; moved to {place}, this cell starts anew",
+                  file=sys.stderr)  # fmt: skip
             run.__init__(run.cell, run.workload)
             return
         run.seconds = seconds
@@ -96,24 +109,59 @@ class Checkpoints:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
+    def _write(self, key: str, tensors: dict, header: dict) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
 
-def _read(path: Path, device: torch.device) -> tuple[dict, float]:
-    from safetensors import safe_open
+        temporary = self.folder / f".{key}-{uuid.uuid4().hex}"
+        try:
+            save_file(tensors, temporary, header)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self._path(key))
+        except SafetensorError as error:
+            raise _of_system(error) or OSError(errno.EIO, str(error)) from None
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if header.get("schema") != str(SCHEMA):
-            raise ValueError(f"schema {header.get('schema')}, this version reads {SCHEMA}")
-        if str(zlib.crc32(header["text"].encode())) != header["sum"]:
-            raise ValueError("its header is not what was written")
-        content = json.loads(header["text"])
-        arrays = {}
-        for name, wanted in content["sums"].items():
-            tensor = file.get_tensor(name)
-            if _sum(tensor) != wanted:
-                raise ValueError("its tensors are not what was written")
-            arrays[name] = tensor.numpy() if name in content["numpy"] else tensor.to(device)
+    def _set_aside(self, key: str) -> Path:
+        target = self.folder.with_name("quarantine") / f"{key}-{uuid.uuid4().hex[:8]}.safetensors"
+        target.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # another process has done it
+            self._path(key).rename(target)
+        return target
+
+
+def _read(path: Path, key: str, device: torch.device) -> tuple[dict, float]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("schema") != str(SCHEMA):
+                raise Unusable(f"is of schema {header.get('schema')}, this version reads {SCHEMA}")
+            if str(zlib.crc32(header["text"].encode())) != header["sum"]:
+                raise Unusable("is damaged: its header is not what was written")
+            content = json.loads(header["text"])
+            if content["key"] != key:
+                raise Unusable(f"is of another cell, {content['key']}")
+            arrays = {name: file.get_tensor(name) for name in content["sums"]}
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:  # said of garbage
+        raise _of_system(error) or Unusable(f"is damaged: {' '.join(str(error).split())}") from None
+    if {name: _sum(tensor) for name, tensor in arrays.items()} != content["sums"]:
+        raise Unusable("is damaged: its tensors are not what was written")
+    arrays = {
+        name: tensor.numpy() if name in content["numpy"] else tensor.to(device)
+        for name, tensor in arrays.items()
+    }
     return unpacked(content["structure"], arrays), content["seconds"]
+
+
+def _of_system(error: Exception) -> OSError | None:
+    """The error of the system that safetensors reports in the text of its own."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _sum(tensor: torch.Tensor) -> int:

@@ -1,21 +1,27 @@
 """Training that is interrupted goes on from its checkpoint, to the same bits."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from cells import composing, thinned
 
 from benchmark.catalogue import choices, component, is_variant
 from benchmark.checkpoints import Checkpoints
+from benchmark.config import Engine
+from benchmark.executors import Work
 from benchmark.simulation import simulate
 from benchmark.simulation.run import Run
+from benchmark.store import Store
 
 SMALL = ["model=logistic", "fl.num_clients=11", "fl.num_byzantine=2", "fl.batch_size=8"]
 SMALL += ["fl.rounds=3", "fl.evaluate_every=2"]
@@ -154,6 +160,8 @@ def test_a_damaged_checkpoint_is_not_used(compose, tmp_path, capsys, how):
     (expected,) = simulate([cell])
     assert str(outcome.metrics) == str(expected.metrics)
     assert not path.exists()
+    (moved,) = (tmp_path / "quarantine").iterdir()
+    assert f"moved to {moved}" in said
 
 
 def test_a_checkpoint_of_another_version_is_not_used(compose, tmp_path, capsys, monkeypatch):
@@ -162,8 +170,108 @@ def test_a_checkpoint_of_another_version_is_not_used(compose, tmp_path, capsys, 
     interrupted([cell], tmp_path)
     monkeypatch.undo()
     (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, 1000))
-    assert "schema 0, this version reads 1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "is of schema 0, this version reads 2; moved to" in said
     assert outcome.metrics["round"] == list(range(4))
+    assert len(list((tmp_path / "quarantine").iterdir())) == 1  # that version may still read it
+
+
+def test_a_checkpoint_of_another_cell_is_not_used(compose, tmp_path, capsys):
+    """Though all of its shapes would fit."""
+    cell, other = compose("seed=0"), compose("seed=1")
+    interrupted([cell], tmp_path)
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    path.rename(path.with_name(f"{other.key}.safetensors"))
+    (outcome,) = simulate([other], checkpoints=Checkpoints(tmp_path, 1000))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"is of another cell, {cell.key}; moved to" in said
+    (expected,) = simulate([other])
+    assert str(outcome.metrics) == str(expected.metrics)
+
+
+def once(error, function):
+    """The function, the first call of which ends in an error."""
+    left = [error]
+
+    def called(*arguments, **settings):
+        if left:
+            raise left.pop()
+        return function(*arguments, **settings)
+
+    return called
+
+
+ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", ["restore", "save"])
+def test_no_memory_for_all_checkpoints_at_once(compose, tmp_path, monkeypatch, capsys, error, name):
+    """The block is halved, and each half goes on from its checkpoints."""
+    cells = [compose(f"seed={seed}") for seed in range(2)]
+    expected = {o.cell.key: str(o.metrics) for o in simulate(cells)}
+    interrupted(cells, tmp_path)
+    rounds, finish = [], Run.finish_round
+    monkeypatch.setattr(Run, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
+    if name == "restore":
+        monkeypatch.setattr(Run, "restore", once(error, Run.restore))
+    else:
+        monkeypatch.setattr(Checkpoints, "due", lambda self, round, rounds: True)
+        monkeypatch.setattr(Run, "state", once(error, Run.state))
+    outcomes = simulate(cells, checkpoints=Checkpoints(tmp_path, 9))
+    found = {o.cell.key: str(o.metrics) for o in outcomes}
+    assert found == expected and set(rounds) == {3}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_checkpoint_that_cannot_be_read_now_stays(compose, tmp_path, monkeypatch):
+    cell = compose()
+    interrupted([cell], tmp_path)
+    error = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr("safetensors.safe_open", once(error, safetensors.safe_open))
+    with pytest.raises(OSError, match="Input/output error"):
+        list(simulate([cell], checkpoints=Checkpoints(tmp_path, EVERY)))
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_a_cell_without_memory_keeps_its_checkpoint(compose, tmp_path, monkeypatch):
+    """It is stored as failed; where there is more memory it goes on."""
+    cell = compose()
+    Store(tmp_path).plan([cell], [])
+    interrupted([cell], tmp_path)
+    work = Work(Engine(checkpoint_every=EVERY), str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "restore", once(MemoryError(), None))
+        (report,) = work([cell])
+    assert report.status == "failed" and report.reason.startswith("out of memory, even alone")
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    (report,) = work([cell])
+    assert report.status == "done" and not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_checkpoint_that_is_cleaned_up_while_it_is_written(compose, tmp_path, monkeypatch, times):
+    """Another process, whose clock is ahead, takes it for one that was given up long ago."""
+    replace, left = Path.replace, [None] * times
+
+    def late(path, target):
+        if left:
+            left.pop()
+            path.unlink()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    if times == 3:
+        with pytest.raises(FileNotFoundError, match="vanishes while it is written"):
+            interrupted([compose()], tmp_path)
+    else:
+        interrupted([compose()], tmp_path)
+        (path,) = (tmp_path / "checkpoints").iterdir()
+        assert path.name == f"{compose().key}.safetensors"
 
 
 def test_nothing_is_unpickled(compose, tmp_path, monkeypatch):

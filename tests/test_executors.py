@@ -1,6 +1,8 @@
 """Executors: the same bits from each, and what becomes of cells whose process is lost."""
 
+import errno
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -12,13 +14,14 @@ from unittest import mock
 import pytest
 from cells import composing, metrics_of
 from commands import command
-from submitit.core.utils import UncompletedJobError
+from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.local import local
 
 from benchmark.analysis import load
 from benchmark.config import ConfigError, Engine
 from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
-from benchmark.executors.cluster import Job
+from benchmark.executors.cluster import Job, _task, _told
+from benchmark.simulation import simulate
 from benchmark.simulation.run import Run
 from benchmark.store import Store
 
@@ -111,6 +114,44 @@ def test_what_others_have_stored_meanwhile_is_not_computed(cells, tmp_path, monk
     assert sorted(began) == [5, 6, 7]
 
 
+@pytest.mark.parametrize("how", ["raised", "lost"])
+def test_a_failure_does_not_replace_what_others_have_done(cells, tmp_path, monkeypatch, how):
+    """Another process stores the cell while it is computed here, where there is no memory."""
+    (cell,) = cells[:1]
+    finish, there = Run.finish_round, Store(tmp_path)
+
+    def fail(run, round):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "finish_round", finish)
+            (outcome,) = simulate([cell])
+        there.write(**vars(outcome))
+        raise MemoryError("taken by others")
+
+    class Late(Inline):
+        """Others store the cell after it was looked up whether they have."""
+
+        def run(self, groups, work):
+            yield from ((place, None, "its node was switched off") for place in range(len(groups)))
+
+    if how == "raised":
+        monkeypatch.setattr(Run, "finish_round", fail)
+        found = dispatched([cell], Inline(), tmp_path)
+    else:
+        with pytest.raises(MemoryError):
+            there.plan([cell], [])
+            fail(None, 1)
+        looked, status = [], Store.status
+
+        def late(store, key):
+            looked.append(key)
+            return None if len(looked) == 1 else status(store, key)
+
+        monkeypatch.setattr(Store, "status", late)
+        found = dispatched([cell], Late(retries=0), tmp_path)
+    assert found == {0: "done"}
+    assert there.problem(cell.key) is None and there.last_round(cell.key)["round"] == 2
+
+
 def test_an_exception_of_the_work_is_a_loss(cells, tmp_path, monkeypatch):
     def broken(*_):
         raise ArithmeticError("of the machine")
@@ -120,6 +161,38 @@ def test_an_exception_of_the_work_is_a_loss(cells, tmp_path, monkeypatch):
     assert set(found.values()) == {"failed"}
     text = (tmp_path / "cells" / cells[0].key / "traceback.txt").read_text()
     assert text.startswith("Traceback") and "ArithmeticError: of the machine" in text
+
+
+@pytest.mark.parametrize("where", ["start_round", "_updates", "finish_round", "workloads"])
+def test_an_exit_in_a_cell_is_its_failure(cells, tmp_path, monkeypatch, where):
+    """A rule, a schedule or a model that calls sys.exit() does not end the sweep."""
+    owner = {"_updates": "simulation.engine", "workloads": "executors.base.Work"}
+    owner = f"benchmark.{owner.get(where, 'simulation.run.Run')}.{where}"
+    before = None if where == "workloads" else pkgutil.resolve_name(owner)
+
+    def leave(run, round):
+        if any(r.cell.seed == 1 for r in (run if where == "_updates" else [run])):
+            sys.exit("no licence")
+        return before(run, round)
+
+    monkeypatch.setattr(owner, leave if before else property(lambda work: sys.exit("no licence")))
+    if before is None:  # it belongs to no single cell
+        (ended,) = Inline().run([cells[:3]], Work(Engine(), str(tmp_path)))
+        assert ended[1] is None and ended[2].endswith("SystemExit: no licence\n")
+        return
+    found = dispatched(cells[:3], Inline(), tmp_path)
+    assert found == {0: "done", 1: "failed", 2: "done"}
+    table = load(tmp_path).set_index("seed")
+    assert table.loc[1, "reason"] == "SystemExit: no licence"
+
+
+def test_an_interrupt_in_a_cell_stays_one(cells, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "finish_round", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        dispatched(cells[:1], Inline(), tmp_path)
 
 
 def test_a_store_that_takes_nothing_ends_it(cells, tmp_path, monkeypatch):
@@ -154,6 +227,9 @@ def test_same_metrics(cells, tmp_path, monkeypatch):
         (["executor=submitit", "executor.cluster=nowhere"], "nowhere"),
         (["executor=submitit", "+executor.parameters={memory:3}", "executor.cluster=debug"],
          "memory"),
+        (["executor=ray", "executor.cpus=-1"], "executor.cpus=-1.0 must not be negative"),
+        (["executor=ray", "executor.gpus=-0.5"], "executor.gpus=-0.5 must not be negative"),
+        (["executor=ray", "executor.gpus=1.5"], "executor.gpus=1.5 must be a whole number"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_one_line(tmp_path, settings, message):
@@ -203,7 +279,7 @@ def test_how_much_ray_does_at_once(cells, monkeypatch, settings, count):
     monkeypatch.setattr("benchmark.executors.cluster.cores", lambda: 6)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    work = Work(Engine(memory_gb=1e-4), ".")  # enough for one at a time
+    work = Work(Engine(memory_gb=2e-4), ".")  # enough for one at a time
     monkeypatch.setitem(sys.modules, "ray", None)
     assert Ray(**settings).at_once(cells, work) == (count, "")
     there = mock.Mock(**{"is_initialized.return_value": False,
@@ -286,7 +362,7 @@ def test_a_job_out_of_time(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "start_controller", lambda **given: start(**given | early))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
     monkeypatch.syspath_prepend(tmp_path)
-    sweep = [*slow(tmp_path, "+aggregator.stuck_at=6", "seed=0,1,2,3"), "engine.memory_gb=1e-4"]
+    sweep = [*slow(tmp_path, "+aggregator.stuck_at=6", "seed=0,1,2,3"), "engine.memory_gb=2e-4"]
     there = ["executor=submitit", "executor.cluster=local", "executor.jobs=1",
              "executor.timeout_min=1", f"executor.folder={tmp_path / 'submitit'}"]  # fmt: skip
     ended = command(*sweep, *there, f"outputs={tmp_path / 'there'}")
@@ -297,21 +373,91 @@ def test_a_job_out_of_time(tmp_path, monkeypatch):
     check_as_here(tmp_path, sweep, 4, monkeypatch)
 
 
-def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch):
-    """What submitit raises then, in the midst of a cell, ends the job; no cell is to blame."""
+@pytest.mark.parametrize("error", [UncompletedJobError, SystemExit])
+@pytest.mark.parametrize("work", ["job", "task"])
+def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch, work, error):
+    """What submitit and Ray raise then, in the midst of a cell, ends the job; no cell is to
+    blame."""
 
     def end(number, frame):
-        raise UncompletedJobError("timed-out too many times")
+        raise error("timed-out too many times")
 
     before = signal.signal(signal.SIGUSR2, end)
     monkeypatch.setattr(Run, "finish_round", lambda *_: signal.raise_signal(signal.SIGUSR2))
     try:
-        with pytest.raises(UncompletedJobError):
-            Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
+        with pytest.raises(error):
+            if work == "job":
+                Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
+            else:
+                _task(Work(Engine(), str(tmp_path)), cells[:2])
         assert signal.getsignal(signal.SIGUSR2) is end
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert [Store(tmp_path).status(cell.key) for cell in cells[:2]] == [None, None]
+
+
+LOST = "Job 7 (task: 0) with path 7_result.pkl\nhas not produced any output (state: FAILED)\n"
+STREAM = LOST + "Error stream produced:\n" + "-" * 40 + "\n"
+STDOUT = LOST + "No error stream produced. Look at stdout: 7.out\n" + "-" * 40 + "\n"
+INFO = "submitit INFO (2026-01-31 10:00:00,000) - Loading pickle: 7_submitted.pkl\n"
+TRACE = ("Job (task=0) failed during processing with trace:\n----------------------\nTraceback\n"
+         "ValueError: of the job\n\n----------------------\nYou can check full logs with "
+         "'job.stderr(0)' and 'job.stdout(0)'or at paths:\n  - 7.err\n  - 7.out")  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (UncompletedJobError(STDOUT + INFO), "its job ended without a word (state: FAILED)"),
+    (UncompletedJobError(STREAM + INFO + "\n"), "its job ended without a word (state: FAILED)"),
+    (UncompletedJobError(STREAM + "slurmstepd: error: oom_kill\n" + INFO),
+     "slurmstepd: error: oom_kill"),
+    (FailedJobError(TRACE), "ValueError: of the job"),
+    (RuntimeError(), "RuntimeError:"),
+    (ValueError("two\nlines"), "lines"),
+])  # fmt: skip
+def test_the_reason_of_a_lost_job(cells, tmp_path, error, reason):
+    """The last that it said itself, not what submitit notes of its own doings."""
+
+    class Lost(Executor):
+        def run(self, groups, work):
+            for place in range(len(groups)):
+                yield from _told(place, mock.Mock(side_effect=error))
+
+    dispatched(cells[:1], Lost(retries=0), tmp_path)
+    assert load(tmp_path)["reason"].tolist() == [reason]
+
+
+def test_no_room_for_the_files_of_submitit(cells, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("submitit.core.utils.cloudpickle_dump", full)
+    executor = Submitit(cluster="local", folder=str(tmp_path / "jobs"))
+    with pytest.raises(ConfigError, match=r"^executor.folder=.*jobs: No space left .* goes on$"):
+        dispatched(cells[:2], executor, tmp_path)
+
+
+def test_a_job_that_slurm_does_not_take(cells, tmp_path, monkeypatch):
+    def refused(*_):
+        raise FailedJobError("sbatch: error: invalid partition\nspecified: night")
+
+    monkeypatch.setattr("submitit.local.local.LocalExecutor._submit_command", refused)
+    executor = Submitit(cluster="local", folder=str(tmp_path / "jobs"))
+    with pytest.raises(ConfigError, match=r"^executor: sbatch: .* partition specified: night$"):
+        dispatched(cells[:2], executor, tmp_path)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_job_whose_store_is_full(cells, tmp_path, monkeypatch, retries):
+    """It says so, and no cell is to blame; nor when it is a failure that has no room."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "write", full)
+    (report,) = Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
+    assert report == Report(None, "unstored", "No space left on device")
+    with pytest.raises(ConfigError, match=r"^outputs=.*: No space left on device; .* goes on$"):
+        dispatched(cells, Shaky(retries=retries, lost=lambda *_: True), tmp_path)
 
 
 def check_as_here(folder, sweep, count, monkeypatch):

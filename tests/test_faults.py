@@ -245,6 +245,27 @@ def test_a_full_disk(disk, quiet):
     assert metrics_of(folder) == quiet
 
 
+@pytest.mark.parametrize("how", ["disk", "limit"])
+def test_no_room_for_a_checkpoint(request, tmp_path, how):
+    """The same message as for a cell; nothing is stored as failed, and it goes on from there."""
+    sweep = [*SWEEP, "aggregator=median", "seed=0,1", "model=mlp", "model.hidden=[200]"]
+    every = "engine.checkpoint_every=2"
+    folder, limit = tmp_path, None
+    if how == "disk":
+        folder = request.getfixturevalue("disk")("size=128k")
+    else:
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # noqa: E731
+    with start(folder, every, sweep=sweep, preexec_fn=limit) as process:
+        said = {"disk": "No space left on device", "limit": "File too large"}[how]
+        check_message(process, f"outputs={folder}: {said}; ", "same command goes on")
+    assert cells_of(folder) == [] and list((folder / "checkpoints").iterdir()) == []
+    if how == "disk":
+        request.getfixturevalue("disk")("remount,size=64m")
+    ended = command(*sweep, every, f"outputs={folder}")
+    assert ended.code == 0 and "2 trained" in ended.out
+    check_whole(folder)
+
+
 def test_a_disk_that_becomes_read_only(disk, quiet):
     folder = disk("size=64m")
     with start(folder, "fl.rounds=100") as process:

@@ -12,7 +12,13 @@ from typing import Any
 
 from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
-from benchmark.simulation.engine import blocks_of, groups_of, simulate_blocks
+from benchmark.simulation.engine import (
+    OUT_OF_MEMORY,
+    Outcome,
+    blocks_of,
+    groups_of,
+    simulate_blocks,
+)
 from benchmark.simulation.workload import Workloads
 from benchmark.store import Store
 
@@ -37,6 +43,22 @@ class Report:
     key: str | None
     status: str
     reason: str | None = None
+
+
+class Unstored(ConfigError):
+    """Cells cannot be stored.
+
+    Args:
+        folder: of the store.
+        reason: why.
+    """
+
+    def __init__(self, folder: str, reason: str):
+        super().__init__(
+            f"outputs={folder}: {reason}; what is finished before is stored: "
+            "mend that, and the same command goes on"
+        )
+        self.reason = reason
 
 
 class Work:
@@ -77,14 +99,15 @@ class Work:
         try:
             blocks = simulate_blocks(wanted, self.engine, self.workloads, checkpoints)
             for outcomes in blocks:
+                reports = []
                 with uninterrupted():
                     for outcome in outcomes:
-                        store.write(**vars(outcome))
-                        if checkpoints:
+                        reports.append(_stored(outcome, store))
+                        if checkpoints and not (outcome.reason or "").startswith(OUT_OF_MEMORY):
                             checkpoints.remove(outcome.cell.key)
-                yield from (Report(o.cell.key, o.status, o.reason) for o in outcomes)
+                yield from reports
         except OSError as error:
-            yield Report(None, "unstored", error.strerror or str(error))
+            yield Report(None, "unstored", _in_short(error))
 
 
 @dataclass(frozen=True)
@@ -145,7 +168,8 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
     stored as failed.
 
     Raises:
-        ConfigError: if cells cannot be stored, or there is nowhere to compute.
+        Unstored: if cells cannot be stored.
+        ConfigError: if there is nowhere to compute.
     """
     store, lost = Store(work.folder), Counter()
     groups = executor.parts(cells, work)
@@ -156,10 +180,7 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
             if problem is not None:
                 problems[place] = problem
             elif report.key is None:
-                raise ConfigError(
-                    f"outputs={work.folder}: {report.reason}; what is finished before is stored: "
-                    "mend that, and the same command goes on"
-                )
+                raise Unstored(work.folder, report.reason)
             elif missing[place].pop(report.key, None):
                 yield report
         groups = []
@@ -176,14 +197,30 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
                 groups.append(again)
             elif again:
                 problem = problems.get(place, "its process ended without a word")
-                yield _given_up(again[0], problem, store, 1 + executor.retries)
+                try:
+                    report = _given_up(again[0], problem, store, 1 + executor.retries)
+                except OSError as error:
+                    raise Unstored(work.folder, _in_short(error)) from None
+                yield report
 
 
 def _given_up(cell, problem: str, store: Store, attempts: int) -> Report:
     times = f" ({attempts} times)" if attempts > 1 else ""
     reason = problem.strip().splitlines()[-1] + times
-    store.write(cell, "failed", reason=reason, traceback=problem)
-    return Report(cell.key, "failed", reason)
+    return _stored(Outcome(cell, "failed", reason=reason, traceback=problem), store)
+
+
+def _in_short(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _stored(outcome: Outcome, store: Store) -> Report:
+    """Store an outcome; but a failure does not replace what another process has done meanwhile."""
+    key = outcome.cell.key
+    if outcome.status != "done" and store.status(key) == "done":
+        return Report(key, "done")
+    store.write(**vars(outcome))
+    return Report(key, outcome.status, outcome.reason)
 
 
 @contextmanager

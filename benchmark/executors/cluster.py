@@ -1,8 +1,10 @@
 """Executors on other machines, which share the folder of the store with this one."""
 
 import os
+import re
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmark.config import ConfigError, is_typed
-from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
+from benchmark.executors.base import ENDING, Executor, Report, Unstored, Work, dispatch
 from benchmark.executors.local import Processes
 from benchmark.executors.workers import cores
 from benchmark.simulation.engine import groups_of
@@ -29,8 +31,8 @@ class Job:
         try:
             with _told_apart():
                 return list(dispatch(cells, _spread_over(self.cpus, self.work), self.work))
-        except _Stopped as stopped:
-            raise stopped.__cause__ from None
+        except Unstored as error:  # another job could not either
+            return [Report(None, "unstored", error.reason)]
 
     def checkpoint(self, cells: list) -> Any:
         """Called by submitit before the job is stopped; what to queue."""
@@ -49,14 +51,17 @@ class _Stopped(BaseException):
 
 @contextmanager
 def _told_apart() -> Iterator[None]:
-    """submitit raises in its handler, wherever a cell may be, when a job was out of time too
-    often: no cell is to blame for that."""
+    """submitit and Ray raise in their handlers, wherever a cell may be, when a process has to end:
+    no cell is to blame for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
 
     def wrapped(handler):
         def handle(number, frame):
             try:
                 handler(number, frame)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _Stopped from error
 
         return handle
@@ -67,6 +72,8 @@ def _told_apart() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, wrapped(handler))
         yield
+    except _Stopped as stopped:
+        raise stopped.__cause__ from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -161,8 +168,16 @@ class Submitit(Executor):
         except Exception as error:  # it knows no such setting, or there is no SLURM
             raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
         job = Job(work, self.cpus)
-        with executor.batch():
-            jobs = [executor.submit(job, group) for group in groups]
+        try:
+            with executor.batch():
+                jobs = [executor.submit(job, group) for group in groups]
+        except OSError as error:  # no room, for one
+            raise ConfigError(
+                f"executor.folder={self.folder}: {error.strerror or error}: mend that, and the "
+                "same command goes on"
+            ) from None
+        except submitit.core.utils.FailedJobError as error:  # SLURM takes no such job
+            raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
         places = {id(job): place for place, job in enumerate(jobs)}
         running = list(jobs)
         try:
@@ -187,6 +202,15 @@ class Ray(Executor):
     address: str | None = None
     cpus: float = 1
     gpus: float = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("cpus", "gpus"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"{name}={value} must not be negative")
+            if value > 1 and value % 1:
+                raise ValueError(f"{name}={value} must be a whole number, or below 1")
 
     @property
     def _elsewhere(self) -> bool:
@@ -267,10 +291,23 @@ def _told(place: int, result: Callable[[], list[Report]]) -> Iterator:
     try:
         reports = result()
     except Exception as error:  # lost, or raised there
-        yield place, None, f"{type(error).__name__}: {error}"
+        yield place, None, _problem(f"{type(error).__name__}: {error}")
     else:
         yield from ((place, report, None) for report in reports)
 
 
+def _problem(text: str) -> str:
+    """An error whose last line says what happened: without submitit's log of what it does, and
+    without its hint where to look, which comes after the traceback."""
+    text = re.sub(r"\n-+\nYou can check full logs with .*", "", text, flags=re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith("submitit INFO ")]
+    lines = "\n".join(lines).rstrip().splitlines()
+    if re.fullmatch("-+", lines[-1]):  # below it would be what the job said
+        state = re.search(r"\(state: \w+\)", text)
+        lines.append("its job ended without a word" + (f" {state[0]}" if state else ""))
+    return "\n".join(lines)
+
+
 def _task(work: Work, cells: list) -> list[Report]:
-    return list(work(cells))
+    with _told_apart():
+        return list(work(cells))

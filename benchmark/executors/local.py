@@ -18,7 +18,7 @@ class Inline(Executor):
             try:
                 for report in work(group):
                     yield place, report, None
-            except Exception:
+            except (Exception, SystemExit):  # the sweep is not what a cell's code may end
                 yield place, None, traceback.format_exc()
 
 

@@ -4,7 +4,9 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numba
 import torch
@@ -21,6 +23,8 @@ from benchmark.simulation.workload import Workloads, group_name
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 4 << 20
+_FAILURES = (Exception, SystemExit)  # a rule that calls sys.exit() ends no sweep; Ctrl-C does
+OUT_OF_MEMORY = "out of memory, even alone"  # how the reason of such a failure begins
 
 
 @dataclass
@@ -148,7 +152,7 @@ def _block(cells: list, workload, checkpoints: Checkpoints | None) -> list[Outco
         return _lockstep(cells, workload, checkpoints)
     except OutOfMemory as error:
         if len(cells) == 1:
-            reason = f"out of memory, even alone: {error}"
+            reason = f"{OUT_OF_MEMORY}: {error}"
             return [Outcome(cells[0], "failed", reason=reason, traceback=reason)]
     middle = len(cells) // 2  # out here, where the error holds no memory
     halves = cells[:middle], cells[middle:]
@@ -161,8 +165,9 @@ def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Ou
     for cell in cells:
         _guarded(cell, failed, lambda cell=cell: runs.append(Run(cell, workload)))
     if checkpoints:
-        for run in runs:
-            checkpoints.restore(run)
+        with _everybodys_memory():
+            for run in runs:
+                checkpoints.restore(run)
     done = []
     for round in sorted({run.round for run in runs}):  # most often there is one
         done += _train([run for run in runs if run.round == round], failed, checkpoints)
@@ -181,8 +186,7 @@ def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
     rounds = runs[0].cell.fl.rounds
     for round in range(runs[0].round + 1, rounds + 1):
         if round:
-            for run in runs:
-                run.start_round(round)
+            runs = [r for r in runs if _guarded(r.cell, failed, partial(r.start_round, round))]
             runs = _compute(runs, round, failed)
         alive = []
         for run in runs:
@@ -192,8 +196,9 @@ def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
         runs = alive
         if checkpoints and runs and checkpoints.due(round, rounds):
             share = (time.perf_counter() - began) / len(runs)
-            for run in runs:
-                checkpoints.save(run, share)
+            with _everybodys_memory():
+                for run in runs:
+                    checkpoints.save(run, share)
     return runs
 
 
@@ -207,7 +212,7 @@ def _compute(runs: list, round: int, failed: list) -> list:
         try:
             _updates(together, round)
             alive += together
-        except Exception as error:  # one of them may be to blame: each alone
+        except _FAILURES as error:  # one of them may be to blame: each alone
             _raise_if_out_of_memory(error)
             alive += [
                 run
@@ -248,7 +253,7 @@ def _guarded(cell, failed: list, work) -> bool:
     """Do a cell's work; an exception is that cell's failure and nobody else's."""
     try:
         work()
-    except Exception as error:
+    except _FAILURES as error:
         _raise_if_out_of_memory(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         failed.append(Outcome(cell, "failed", reason=reason, traceback=traceback.format_exc()))
@@ -256,7 +261,16 @@ def _guarded(cell, failed: list, work) -> bool:
     return True
 
 
-def _raise_if_out_of_memory(error: Exception) -> None:
+@contextmanager
+def _everybodys_memory() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        _raise_if_out_of_memory(error)
+        raise
+
+
+def _raise_if_out_of_memory(error: BaseException) -> None:
     """Memory is everybody's: that there is none left is nobody's own failure."""
     said = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
