@@ -10,6 +10,8 @@ lost, and the index may be deleted at any time.
 import json
 import math
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +27,7 @@ METRICS = (
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
     "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
 )  # fmt: skip
+_OLD = re.compile(r"\.old-([0-9a-f]{20})-[0-9a-f]{32}")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
 
 
@@ -57,10 +60,8 @@ class Index:
         Raises:
             ValueError: for cells of another version.
         """
-        if not self.cells.is_dir():
-            return
         known, self.damaged = self._lines(), []
-        for name in sorted(e.name for e in os.scandir(self.cells) if not e.name.startswith(".")):
+        for name in names_of(self.cells):
             folder = self.cells / name
             try:
                 stamp = stamp_of(folder)
@@ -113,6 +114,48 @@ class Index:
             for path in files:
                 if path.name != self._name:
                     path.unlink(missing_ok=True)
+
+
+def names_of(cells: Path) -> list[str]:
+    """The names of the cells in a folder, after what `recover` does."""
+    if not cells.is_dir():
+        return []
+    names = os.listdir(cells)
+    if any(_OLD.fullmatch(name) for name in names):
+        recover(cells)
+        names = os.listdir(cells)
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def old_name(key: str) -> str:
+    """A new name for a cell that steps aside while another takes its place, see `recover`."""
+    return f".old-{key}-{uuid.uuid4().hex}"
+
+
+def recover(cells: Path) -> None:
+    """End what a process that was killed while it replaced cells had begun.
+
+    A cell that stepped aside returns, unless another has taken its place. A process still at work
+    is not disturbed: it makes the cell step aside again.
+    """
+    aside = []
+    for name in os.listdir(cells):
+        if match := _OLD.fullmatch(name):
+            with suppress(OSError):  # it may be over already
+                aside.append((stamp_of(cells / name), name, match[1]))
+    for _, name, key in sorted(aside, reverse=True):  # of several, the latest returns
+        with suppress(OSError):  # a folder for reading only, or others do the same
+            if (cells / key).exists():
+                discard(cells / name, key)
+            elif (cells / name / "summary.json").exists():  # or else half of it is gone
+                (cells / name).rename(cells / key)
+
+
+def discard(folder: Path, key: str) -> None:
+    """Delete a folder of a cell, under a name that tells that it need not be whole."""
+    left = folder.with_name(f".{key}-{uuid.uuid4().hex}")
+    folder.rename(left)
+    shutil.rmtree(left)
 
 
 def stamp_of(folder: Path) -> int:

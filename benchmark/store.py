@@ -9,7 +9,8 @@
     outputs/index/                        see `index`
 
 A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any
-moment leaves whole cells only. The metrics of a cell depend on nothing but its config.
+moment leaves whole cells only. The cell before steps aside for that, and returns if the new one did
+not come. The metrics of a cell depend on nothing but its config.
 """
 
 import errno
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 import uuid
@@ -29,11 +31,28 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmark.index import SCHEMA, Index, config_of, read, record_of, stamp_of
+from benchmark.index import (
+    SCHEMA,
+    Index,
+    config_of,
+    discard,
+    names_of,
+    old_name,
+    read,
+    record_of,
+    recover,
+    stamp_of,
+)
 from benchmark.keys import KEY_SCHEMA, key_of
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _ATTEMPTS = 3
+_TEMPORARY = {  # by folder: the names of what is being written, and no others
+    "cells": r"\.[0-9a-f]{20}-[0-9a-f]{32}",
+    "checkpoints": r"\.[0-9a-f]{20}-[0-9a-f]{32}",
+    "plans": r"\.[0-9a-f]{16}-[0-9a-f]{32}",
+    "index": r"\.\d+-[0-9a-f]{32}\.jsonl",
+}
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -48,9 +67,14 @@ class Store:
         self.folder = Path(folder)
         self.cells = self.folder / "cells"
         self.index = Index(self.folder)
+        self._recovered = False
 
     def status(self, key: str) -> str | None:
         """`done`, `failed` or `infeasible`; None if the cell is not stored."""
+        if not (self.cells / key).exists() and not self._recovered:
+            self._recovered = True  # once is enough, for ten thousand that are missing
+            with suppress(FileNotFoundError, NotADirectoryError):
+                recover(self.cells)
         try:
             return json.loads((self.cells / key / "summary.json").read_bytes())["status"]
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
@@ -69,9 +93,7 @@ class Store:
 
     def keys(self) -> list[str]:
         """Keys of all stored cells."""
-        if not self.cells.is_dir():
-            return []
-        return sorted(e.name for e in os.scandir(self.cells) if not e.name.startswith("."))
+        return names_of(self.cells)
 
     def write(
         self,
@@ -166,20 +188,15 @@ class Store:
 
     def remove(self, key: str) -> None:
         """Delete a stored cell, if it is there."""
-        left = self.cells / f".old-{key}-{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
-            (self.cells / key).rename(left)
-            shutil.rmtree(left)
+            discard(self.cells / key, key)
 
     def plan(self, cells: list, command: list[str]) -> None:
         """Remember which cells a command asked for, so that missing ones can be counted.
 
         What processes that were killed while writing have left behind is removed.
         """
-        for left in self.folder.glob("c*/.*"):  # among cells and checkpoints
-            with suppress(FileNotFoundError):  # by another process
-                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+        self._tidy()
         self.cells.mkdir(parents=True, exist_ok=True)
         keys = sorted(cell.key for cell in cells)
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
@@ -196,6 +213,17 @@ class Store:
         for path in sorted((self.folder / "plans").glob("[!.]*.json")):
             keys.update(json.loads(path.read_text())["keys"])
         return keys
+
+    def _tidy(self) -> None:
+        """Remove what was given up half-written; the folder may hold things that are not ours."""
+        for name, pattern in _TEMPORARY.items():
+            with suppress(FileNotFoundError), os.scandir(self.folder / name) as entries:
+                for entry in [e for e in entries if re.fullmatch(pattern, e.name)]:
+                    with suppress(OSError):  # another process was faster
+                        age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                        if age > _ABANDONED_SECONDS:
+                            folder = entry.is_dir(follow_symlinks=False)
+                            (shutil.rmtree if folder else os.unlink)(entry.path)
 
     def _replace(self, target: Path, files: dict[str, bytes]) -> int:
         """Put a folder with these files in the place of another; returns its stamp."""
@@ -225,17 +253,20 @@ class Store:
         return temporary
 
     def _rename(self, temporary: Path, target: Path) -> None:
+        aside = []
         while True:
             try:
                 temporary.rename(target)
-                return
+                break
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-            old = self.cells / f".old-{target.name}-{uuid.uuid4().hex}"
+            aside.append(self.cells / old_name(target.name))
             with suppress(FileNotFoundError):  # another process may be doing the same
-                target.rename(old)
-                shutil.rmtree(old)
+                target.rename(aside[-1])
+        for old in aside:  # not before the new cell is there
+            with suppress(FileNotFoundError):
+                discard(old, target.name)
 
 
 def _sync(folder: Path) -> None:
