@@ -17,7 +17,7 @@ from commands import command
 
 from benchmark import status
 from benchmark.analysis import load
-from benchmark.analysis.results import COLUMNS
+from benchmark.analysis.results import COLUMNS, LABELS
 from benchmark.simulation.run import METRICS, TIMINGS
 from benchmark.store import Store
 
@@ -252,7 +252,8 @@ KEY = "0123456789abcdef0123"
 
 def fake(key=KEY, seed=0):
     config = {"fl": {"declared_byzantine": 1}, "seed": seed}
-    return SimpleNamespace(key=key, labels={}, scenario="x", n=5, f=1, seed=seed, config=config)
+    labels = dict.fromkeys(LABELS, "x")
+    return SimpleNamespace(key=key, labels=labels, scenario="x", n=5, f=1, seed=seed, config=config)
 
 
 class Killed(BaseException):
