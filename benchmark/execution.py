@@ -173,12 +173,15 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
     result = Result(plan.cells, plan.done, Counter(), [], store)
     try:
         store.plan(plan.cells, sys.argv)
+        for cell in plan.infeasible:
+            result.add(cell, "infeasible", cell.problem)
+            if plan.status.get(cell.key) != "infeasible":
+                store.write(cell, "infeasible", reason=cell.problem)
     except OSError as error:
-        raise ConfigError(f"outputs={config.outputs}: {error}") from None
-    for cell in plan.infeasible:
-        result.add(cell, "infeasible", cell.problem)
-        if plan.status.get(cell.key) != "infeasible":
-            store.write(cell, "infeasible", reason=cell.problem)
+        raise ConfigError(
+            f"outputs={config.outputs}: {error}; nothing was trained: make it writable, free "
+            "space, or choose another folder, and run the same command again"
+        ) from None
     if plan.todo:
         _compute(plan, result)
     return result

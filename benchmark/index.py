@@ -10,10 +10,13 @@ lost, and the index may be deleted at any time.
 import json
 import math
 import os
+import re
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,11 +28,24 @@ METRICS = (
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
     "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
 )  # fmt: skip
+LABELS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl")
+_KINDS = {  # of what a summary must tell
+    "key": str, "status": str, "reason": str | None, "labels": dict, "scenario": str, "n": int,
+    "f": int, "f_declared": int | None, "seed": int, "num_classes": int | None,
+    "seconds": int | float,
+}  # fmt: skip
+_ATTEMPTS = 5
+_KEY = re.compile(r"[0-9a-f]{20}")
+_OLD = re.compile(r"\.old-([0-9a-f]{20})-[0-9a-f]{32}")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
 
 
 class Damaged(ValueError):
     """The files of a cell are not what was written."""
+
+
+class UnknownSchema(ValueError):
+    """A cell was written by a version whose files this one does not read; nothing is wrong."""
 
 
 class Index:
@@ -55,27 +71,25 @@ class Index:
         with an entry for every evaluation.
 
         Raises:
-            ValueError: for cells of another version.
+            UnknownSchema: for cells of another version.
         """
-        if not self.cells.is_dir():
-            return
         known, self.damaged = self._lines(), []
-        for name in sorted(e.name for e in os.scandir(self.cells) if not e.name.startswith(".")):
-            folder = self.cells / name
+        for name in names_of(self.cells):
             try:
-                stamp = stamp_of(folder)
-                line = known.get((name, stamp))
-                if line is None:
-                    line = self.add(name, stamp, read(folder))
-                record = line["record"]
-                if record["metrics"] is None:
-                    record = read(folder)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # no cell, or one that is just being replaced
+                record = settled(self.cells / name, lambda folder: self._record(folder, known))
             except Damaged:
                 self.damaged.append(name)
                 continue
-            yield record
+            if record is not None:
+                yield record
+
+    def _record(self, folder: Path, known: dict) -> dict:
+        stamp = stamp_of(folder)
+        line = known.get((folder.name, stamp))
+        if line is None:
+            line = self.add(folder.name, stamp, read(folder))
+        record = line["record"]
+        return read(folder) if record["metrics"] is None else record
 
     def add(self, key: str, stamp: int, record: dict) -> dict:
         """Enter the record of a cell, see `stamp_of`; returns its line."""
@@ -94,11 +108,11 @@ class Index:
         files = sorted(self.folder.glob("*.jsonl"))
         known = {}
         for path in files:
-            with suppress(FileNotFoundError), open(path, "rb") as file:
+            with suppress(OSError), open(path, "rb") as file:
                 for text in file:
-                    with suppress(ValueError, KeyError, TypeError):  # torn
+                    with suppress(ValueError, KeyError, TypeError, RecursionError):  # torn
                         line = json.loads(text)
-                        if line["version"] == _VERSION:
+                        if line["version"] == _VERSION and _sound_record(line["record"]):
                             known[line["key"], line["stamp"]] = line
         if len(files) > _FILES:
             self._join(files, known)
@@ -113,6 +127,80 @@ class Index:
             for path in files:
                 if path.name != self._name:
                     path.unlink(missing_ok=True)
+
+
+def names_of(cells: Path) -> list[str]:
+    """The names of the cells in a folder, after what `recover` does."""
+    if not cells.is_dir():
+        return []
+    names = os.listdir(cells)
+    if any(_OLD.fullmatch(name) for name in names):
+        recover(cells)
+        names = os.listdir(cells)
+    return sorted(name for name in names if _KEY.fullmatch(name))
+
+
+def old_name(key: str) -> str:
+    """A new name for a cell that steps aside while another takes its place, see `recover`."""
+    return f".old-{key}-{uuid.uuid4().hex}"
+
+
+def recover(cells: Path) -> None:
+    """End what a process that was killed while it replaced cells had begun.
+
+    A cell that stepped aside returns, unless another has taken its place. A process still at work
+    is not disturbed: it makes the cell step aside again.
+    """
+    aside = []
+    for name in os.listdir(cells):
+        if match := _OLD.fullmatch(name):
+            with suppress(OSError):  # it may be over already
+                aside.append((stamp_of(cells / name), name, match[1]))
+    for _, name, key in sorted(aside, reverse=True):  # of several, the latest returns
+        with suppress(OSError):  # a folder for reading only, or others do the same
+            if (cells / key).exists():
+                discard(cells / name, key)
+            elif (cells / name / "summary.json").exists():  # or else half of it is gone
+                (cells / name).rename(cells / key)
+
+
+def discard(folder: Path, key: str) -> None:
+    """Delete a folder of a cell, under a name that tells that it need not be whole."""
+    left = folder.with_name(f".{key}-{uuid.uuid4().hex}")
+    folder.rename(left)
+    shutil.rmtree(left)
+
+
+def settled(folder: Path, look: Callable[[Path], Any]) -> Any:
+    """What is found in the folder of a cell, None if there is no such folder.
+
+    It is looked at again if others have written the cell meanwhile.
+
+    Raises:
+        Damaged, UnknownSchema: what `look` has raised, of a folder that nobody has touched.
+    """
+    for _ in range(_ATTEMPTS):
+        before = _identity(folder)
+        if before is None:
+            return None
+        try:
+            return look(folder)
+        except NotADirectoryError:
+            return None
+        except (Damaged, UnknownSchema, FileNotFoundError) as error:
+            if _identity(folder) == before:
+                if isinstance(error, FileNotFoundError):
+                    raise Damaged(str(error)) from None
+                raise
+    return None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(folder)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def stamp_of(folder: Path) -> int:
@@ -133,35 +221,97 @@ def record_of(summary: dict, algorithm: dict, columns: dict | None) -> dict:
     return summary | {"settings": settings, "metrics": _evaluations(columns)}
 
 
-def config_of(folder: Path) -> dict:
+def config_of(content: bytes) -> dict:
     """The stored config of a cell; plain values, whatever the file may ask for."""
-    return yaml.load((folder / "config.yaml").read_bytes(), Loader=_Loader)
+    return yaml.load(content, Loader=_Loader)
+
+
+def parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
+    """What a parser makes of a file.
+
+    Raises:
+        Damaged: if it fails, with one line.
+        OSError: if the file cannot be read, which says nothing of what is in it.
+    """
+    content = path.read_bytes()
+    try:
+        return parse(content)
+    except Exception as error:  # whatever a parser says of garbage
+        text = " ".join(str(error).split())
+        raise Damaged(f"{path.name}: {type(error).__name__}: {text}") from None
+
+
+def summary_of(folder: Path) -> dict:
+    """The summary of a cell whose files are all there.
+
+    Raises:
+        Damaged: if one is missing, or the summary is none.
+        UnknownSchema: if it is of another version.
+        FileNotFoundError, NotADirectoryError: if there is no such folder.
+    """
+    there = {*os.listdir(folder)}
+    if "summary.json" not in there:
+        raise Damaged("summary.json is missing")
+    summary = parsed(folder / "summary.json", json.loads)
+    schema = summary.get("schema") if isinstance(summary, dict) else None
+    if type(schema) is int and schema != SCHEMA:
+        raise UnknownSchema(
+            f"{folder}/summary.json has schema {schema}, this version reads {SCHEMA}: "
+            "use the version that wrote it, or other outputs=..."
+        )
+    if not _sound(summary):
+        raise Damaged("summary.json does not tell what it must")
+    done = ["metrics.parquet"] if summary["status"] == "done" else []
+    for name in sorted({"config.yaml", *summary.get("files", done)}):
+        if name not in there:
+            raise Damaged(f"{name} is missing")
+    return summary
+
+
+def _sound(summary: Any) -> bool:
+    """Whether it tells what is read of it, and it is of the right type."""
+    return (
+        isinstance(summary, dict)
+        and summary.get("schema") == SCHEMA
+        and all(n in summary and isinstance(summary[n], kind) for n, kind in _KINDS.items())
+        and summary["status"] in ("done", "failed", "infeasible")
+        and all(isinstance(summary["labels"].get(name), str) for name in LABELS)
+        and isinstance(summary.get("files", {}), dict)
+    )
+
+
+def _sound_record(record: Any) -> bool:
+    if not (_sound(record) and isinstance(record["settings"], dict)):
+        return False
+    columns = record["metrics"]
+    if columns is None:
+        return True
+    lengths = {len(columns[name]) for name in METRICS}
+    numbers = all(isinstance(v, int | float) for name in METRICS for v in columns[name])
+    return len(lengths) == 1 and 0 not in lengths and numbers
 
 
 def read(folder: Path) -> dict:
     """The record of a cell, from its folder.
 
     Raises:
-        ValueError: if it is of another version or damaged.
+        Damaged, UnknownSchema: see `summary_of`.
     """
+    summary, columns = summary_of(folder), None
+    if (folder / "metrics.parquet").exists():
+        columns = parsed(folder / "metrics.parquet", _columns)
+    algorithm = parsed(folder / "config.yaml", lambda content: config_of(content)["fl"])
     try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-        if summary["schema"] == SCHEMA:
-            return record_of(summary, config_of(folder)["fl"], _columns(folder))
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise Damaged(str(error)) from None
-    raise ValueError(
-        f"{folder}/summary.json has schema {summary['schema']}, this version reads {SCHEMA}"
-    )
+        return record_of(summary, algorithm, columns)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"it lacks something: {error}") from None
 
 
-def _columns(folder: Path) -> dict[str, list] | None:
+def _columns(content: bytes) -> dict[str, list]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / "metrics.parquet"
-    if not path.exists():
-        return None
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
         table = file.read([name for name in METRICS if name in file.schema_arrow.names])
     return {name: table.column(name).to_numpy().astype(float).tolist()
             for name in table.column_names}  # fmt: skip

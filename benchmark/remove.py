@@ -19,8 +19,14 @@ def main(arguments: list[str] | None) -> int:
     frame = load(given["outputs"]).drop_duplicates("key", keep="last")
     keys = frame["key"][matching(frame, given["where"], "where")]
     store = Store(given["outputs"])
-    for key in keys:
-        store.remove(key)
+    for count, key in enumerate(keys):
+        try:
+            store.remove(key)
+        except OSError as error:
+            raise ConfigError(
+                f"outputs={store.folder}: {error.strerror or error}; {count} of {len(keys)} cells "
+                "removed: make it writable, and the same command removes the others"
+            ) from None
     print(f"{len(keys)} of {len(frame)} cells removed")
     return 0
 

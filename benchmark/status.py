@@ -14,7 +14,7 @@ def main(arguments: list[str] | None) -> int:
     folder = settings(arguments, outputs="outputs")["outputs"]
     store = Store(folder)
     records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
-    if not records and not planned:
+    if not (records or planned or store.index.damaged or store.damaged_plans):
         raise ConfigError(f"outputs={folder}: nothing there; python -m benchmark.run fills it")
     counts, reasons = Counter(), Counter()
     for record in records.values():
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None) -> int:
         print(f"{name:10} {counts[name]:6}")
     if counts["damaged"]:
         print(f"damaged    {counts['damaged']:6}: python -m benchmark.verify outputs={folder}")
+    for path in store.damaged_plans:
+        print(f"{path} is damaged: python -m benchmark.verify outputs={folder}")
     for (status, reason), count in reasons.most_common():
         print(f"{status}: {count} cell{'s' * (count > 1)}: {reason}")
     if counts["failed"]:

@@ -9,14 +9,17 @@
     outputs/index/                        see `index`
 
 A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any
-moment leaves whole cells only. The metrics of a cell depend on nothing but its config.
+moment leaves whole cells only. The cell before steps aside for that, and returns if the new one did
+not come. The metrics of a cell depend on nothing but its config.
 """
 
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import time
 import uuid
@@ -25,15 +28,40 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
-from benchmark.index import SCHEMA, Index, config_of, read, record_of, stamp_of
+from benchmark.config import ConfigError
+from benchmark.index import (
+    METRICS,
+    SCHEMA,
+    Damaged,
+    Index,
+    UnknownSchema,
+    config_of,
+    discard,
+    names_of,
+    old_name,
+    parsed,
+    read,
+    record_of,
+    recover,
+    settled,
+    stamp_of,
+    summary_of,
+)
 from benchmark.keys import KEY_SCHEMA, key_of
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _ATTEMPTS = 3
+_TEMPORARY = {  # by folder: the names of what is being written, and no others
+    "cells": r"\.[0-9a-f]{20}-[0-9a-f]{32}",
+    "checkpoints": r"\.[0-9a-f]{20}-[0-9a-f]{32}",
+    "plans": r"\.[0-9a-f]{16}-[0-9a-f]{32}",
+    "index": r"\.\d+-[0-9a-f]{32}\.jsonl",
+}
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -42,36 +70,56 @@ class Store:
 
     Args:
         folder: must be there before a cell is written; `plan` makes it.
+
+    Attributes:
+        damaged_plans: what is wrong with those that the last call of `planned` could not read.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         self.cells = self.folder / "cells"
         self.index = Index(self.folder)
+        self.damaged_plans: dict[Path, str] = {}
+        self._recovered = False
 
     def status(self, key: str) -> str | None:
-        """`done`, `failed` or `infeasible`; None if the cell is not stored."""
+        """`done`, `failed` or `infeasible`; None if the cell is not stored, or not all of it.
+
+        Raises:
+            ConfigError: if it was stored by a version whose files are not read.
+        """
+        if not (self.cells / key).exists() and not self._recovered:
+            self._recovered = True  # once is enough, for ten thousand that are missing
+            with suppress(FileNotFoundError, NotADirectoryError):
+                recover(self.cells)
         try:
-            return json.loads((self.cells / key / "summary.json").read_bytes())["status"]
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-            return None  # not there, or damaged: to be computed
+            summary = settled(self.cells / key, summary_of)
+        except Damaged:
+            return None  # to be computed
+        except UnknownSchema as error:
+            raise ConfigError(str(error)) from None
+        return summary and summary["status"]
 
     def last_round(self, key: str) -> dict:
-        """The metrics of the last round of a cell; empty if it is not done."""
-        import pyarrow.parquet as pq
+        """The metrics of the last round of a cell; empty if it is not done.
 
+        Raises:
+            ConfigError: if they are damaged.
+        """
+        path = self.cells / key / "metrics.parquet"
         try:
-            with pq.ParquetFile(self.cells / key / "metrics.parquet") as file:
-                metrics = file.read().to_pydict()
+            return dict.fromkeys(METRICS, math.nan) | parsed(path, _last_row)
         except FileNotFoundError:
             return {}
-        return {name: values[-1] for name, values in metrics.items()}
+        except Damaged as error:
+            raise ConfigError(
+                f"{path} is damaged: {error}; python -m benchmark.verify outputs={self.folder} "
+                "sets it aside, then the same command computes it again"
+            ) from None
 
     def keys(self) -> list[str]:
         """Keys of all stored cells."""
-        if not self.cells.is_dir():
-            return []
-        return sorted(e.name for e in os.scandir(self.cells) if not e.name.startswith("."))
+        return names_of(self.cells)
 
     def write(
         self,
@@ -131,71 +179,79 @@ class Store:
         Its files must be those that were written, of a schema that is read, and its key that of
         its config. Cells of earlier versions have no checksums, or keys of another schema; of these
         less can be told.
-        """
-        folder = self.cells / key
-        try:
-            summary = json.loads((folder / "summary.json").read_bytes())
-            if summary["schema"] != SCHEMA:
-                return f"schema {summary['schema']}, this version reads {SCHEMA}"
-            sums = summary.get("files")
-            if sums is None:
-                read(folder)
-                return None
-            if summary.pop("checksum") != _sha256(_plain(summary)):
-                return "summary.json is not what was written"
-            there = {path.name for path in folder.iterdir()} - {"summary.json"}
-            for name in sorted(sums.keys() | there):
-                if name not in there:
-                    return f"{name} is missing"
-                if sums.get(name) != _sha256((folder / name).read_bytes()):
-                    return f"{name} is not what was written"
-            if summary["key"] != key:
-                return f"the folder's name is not its key, {summary['key']}"
-            if summary.get("key_schema") == KEY_SCHEMA and key_of(config_of(folder)) != key:
-                return f"config.yaml has another key, {key_of(config_of(folder))}"
-            return None
-        except Exception as error:  # whatever a parser says of garbage
-            return " ".join(f"{type(error).__name__}: {error}".split())
 
-    def quarantine(self, key: str) -> Path:
-        """Move a stored cell out of the way, so that it is computed anew; returns where to."""
-        target = self.folder / "quarantine" / f"{key}-{uuid.uuid4().hex[:8]}"
+        Raises:
+            UnknownSchema: if nothing can be told, as it is of a schema that is not read.
+        """
+        try:
+            settled(self.cells / key, _check)
+        except Damaged as error:
+            return str(error)
+        return None
+
+    def quarantine(self, path: Path) -> Path | None:
+        """Move a cell or a plan out of the way; returns where to, None if it is gone already."""
+        target = self.folder / "quarantine" / f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
         target.parent.mkdir(exist_ok=True)
-        (self.cells / key).rename(target)
+        try:
+            path.rename(target)
+        except FileNotFoundError:
+            return None
         return target
 
     def remove(self, key: str) -> None:
         """Delete a stored cell, if it is there."""
-        left = self.cells / f".old-{key}-{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
-            (self.cells / key).rename(left)
-            shutil.rmtree(left)
+            discard(self.cells / key, key)
 
     def plan(self, cells: list, command: list[str]) -> None:
         """Remember which cells a command asked for, so that missing ones can be counted.
 
         What processes that were killed while writing have left behind is removed.
         """
-        for left in self.folder.glob("c*/.*"):  # among cells and checkpoints
-            with suppress(FileNotFoundError):  # by another process
-                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+        self._tidy()
         self.cells.mkdir(parents=True, exist_ok=True)
         keys = sorted(cell.key for cell in cells)
-        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+        name = _plan_name(keys)
         text = json.dumps({"command": command, "keys": keys}, indent=1)
         folder = self.folder / "plans"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}-{uuid.uuid4().hex}"
-        temporary.write_text(text)
-        temporary.replace(folder / f"{name}.json")
+        try:
+            _write(temporary, text.encode())
+            temporary.replace(folder / f"{name}.json")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(folder)
 
     def planned(self) -> set[str]:
-        """Keys of all cells that any command asked for."""
-        keys = set()
-        for path in sorted((self.folder / "plans").glob("[!.]*.json")):
-            keys.update(json.loads(path.read_text())["keys"])
+        """Keys of all cells that any command asked for, as far as plans are whole: see
+        `damaged_plans`."""
+        keys, self.damaged_plans = set(), {}
+        for path in sorted((self.folder / "plans").glob("*.json")):
+            if re.fullmatch(r"[0-9a-f]{16}", path.stem):
+                try:
+                    found = parsed(path, lambda content: json.loads(content)["keys"])
+                    if _plan_name(found) != path.stem:
+                        raise Damaged(f"{path.name}: its keys are not what was written")
+                    keys.update(found)
+                except FileNotFoundError:
+                    continue
+                except Damaged as error:
+                    self.damaged_plans[path] = str(error)
         return keys
+
+    def _tidy(self) -> None:
+        """Remove what was given up half-written; the folder may hold things that are not ours."""
+        for name, pattern in _TEMPORARY.items():
+            with suppress(FileNotFoundError), os.scandir(self.folder / name) as entries:
+                for entry in [e for e in entries if re.fullmatch(pattern, e.name)]:
+                    with suppress(OSError):  # another process was faster
+                        age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                        if age > _ABANDONED_SECONDS:
+                            folder = entry.is_dir(follow_symlinks=False)
+                            (shutil.rmtree if folder else os.unlink)(entry.path)
 
     def _replace(self, target: Path, files: dict[str, bytes]) -> int:
         """Put a folder with these files in the place of another; returns its stamp."""
@@ -214,10 +270,7 @@ class Store:
         temporary.mkdir()
         try:
             for file_name, content in files.items():
-                with open(temporary / file_name, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                _write(temporary / file_name, content)
             _sync(temporary)
         except OSError:  # no room, for one
             shutil.rmtree(temporary, ignore_errors=True)
@@ -225,17 +278,66 @@ class Store:
         return temporary
 
     def _rename(self, temporary: Path, target: Path) -> None:
+        aside = []
         while True:
             try:
                 temporary.rename(target)
-                return
+                break
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-            old = self.cells / f".old-{target.name}-{uuid.uuid4().hex}"
+            aside.append(self.cells / old_name(target.name))
             with suppress(FileNotFoundError):  # another process may be doing the same
-                target.rename(old)
-                shutil.rmtree(old)
+                target.rename(aside[-1])
+        for old in aside:  # not before the new cell is there
+            with suppress(FileNotFoundError):
+                discard(old, target.name)
+
+
+def _check(folder: Path) -> None:
+    """Raises Damaged if something is wrong with a cell, see `Store.problem`."""
+    summary = summary_of(folder)
+    sums = summary.get("files")
+    if sums is None:
+        read(folder)
+        return
+    if summary.pop("checksum", None) != _sha256(_plain(summary)):
+        raise Damaged("summary.json is not what was written")
+    for name in sorted(sums.keys() | {*os.listdir(folder)} - {"summary.json"}):
+        path = folder / name
+        if name not in sums or path.is_dir() or sums[name] != _sha256(path.read_bytes()):
+            raise Damaged(f"{name} is not what was written")
+    if summary["key"] != folder.name:
+        raise Damaged(f"the folder's name is not its key, {summary['key']}")
+    if summary.get("key_schema") == KEY_SCHEMA:
+        key = parsed(folder / "config.yaml", lambda content: key_of(config_of(content)))
+        if key != folder.name:
+            raise Damaged(f"config.yaml has another key, {key}")
+
+
+def _last_row(content: bytes) -> dict:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        metrics = file.read().to_pydict()
+    return {name: math.nan if values[-1] is None else values[-1]
+            for name, values in metrics.items()}  # fmt: skip
+
+
+def _plan_name(keys: Any) -> str | None:
+    """The name that tells a plan for these keys from others; None if they are no keys."""
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        return None
+    return _sha256("".join(keys).encode(errors="replace"))[:16]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file to disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

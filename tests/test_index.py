@@ -105,6 +105,19 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path, reads):
     assert reads == keys(0, 1)
 
 
+@pytest.mark.parametrize("record", [{}, "x", None, {"metrics": None}, {"n": "x"}, {"metrics": {}},
+                                    {"metrics": dict.fromkeys(METRICS, "x")}])  # fmt: skip
+def test_lines_that_somebody_crafted(tmp_path, reads, record):
+    write(Store(tmp_path), 0)
+    (path,) = (tmp_path / "index").iterdir()
+    line = json.loads(path.read_text())
+    whole = isinstance(record, dict) and len(record) and record != {"metrics": None}
+    line["record"] = line["record"] | record if whole else record
+    path.write_text(json.dumps(line) + "\n" + "[" * 200_000 + "\n")
+    frame = load(tmp_path)
+    assert frame["test_accuracy"].tolist() == [0.5] * 2 and reads == keys(0)
+
+
 def test_many_files_become_one(tmp_path, reads):
     for number in range(70):
         write(Store(tmp_path), number)

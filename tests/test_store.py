@@ -17,7 +17,7 @@ from commands import command
 
 from benchmark import status
 from benchmark.analysis import load
-from benchmark.analysis.results import COLUMNS
+from benchmark.analysis.results import COLUMNS, LABELS
 from benchmark.simulation.run import METRICS, TIMINGS
 from benchmark.store import Store
 
@@ -247,9 +247,13 @@ def test_one_cell_that_is_infeasible_in_a_sweep(tmp_path):
 # --------------------------------------------------------------------------------------- atomicity
 
 
-def fake(key="abc", seed=0):
+KEY = "0123456789abcdef0123"
+
+
+def fake(key=KEY, seed=0):
     config = {"fl": {"declared_byzantine": 1}, "seed": seed}
-    return SimpleNamespace(key=key, labels={}, scenario="x", n=5, f=1, seed=seed, config=config)
+    labels = dict.fromkeys(LABELS, "x")
+    return SimpleNamespace(key=key, labels=labels, scenario="x", n=5, f=1, seed=seed, config=config)
 
 
 class Killed(BaseException):
@@ -304,21 +308,22 @@ def test_a_crash_at_any_moment_leaves_a_whole_cell_or_none(tmp_path, before):
             store.write(fake(seed=1), before, reason="earlier", traceback="earlier")
         work = lambda s=store: s.write(fake(), "done", columns, columns)  # noqa: E731
         finished = with_patches(crashing(crashes + 1), work)
-        found = store.status("abc")
-        assert store.keys() == ([] if found is None else ["abc"])
+        found = Store(store.folder).status(KEY)
+        assert found or not before  # what was stored is not lost
+        assert store.keys() == ([] if found is None else [KEY])
         seen.add(found)
         if found:
-            names = {p.name for p in (store.cells / "abc").iterdir()}
-            summary = json.loads((store.cells / "abc" / "summary.json").read_text())
+            names = {p.name for p in (store.cells / KEY).iterdir()}
+            summary = json.loads((store.cells / KEY / "summary.json").read_text())
             new = summary["reason"] is None
             assert names == (DONE if new else {"config.yaml", "summary.json", "traceback.txt"})
         if finished:
             break
         work()  # the next run
-        assert {p.name for p in (store.cells / "abc").iterdir()} == DONE
-        assert store.keys() == ["abc"] and store.status("abc") == "done"
+        assert {p.name for p in (store.cells / KEY).iterdir()} == DONE
+        assert store.keys() == [KEY] and store.status(KEY) == "done"
         crashes += 1
-    assert crashes > 8 and seen == {before, None, "done"}
+    assert crashes > 8 and seen == {before, "done"}
 
 
 def test_leftovers_do_no_harm(stored, tmp_path, capsys):
@@ -337,20 +342,61 @@ def test_leftovers_do_no_harm(stored, tmp_path, capsys):
     assert ended.code == 0 and "nothing to train, 6 already stored" in ended.out
 
 
+HEX = "0123456789abcdef" * 2
+
+
 def test_what_killed_processes_left_is_removed(tmp_path):
     store = Store(tmp_path)
-    old, new = (tmp_path / "cells" / f".{name}-0123" for name in ("old", "new"))
+    old, new = (tmp_path / "cells" / f".{key}-{HEX}" for key in (KEY, KEY[::-1]))
     for folder in (old, new):
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("")
-    checkpoint = tmp_path / "checkpoints" / ".key-0123"
-    checkpoint.parent.mkdir()
-    checkpoint.write_text("half of")
-    for path in (old, checkpoint):
+    names = (f"checkpoints/.{KEY}-{HEX}", f"plans/.{KEY[:16]}-{HEX}", f"index/.17-{HEX}.jsonl")
+    files = [tmp_path / name for name in names]
+    for path in files:
+        path.parent.mkdir()
+        path.write_text("half of")
+    for path in (old, *files):
         os.utime(path, (0, 0))
     store.plan([], [])
-    assert not old.exists() and not checkpoint.exists()
+    assert not any(path.exists() for path in (old, *files))
     assert new.exists()  # it may be being written
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path):
+    """The folder may be somebody's home."""
+    names = ("code/.git", "cells/.git", "cells/.old", "cells/.a-b", "checkpoints/.ipynb",
+             f"cells/.{KEY}-{HEX}.orig", f"code/.{KEY}-{HEX}", f".{KEY}-{HEX}")  # fmt: skip
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "cells" / f".{KEY}-{HEX}").symlink_to(tmp_path / "code")
+    Store(tmp_path).plan([], [])
+    assert all((tmp_path / name).exists() for name in names)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Store.keys,
+        lambda store: [store.status(KEY) and KEY],
+        lambda store: [r["key"] for r in store.index.records()],
+    ],
+)
+def test_a_cell_that_stepped_aside_returns(tmp_path, ask):
+    """After a process was killed between the two renames of a replacement."""
+    store = Store(tmp_path)
+    store.plan([], [])
+    store.write(fake(), "failed", reason="x", traceback="x")
+    aside = store.cells / f".old-{KEY}-{HEX}"
+    (store.cells / KEY).rename(aside)
+    os.utime(aside, (0, 0))
+    store.plan([], [])
+    assert ask(store) == [KEY] and not aside.exists()
+    shutil.copytree(store.cells / KEY, aside)  # killed after both
+    assert store.keys() == [KEY] and not aside.exists()
+    store.remove(KEY)
+    assert Store(tmp_path).status(KEY) is None and Store(tmp_path).keys() == []
 
 
 def test_two_writers_of_one_cell(tmp_path):
@@ -371,9 +417,9 @@ def test_two_writers_of_one_cell(tmp_path):
     for writer in writers:
         writer.join()
     assert errors == []
-    assert [p.name for p in (tmp_path / "cells").iterdir()] == ["abc"]
+    assert [p.name for p in (tmp_path / "cells").iterdir()] == [KEY]
     rounds = [
-        pq.read_table(tmp_path / "cells" / "abc" / f"{name}.parquet").column("round").to_pylist()
+        pq.read_table(tmp_path / "cells" / KEY / f"{name}.parquet").column("round").to_pylist()
         for name in ("metrics", "timings")
     ]
     assert rounds[0] == rounds[1] and len(set(rounds[0])) == 1

@@ -1,9 +1,14 @@
 """Damaged cells are found, set aside, computed again and never read; others deleted if asked."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
+import warnings
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -15,7 +20,8 @@ from test_index import cell, write
 
 from benchmark import remove, status, verify
 from benchmark.analysis import load
-from benchmark.index import SCHEMA
+from benchmark.config import ConfigError
+from benchmark.index import SCHEMA, UnknownSchema
 from benchmark.keys import KEY_SCHEMA, key_of
 from benchmark.store import Store
 
@@ -94,13 +100,20 @@ def test_a_config_that_is_not_that_of_the_key(store):
 def test_cells_of_an_unknown_schema_are_refused(store, schema, capsys):
     rewritten(store, C, schema=schema)
     shutil.rmtree(store.folder / "index")
-    reason = f"schema {schema}, this version reads {SCHEMA}"
-    assert store.problem(C) == reason
-    with pytest.raises(ValueError, match=rf"^\S*{C}/summary\.json has {reason}$"):
-        load(store.folder)
+    reason = f"{C}/summary.json has schema {schema}, this version reads {SCHEMA}: use the version"
+    for ask in (lambda: store.problem(C), lambda: load(store.folder)):
+        with pytest.raises(UnknownSchema, match=rf"^\S*{reason}"):
+            ask()
+    with pytest.raises(ConfigError, match=reason):  # of a sweep: it must not be replaced either
+        store.status(C)
     assert status.main([f"outputs={store.folder}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and reason in error and len(error.splitlines()) == 1
+    assert verify.main([f"outputs={store.folder}"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert reason in lines[0]
+    assert lines[1:] == ["4 cells: 3 whole, 0 damaged, 1 of another schema"]
+    assert (store.cells / C).exists()
 
 
 @pytest.mark.parametrize("missing", [["key_schema"], ["key_schema", "files", "checksum"]])
@@ -128,6 +141,170 @@ def test_damaged_cells_are_not_read(store, name, capsys):
     said = capsys.readouterr().out
     assert "damaged         1: python -m benchmark.verify outputs=" in said
     assert "missing         0" in said
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.parquet"])
+def test_a_cell_without_a_file_is_not_done(store, name, capsys):
+    (store.cells / B / name).unlink()
+    assert store.status(B) is None and store.status(A) == "done"
+    store.plan([cell(seed) for seed in range(4)], [])
+    assert status.main([f"outputs={store.folder}"]) == 0
+    said = capsys.readouterr().out
+    assert "done            2" in said and "damaged         1" in said
+
+
+def without_labels(summary):
+    del summary["labels"]
+    return json.dumps(summary)
+
+
+CRAFTED = {
+    "nested": lambda _: "[" * 200_000,
+    "a list": lambda _: "[]",
+    "a text as schema": lambda summary: json.dumps(summary | {"schema": "1"}),
+    "a list as status": lambda summary: json.dumps(summary | {"status": []}),
+    "a text as n": lambda summary: json.dumps(summary | {"n": "10"}),
+    "no labels": without_labels,
+    "no attack": lambda summary: json.dumps(summary | {"labels": {}}),
+}
+
+
+@pytest.mark.parametrize("crafted", CRAFTED)
+def test_summaries_that_somebody_crafted(store, crafted, capsys):
+    path = store.cells / B / "summary.json"
+    path.write_text(CRAFTED[crafted](json.loads(path.read_text())))
+    shutil.rmtree(store.folder / "index")
+    assert store.status(B) is None and store.problem(B)
+    with pytest.warns(UserWarning, match=r"1 damaged cells were left out: python"):
+        assert set(load(store.folder)["key"]) == {A, C, D}
+    assert status.main([f"outputs={store.folder}"]) == 0
+    assert "damaged         1: python" in capsys.readouterr().out
+
+
+def test_a_garbled_parquet_is_damage_wherever_it_is_hit(store):
+    path = store.cells / B / "metrics.parquet"
+    whole = path.read_bytes()
+    for place in [*range(0, len(whole), 23), *range(len(whole) - 12, len(whole))]:
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        path.write_bytes(bytes(content))
+        shutil.rmtree(store.folder / "index", ignore_errors=True)
+        with warnings.catch_warnings(action="ignore"):
+            assert set(load(store.folder)["key"]) >= {A, C, D}
+        with suppress(ConfigError):
+            store.last_round(B)
+
+
+def test_the_last_round_of_a_damaged_cell(store):
+    path = store.cells / B / "metrics.parquet"
+    path.write_bytes(path.read_bytes()[:99])
+    words = rf"^{path} is damaged: .*; python -m benchmark.verify outputs={store.folder} sets"
+    with pytest.raises(ConfigError, match=words) as caught:
+        store.last_round(B)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 200_000, "{}", '{"keys": 1}', '{"keys": [[]]}'])
+def test_damaged_plans(store, content, capsys):
+    store.plan([cell(seed) for seed in range(4)], [])
+    store.plan([cell(seed) for seed in range(5)], [])
+    (path,) = [p for p in (store.folder / "plans").iterdir() if cell(4).key in p.read_text()]
+    notes = store.folder / "plans" / "holidays.json"
+    for file in (path, notes):
+        file.write_text(content)
+    assert status.main([f"outputs={store.folder}"]) == 0
+    said = capsys.readouterr().out
+    assert "done            3" in said and "holidays" not in said
+    assert f"{path} is damaged: python -m benchmark.verify outputs={store.folder}\n" in said
+    assert verify.main([f"outputs={store.folder}"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{path.stem}: {path.name}: ") and "; moved to " in lines[0]
+    assert lines[1] == "4 cells: 4 whole, 0 damaged"
+    assert not path.exists() and notes.exists() and len(store.planned()) == 4
+    assert verify.main([f"outputs={store.folder}"]) == 0
+
+
+def test_a_plan_with_other_keys_is_damaged(store):
+    store.plan([cell(seed) for seed in range(4)], [])
+    path = max((store.folder / "plans").iterdir(), key=lambda path: path.stat().st_size)
+    path.write_text(path.read_text().replace(A, A[::-1]))
+    assert A[::-1] not in store.planned() and list(store.damaged_plans) == [path]
+
+
+def test_a_plan_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    store, there = Store(tmp_path), []
+    monkeypatch.setattr(os, "fsync", lambda _: there.append(len(store.planned())))
+    store.plan([cell(0)], [])
+    assert there == [0, 1]  # the file, then the folder
+
+
+def test_a_cell_that_is_written_while_it_is_checked(store, monkeypatch, capsys):
+    real, left = Path.read_bytes, [2]
+
+    def read_bytes(path):
+        if path.name == "metrics.parquet" and path.parent.name == B and left[0]:
+            left[0] -= 1
+            write(store, 1, accuracy=0.1 * left[0])
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert verify.main([f"outputs={store.folder}"]) == 0
+    assert capsys.readouterr().out == "4 cells: 4 whole, 0 damaged\n" and left == [0]
+
+
+def test_a_damaged_cell_that_vanishes(store, monkeypatch, capsys):
+    real = Store.problem
+
+    def problem(self, key):
+        found = real(self, key)
+        if found:
+            self.remove(key)
+        return found
+
+    monkeypatch.setattr(Store, "problem", problem)
+    (store.cells / B / "config.yaml").unlink()
+    assert verify.main([f"outputs={store.folder}"]) == 0
+    assert not list((store.folder / "quarantine").iterdir())
+
+
+def refuse(monkeypatch, number):
+    """Nothing is renamed; root, as whom tests may run, heeds no permissions."""
+
+    def rename(path, target):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+def test_a_store_for_reading_only(store, monkeypatch, capsys):
+    (store.cells / B / "config.yaml").unlink()
+    refuse(monkeypatch, errno.EROFS)
+    assert verify.main([f"outputs={store.folder}"]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        f"{B}: config.yaml is missing; not moved: Read-only file system",
+        "4 cells: 3 whole, 1 damaged",
+    ]
+    assert said.err.startswith(f"error: outputs={store.folder}: Read-only file system; damaged")
+    assert "make it writable" in said.err and len(said.err.splitlines()) == 1
+    with pytest.warns(UserWarning, match="1 damaged"):
+        assert remove.main(["where=seed >= 0", f"outputs={store.folder}"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1
+    assert "Read-only file system; 0 of 3 cells removed: make it writable" in said.err
+
+
+@pytest.mark.parametrize("name", ["plan", "write"])
+def test_a_full_disk_before_anything_is_trained(tmp_path, monkeypatch, name):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Store, name, full)
+    sweep = ["-m", "aggregator=bulyan", "fl.num_byzantine=5", "fl.num_clients=8", "seed=0"]
+    ended = command(*sweep, f"outputs={tmp_path}")
+    assert ended.code == 1 and len(ended.err.splitlines()) == 1
+    assert f"outputs={tmp_path}: [Errno 28] No space left on device; nothing was" in ended.err
+    assert "free space, or choose another folder" in ended.err
 
 
 def test_a_damaged_cell_is_computed_again(tmp_path):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmark.index import LABELS as _LABELS
 from benchmark.index import METRICS, Index
 
-LABELS = ["attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl"]
+LABELS = list(_LABELS)
 # fmt: off
 FACTS = [
     "key", "status", "reason", "scenario", "n", "f", "f_declared", "seed", "num_classes", "seconds",
