@@ -173,7 +173,7 @@ class Submitit(Executor):
                 jobs = [executor.submit(job, group) for group in groups]
         except OSError as error:  # no room, for one
             raise ConfigError(
-                f"executor.folder={self.folder}: {error.strerror or error}: mend that, and the "
+                f"executor.folder={self.folder}: {error.strerror or error}; mend that, and the "
                 "same command goes on"
             ) from None
         except submitit.core.utils.FailedJobError as error:  # SLURM takes no such job
