@@ -137,7 +137,10 @@ def names_of(cells: Path) -> list[str]:
     if any(_OLD.fullmatch(name) for name in names):
         recover(cells)
         names = os.listdir(cells)
-    return sorted(name for name in names if _KEY.fullmatch(name))
+    names = [name for name in names if not name.startswith(".")]
+    # What has neither a cell's name nor its files is somebody else's.
+    ours = lambda name: _KEY.fullmatch(name) or (cells / name / "summary.json").exists()  # noqa: E731
+    return sorted(filter(ours, names))
 
 
 def old_name(key: str) -> str:

@@ -66,6 +66,13 @@ def test_damage_of_any_file_is_found(store, name, damage, capsys):
     assert verify.main([f"outputs={store.folder}"]) == 0
 
 
+def test_what_is_no_cell_stays_where_it_is(store):
+    (store.cells / "thesis").mkdir()
+    (store.cells / "notes.txt").write_text("?")
+    assert verify.main([f"outputs={store.folder}"]) == 0 and len(store.keys()) == 4
+    assert (store.cells / "thesis").exists() and (store.cells / "notes.txt").exists()
+
+
 def test_more_that_is_wrong(store):
     (store.cells / A / "more.txt").write_text("?")
     assert store.problem(A) == "more.txt is not what was written"
