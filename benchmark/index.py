@@ -201,7 +201,7 @@ def settled(folder: Path, look: Callable[[Path], Any]) -> Any:
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         found = os.stat(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_ino, found.st_mtime_ns
 
