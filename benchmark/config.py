@@ -303,9 +303,9 @@ def demand_harmless(config: Any) -> None:
     Raises:
         ConfigError: if they do.
     """
-    hydra = OmegaConf.to_container(config.hydra, resolve=False)
     if OmegaConf.is_interpolation(config, "hydra"):
         raise ConfigError("hydra must not refer to another setting")
+    hydra = OmegaConf.to_container(config.hydra, resolve=False)
     for name, value in hydra.items():
         if str(value).startswith("${"):
             raise ConfigError(f"hydra.{name}={value} must not refer to another setting")

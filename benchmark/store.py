@@ -35,6 +35,7 @@ import yaml
 
 from benchmark.config import ConfigError
 from benchmark.index import (
+    KEY_PATTERN,
     METRICS,
     SCHEMA,
     Damaged,
@@ -57,8 +58,8 @@ from benchmark.keys import KEY_SCHEMA, key_of
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _ATTEMPTS = 3
 _TEMPORARY = {  # by folder: the names of what is being written, and no others
-    "cells": r"\.[0-9a-f]{20}-[0-9a-f]{32}",
-    "checkpoints": r"\.[0-9a-f]{20}-[0-9a-f]{32}",
+    "cells": rf"\.{KEY_PATTERN}-[0-9a-f]{{32}}",
+    "checkpoints": rf"\.{KEY_PATTERN}-[0-9a-f]{{32}}",
     "plans": r"\.[0-9a-f]{16}-[0-9a-f]{32}",
     "index": r"\.\d+-[0-9a-f]{32}\.jsonl",
 }

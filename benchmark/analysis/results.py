@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.index import LABELS as _LABELS
-from benchmark.index import METRICS, Index
+from benchmark.index import LABELS, METRICS, Index
 
-LABELS = list(_LABELS)
 # fmt: off
 FACTS = [
     "key", "status", "reason", "scenario", "n", "f", "f_declared", "seed", "num_classes", "seconds",
