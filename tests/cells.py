@@ -16,6 +16,19 @@ from benchmark.data import Digits
 from benchmark.simulation import simulate
 from benchmark.simulation.streams import generator
 
+# Groups of the configuration, each a folder of choices.
+GROUPS = (
+    "attack",
+    "schedule",
+    "aggregator",
+    "pre_aggregator",
+    "data",
+    "partition",
+    "model",
+    "fl",
+    "engine",
+)
+
 
 @contextmanager
 def composing():
