@@ -92,7 +92,8 @@ class Plan:
         infeasible: those not done that cannot be trained, with their problem.
         todo: those to be trained.
         store, engine: where to, and how.
-        executor, work: where, and what is done there; None if nothing is to be trained.
+        executor: where.
+        work: what is done there; None if nothing is to be trained.
     """
 
     cells: list[Cell]
@@ -129,11 +130,11 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
     for cell in cells:
         if status.get(cell.key) != "done":
             (plan.infeasible if cell.problem else plan.todo).append(cell)
+    plan.executor = _executor(config)
     if plan.todo:
         from benchmark.executors import Work
         from benchmark.simulation.workload import Workloads
 
-        plan.executor = _executor(config)
         workloads = Workloads(engine.device)
         plan.work = Work(engine, config.outputs, workloads)
         checked = [(cell, workloads.problem(cell)) for cell in plan.todo]

@@ -59,9 +59,9 @@ def requirement(thing, limit: int = 200) -> str:
 def state(thing) -> str:
     """How many numbers it remembers between rounds, in terms of n and d."""
     sizes = [(9, 8), (18, 8), (9, 12), (18, 12)]  # clients, and the side of images
-    if _nothing(_after(thing, *sizes[0], rounds=2)):
+    if _nothing(state_after(thing, *sizes[0], rounds=2)):
         return "none"
-    held = [_numbers(_after(thing, *size)) for size in sizes]
+    held = [_numbers(state_after(thing, *size)) for size in sizes]
     terms = [[n * d, d, n, 1] for n, side in sizes for d in [_parameters(side)]]
     coefficients = np.linalg.solve(terms, held)
     names = ("n d", "d", "n")
@@ -82,8 +82,9 @@ def _numbers(state: Any) -> int:
     return sum(int(np.prod(array.shape)) for array in packed(state)[1].values())
 
 
-def _after(thing, n: int, side: int, rounds: int = _ROUNDS) -> Any:
-    """The state of a rule, a stage or an attack after some rounds."""
+def state_after(thing, n: int, side: int, rounds: int = _ROUNDS) -> Any:
+    """The state of a rule, a stage or an attack after some rounds with n clients and a linear model
+    of ten classes and side * side inputs."""
     if isinstance(thing, Attack):
         return _after_attacks(thing, n, side, rounds)
     memory, f = thing.init(), 1 if not feasibility(thing, n, 1) else 0

@@ -57,14 +57,15 @@ class Progress:
         self.failed += outcome.status == "failed"
         now = time.monotonic()
         rate = self.done / max(now - self._began, 1e-9)
+        spoken = f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute"
         failed = f"{self.failed} failed" if self.failed else ""
         if self._bar:
-            self._bar.update(self._task, advance=1, rate=f"{rate:.1f} a second", failed=failed)
+            self._bar.update(self._task, advance=1, rate=spoken, failed=failed)
         elif now - self._said > _EVERY or self.done == self.total:
             self._said = now
             left = (self.total - self.done) / rate
             self._line(
-                f"{self.done}/{self.total} cells, {rate:.1f} a second, {left:.0f} s left"
+                f"{self.done}/{self.total} cells, {spoken}, {left:.0f} s left"
                 + (f", {failed}" if failed else "")
             )
 

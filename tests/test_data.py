@@ -261,6 +261,7 @@ def corrupt_byte(content):
         (".gz", lambda content: gzip.compress(corrupt_byte(content)), "SHA-256"),
         (".gz", lambda content: gzip.compress(content)[:-20], "gzip"),
         (".gz", lambda content: gzip.compress(content)[:10] + bytes(9), "gzip"),
+        (".gz", lambda content: gzip.compress(bytes((1 << 27) + 1)), "larger"),
     ],
 )
 def test_corrupt_idx_is_not_used(mnist, suffix, damage, message):

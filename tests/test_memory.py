@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import attack_table
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from rule_table import TABLE, knowledge
 
 from benchmark.aggregators import GAS, Context, Krum, Rule, Updates
 from benchmark.aggregators.state import packed
+from benchmark.list import state_after
 from benchmark.vectors.cost import peak_memory
 
 SHAPE, F = (25, 400_000), 3  # 40 MB: what else a process allocates is small beside it
@@ -73,6 +75,12 @@ CELLS = {
     "clipped": [*WIDE, "attack=alie", "fl.gradient_clip=1"],
     "local": [*WIDE, "attack=ipm", "fl=fedavg", "fl.momentum=0.5"],
     "several": [*WIDE, "attack=ipm"],
+    "a detector's window": [*WIDE, "attack=ipm", "aggregator=fldetector",
+                            "aggregator.window=2", "fl.rounds=5"],
+    "two windows": [*WIDE, "attack=alie", "aggregator=safeguard", "fl.rounds=3"],
+    "sums": [*WIDE, "attack=ipm", "aggregator=byzantine_sgd", "fl.rounds=3"],
+    "everybody's history": [*WIDE, "attack=min_max", "aggregator=foolsgold", "fl.rounds=3"],
+    "the worst of attacks": [*WIDE, "attack=worst_of", "fl.rounds=3"],
     "a user's model": ["model._target_=__main__.Own", "+model.width=6000", "attack=ipm"],
     "convolutions": [*IMAGES, "attack=ipm"],
     "long batches": [*IMAGES, "attack=alie", "fl.batch_size=100"],
@@ -107,6 +115,32 @@ def test_what_cells_take_is_told_within_a_quarter():
     ratios = in_a_process("predicted")
     assert ratios.keys() == CELLS.keys()
     assert {name: ratio for name, ratio in ratios.items() if not 0.8 < ratio < 1.25} == {}
+
+
+THINGS = {
+    "rules": {line.name: line.thing for line in TABLE if line.name != "foolsgold, output"},
+    "attacks": {name: attack for name, attack, *_ in attack_table.TABLE},
+}  # an output layer is taken to be short: here it is half of everything
+
+
+@pytest.mark.parametrize("kind", THINGS)
+def test_what_states_grow_to_is_told(kind):
+    """Found by running them."""
+    told, found = {}, {}
+    for name, thing in THINGS[kind].items():
+        if not size_of(thing, 9, 8, rounds=2) and not any(thing.state_rows(9)):
+            continue
+        row = 4 * 10 * (12**2 - 8**2)  # bytes that a vector of the larger model has more
+        for n in (9, 18):
+            told[name, n] = thing.state_rows(n)[0]
+            found[name, n] = (size_of(thing, n, 12) - size_of(thing, n, 8)) / row
+    assert len(found) >= 8
+    assert found == pytest.approx(told, abs=0.01)
+
+
+def size_of(thing, *size, **rounds):
+    """Bytes of its state."""
+    return sum(a.nbytes for a in packed(state_after(thing, *size, **rounds))[1].values())
 
 
 @pytest.mark.slow

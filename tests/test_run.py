@@ -50,7 +50,7 @@ def test_a_cell_a_sweep_and_the_status(tmp_path):
     # Not on a terminal: plain lines, no colours and no carriage returns.
     first, last = ended.stderr.splitlines()
     assert first == "training 1 cell"
-    assert re.fullmatch(r"1/1 cells, [\d.]+ a second, 0 s left", last)
+    assert re.fullmatch(r"1/1 cells, [\d.]+ a (second|minute), 0 s left", last)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
 
     sweep = ["-m", "attack=random,sign_flip", "aggregator=krum,bulyan", "seed=0", *TINY]
@@ -334,8 +334,8 @@ def advanced(monkeypatch, terminal):
 def test_plain_lines_are_few_and_tell_the_rest_of_the_time(monkeypatch):
     assert advanced(monkeypatch, terminal=False).splitlines() == [
         "training 4 cells",
-        "2/4 cells, 0.2 a second, 12 s left, 1 failed",
-        "4/4 cells, 0.2 a second, 0 s left, 1 failed",
+        "2/4 cells, 10.0 a minute, 12 s left, 1 failed",
+        "4/4 cells, 10.0 a minute, 0 s left, 1 failed",
     ]
 
 

@@ -332,6 +332,11 @@ class _Component:
         """The state before the first round; None for a stateless component."""
         return None
 
+    def state_rows(self, n: int) -> tuple[float, float]:
+        """How many vectors its state of n clients grows to, in units of d float32 numbers, and how
+        many of them every round makes anew: by this the memory of a run is told in advance."""
+        return 0.0, 0.0
+
     @property
     def title(self) -> str:
         """The class name, for messages."""
@@ -550,6 +555,11 @@ class Chain(Rule):
     def init(self) -> tuple:
         """One state a stage."""
         return tuple(stage.init() for stage in self.stages)
+
+    def state_rows(self, n):
+        """The sums of the stages'."""
+        rows = [stage.state_rows(n) for stage in self.stages]
+        return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""

@@ -62,6 +62,10 @@ class ByzantineSGD(Detector):
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must lie in (0, 1), got {self.delta}")
 
+    def state_rows(self, n):
+        """A vector of each client, and the first model."""
+        return n + 1, n
+
     def accept(self, updates, f, state, context):
         """See `Detector.accept`."""
         ids, m = updates.ids, len(updates)

@@ -36,6 +36,10 @@ class CenteredClipping(Rule):
         positive("tau", self.tau)
         positive("iterations", self.iterations)
 
+    def state_rows(self, n):
+        """The last aggregate."""
+        return 1, 0
+
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
         centre = torch.zeros_like(updates.clients[0]) if state is None else state
@@ -79,6 +83,10 @@ class SequentialClipping(Rule):
         positive("tau", self.tau)
         positive("s", self.s)
         one_of("clip", self.clip, ("clients", "mean"))
+
+    def state_rows(self, n):
+        """The last aggregate."""
+        return 1, 0
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""

@@ -434,6 +434,10 @@ class Auror(Detector):
         if self.warmup < 0:
             raise ValueError(f"warmup must not be negative, got {self.warmup}")
 
+    def state_rows(self, n):
+        """A truth value for each coordinate."""
+        return (0.25, 0.25) if self.warmup else (0, 0)
+
     def accept(self, updates, f, state, context):
         """See `Detector.accept`."""
         m, d = len(updates), updates.clients.shape[1]

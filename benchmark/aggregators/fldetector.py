@@ -61,6 +61,10 @@ class FLDetector(Detector):
         """Defined for every f: it counts nobody."""
         return None
 
+    def state_rows(self, n):
+        """A vector of each client, and the moves and changes of the window."""
+        return n + 2 * self.window + 2, n + 2
+
     def accept(self, updates, f, state, context):
         """See `Detector.accept`."""
         model = context.model.detach().clone()  # the server's own may change after the round

@@ -63,6 +63,10 @@ class FoolsGold(Rule):
         """Defined for every f: it may be most clients that are one."""
         return None
 
+    def state_rows(self, n):
+        """A vector of each client; output layers are short."""
+        return (n, n) if self.features == "all" else (0, 0)
+
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
         compared = updates

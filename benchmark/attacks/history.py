@@ -114,6 +114,10 @@ class PoisonedFL(Attack):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
 
+    def state_rows(self, n):
+        """Signs, what was sent last, and a model."""
+        return 2.25, 1
+
     def step(self, view, state):
         """See `Attack.step`. The state holds the signs, what was sent last, c, and the model at the
         last test and the round of it."""

@@ -95,6 +95,10 @@ class MimicHeuristic(_Copying):
         super().__post_init__()
         positive("warmup", self.warmup)
 
+    def state_rows(self, n):
+        """A mean and a direction, until the choice."""
+        return (2, 2) if self.warmup > 1 else (0, 0)
+
     def craft(self, view, known, state):
         """See `Informed.craft`. The state is the id of the target, or what is needed to choose it:
         rounds, mean, direction and the sums by client id."""

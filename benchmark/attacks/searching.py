@@ -378,6 +378,11 @@ class WorstOf(Attack):
         """One state an attack."""
         return tuple(member.init() for member in self.members)
 
+    def state_rows(self, n):
+        """The sums of the attacks'."""
+        rows = [member.state_rows(n) for member in self.members]
+        return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
+
     def step(self, view, state):
         """See `Attack.step`. Where there is no honest client the first attack is taken."""
         steps = [member.step(view.only(member.reads), before)

@@ -63,6 +63,10 @@ class HybridSparse(Informed):
             return f"HybridSparse needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
         return super().check(n, f)
 
+    def state_rows(self, n):
+        """The mask."""
+        return self.fraction, 0 if self.fixed else self.fraction
+
     def craft(self, view, known, state):
         """See `Informed.craft`. The state is the mask: the ascending numbers of its coordinates."""
         mean, std = view.mean_and_std(self.knowledge)

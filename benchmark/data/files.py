@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from benchmark.data.base import DataError
 
 ATTEMPTS = 3
+_LARGEST = 1 << 27  # bytes, twice the largest file there is: a few that expand to many stop here
 PAUSE = 1.0  # seconds before the second attempt; twice that before the third
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -42,16 +43,19 @@ def read_verified(path: Path, sha256: str) -> bytes:
     """Content of a file, decompressed if it is a gzip, with the given SHA-256.
 
     Raises:
-        DataError: the file cannot be read, is cut short, or has another checksum.
+        DataError: the file cannot be read, is cut short, is too large or has another checksum.
     """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":  # by content, as some servers decompress on the way
-            content = gzip.decompress(content)
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"  # by content: some servers decompress on the way
+        with (gzip.open if zipped else open)(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is corrupt: incomplete or damaged gzip") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > _LARGEST:
+        raise DataError(f"{path} is corrupt: larger than any file of these data")
     check_sha256(path, hashlib.sha256(content).hexdigest(), sha256)
     return content
 

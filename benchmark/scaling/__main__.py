@@ -24,6 +24,10 @@ from benchmark.scaling.measure import aggregations, rates, sweeps
 from benchmark.scaling.plots import scaling_figure
 
 _QUICK_SIZES, _QUICK_SHARE = 3, 100
+_QUICK_NOTE = (
+    "quick=true: at these sizes time is mostly overhead. Exponents, rates and the estimate mean "
+    "nothing; it only tries the programme."
+)
 
 
 @dataclass
@@ -140,6 +144,7 @@ def main(arguments: list[str]) -> None:
     cluster = Cluster(settings.nodes, settings.cores, settings.memory_gb, settings.memory_gb_s,
                       settings.network_gb_s)  # fmt: skip
     text = report(settings.clients, settings.parameters, cluster, speed)
+    text = f"{_QUICK_NOTE}\n\n{text}" if settings.quick else text
     print(f"\n{text}")
     table.to_csv(folder / "measured.csv", index=False)
     fitted.to_csv(folder / "exponents.csv", index=False)

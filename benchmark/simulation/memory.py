@@ -1,9 +1,10 @@
 """How much memory cells take at their peak, told in advance.
 
-What a cell holds from round to round is exact: rows of d numbers. What comes and goes within a
-round is the larger of the activations of everybody's gradients, those of an evaluation, and what
-attacks and rules need besides. The data, and Python with its libraries, are not counted, nor what
-the C library keeps of memory that was freed, up to a third more.
+What a cell holds from round to round is exact: rows of d numbers, and the states of its attack and
+its rule. What comes and goes within a round is the largest of the activations of everybody's
+gradients, those of an evaluation, and what attacks and rules need besides. The data, and Python
+with its libraries, are not counted, nor what the C library keeps of memory that was freed, up to a
+third more.
 """
 
 import math
@@ -21,28 +22,29 @@ _FLOAT = 4
 def block_bytes(cells: list, workload) -> int:
     """Bytes that cells of one group take when they are trained in lockstep."""
     held = sum(held_bytes(cell, workload) for cell in cells)
-    passing = [passing_bytes(cell, workload) for cell in cells]
+    gradients = [_gradient_bytes(cell, workload) for cell in cells]
     together = cells[0].fl.algorithm == "fedavg" or workload.model.lockstep(
         _computing(cells[0]) * cells[0].fl.batch_size
     )
-    return held + (sum(passing) if together else max(passing))
+    one_by_one = max(_passing_bytes(cell, workload) for cell in cells)
+    return held + max((sum if together else max)(gradients), one_by_one)
 
 
 def held_bytes(cell, workload) -> int:
-    """Bytes of the vectors that a cell holds: updates, momenta by client, model."""
+    """Bytes of the vectors that a cell holds: updates, momenta by client, model, states."""
     sampled = participants(cell.fl)
     rows = sampled + min(cell.f, sampled) + 1
     if cell.fl.momentum_of("worker")[0] and not keeps_rows(cell):
         rows += cell.n
     if cell.fl.momentum_of("server")[0]:
         rows += 1
-    return rows * _row(workload)
+    return int((rows + _states(cell)[0]) * _row(workload))
 
 
-def passing_bytes(cell, workload) -> int:
-    """Bytes at the peak within a round, beyond what is held."""
+def _gradient_bytes(cell, workload) -> int:
+    """Bytes at the peak of computing the updates, beyond what is held."""
     fl, model, row = cell.fl, workload.model, _row(workload)
-    given, (forward, whole) = math.prod(workload.dataset.input_shape), workload.activations
+    given, (_, whole) = math.prod(workload.dataset.input_shape), workload.activations
     clients = _computing(cell)
     local = fl.algorithm == "fedavg"
     batch = filled_batch(fl.batch_size, model) if local else fl.batch_size
@@ -51,10 +53,23 @@ def passing_bytes(cell, workload) -> int:
         gradients += clients * row  # models of their own, or gradients to be clipped
     if isinstance(model, TorchModel):
         gradients += 2 * clients * row  # autograd's, and all of them in one matrix
+    return gradients
+
+
+def _passing_bytes(cell, workload) -> int:
+    """Bytes at the peak of an attack, an aggregation or an evaluation, beyond what is held."""
+    given, (forward, _) = math.prod(workload.dataset.input_shape), workload.activations
     largest = max(len(workload.splits[name][1]) for name in ("test", "validation"))
-    evaluation = _FLOAT * min(chunk_of(model), largest) * (given + forward)
-    between = (cell.f + 3) * row  # what is sent, the aggregate, and means
-    return max(gradients, evaluation, between)
+    evaluation = _FLOAT * min(chunk_of(workload.model), largest) * (given + forward)
+    sent = (cell.f + 3) * _row(workload)  # what is sent, the aggregate, and means
+    # A state is never changed in place: what is new is there before what it replaces goes.
+    return max(evaluation, sent + _states(cell)[1] * _row(workload))
+
+
+def _states(cell) -> tuple[float, float]:
+    """Rows that the states of the rule and the attack have, and how many a round makes anew."""
+    rows = [part.state_rows(cell.n) for part in (cell.rule, cell.attack)]
+    return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
 
 
 def _row(workload) -> int:
