@@ -19,7 +19,7 @@ setup: $(READY)  ## make .venv with the pinned requirements
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Writes the bytecode of what is used (pip would for all, in a minute) and numba's cache.
 	$(BIN)/python -m benchmark.run fl.rounds=1 outputs=$(VENV)/first >/dev/null

@@ -343,31 +343,32 @@ def with_path(folder):
 def test_jobs_of_submitit(tmp_path, monkeypatch, number):
     """The same bits, though a job is lost in its midst."""
     sweep = slow(tmp_path, f"+aggregator.signal={number}", "seed=0,1,2,3")
-    there = ["executor=submitit", "executor.cluster=local", "executor.jobs=2"]
-    ended = swept(tmp_path, *sweep, *there, "outputs=there")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    logs = submitted(tmp_path, monkeypatch, *sweep, "executor.jobs=2")
     assert (tmp_path / "sent").exists()
-    assert "4 cells: 4 trained" in ended.stdout
-    logs = "".join(p.read_text() for p in (tmp_path / "submitit").glob("*_log.*"))
     assert ("Requeued job" in logs) == (number == 12)
     check_as_here(tmp_path, sweep, 4, monkeypatch)
+
+
+def submitted(folder, monkeypatch, *sweep):
+    """Four cells, trained in jobs of submitit on this machine: what these write into logs."""
+    monkeypatch.setenv("PYTHONPATH", with_path(folder)["PYTHONPATH"])
+    monkeypatch.syspath_prepend(folder)
+    logs = folder / "submitit"
+    there = ["executor=submitit", "executor.cluster=local", f"executor.folder={logs}"]
+    ended = command(*sweep, *there, f"outputs={folder / 'there'}")
+    assert ended.code == 0 and "4 cells: 4 trained" in ended.out, ended
+    return "".join(path.read_text() for path in logs.glob("*_log.*"))
 
 
 @pytest.mark.faults
 def test_a_job_out_of_time(tmp_path, monkeypatch):
     """It is queued again, and computes what was not finished: of the third cell two rounds once
     more."""
-    start, root = local.start_controller, Path(__file__).resolve().parents[1]
+    start = local.start_controller
     early = {"signal_delay_s": 45}  # before the minute is over
     monkeypatch.setattr(local, "start_controller", lambda **given: start(**given | early))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
-    monkeypatch.syspath_prepend(tmp_path)
     sweep = [*slow(tmp_path, "+aggregator.stuck_at=6", "seed=0,1,2,3"), "engine.memory_gb=2e-4"]
-    there = ["executor=submitit", "executor.cluster=local", "executor.jobs=1",
-             "executor.timeout_min=1", f"executor.folder={tmp_path / 'submitit'}"]  # fmt: skip
-    ended = command(*sweep, *there, f"outputs={tmp_path / 'there'}")
-    assert ended.code == 0 and "4 cells: 4 trained" in ended.out, ended
-    logs = "".join(p.read_text() for p in (tmp_path / "submitit").glob("*_log.*"))
+    logs = submitted(tmp_path, monkeypatch, *sweep, "executor.jobs=1", "executor.timeout_min=1")
     assert "this job is timed-out" in logs and "Requeued job" in logs
     assert (tmp_path / "steps").stat().st_size == 4 * 2 + 2
     check_as_here(tmp_path, sweep, 4, monkeypatch)

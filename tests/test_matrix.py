@@ -21,9 +21,6 @@ pytestmark = pytest.mark.slow
 SETTINGS = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.rounds=2", "fl.evaluate_every=2"]
 SETTINGS += ["model=logistic", "seed=0"]
 ATTACKS = [name for name in choices("attack") if not is_variant("attack", name)]
-
-
-SEARCHING = [name for name in ATTACKS if hasattr(component("attack", name), "evaluations")]
 FEW = ["attack.evaluations=4"]  # questions, fewer than by default
 
 
@@ -46,8 +43,9 @@ def check_finite(jobs):
 
 def pairs(defences):
     """Every sixth pair of an attack and a defence; a defence is a list of overrides."""
+    searching = {name for name in ATTACKS if hasattr(component("attack", name), "evaluations")}
     return [
-        [f"attack={attack}", *(FEW if attack in SEARCHING else []), *defence]
+        [f"attack={attack}", *(FEW if attack in searching else []), *defence]
         for i, attack in enumerate(ATTACKS)
         for j, defence in enumerate(defences)
         if (i + j) % 6 == 0
