@@ -9,6 +9,7 @@ import sys
 
 import hydra
 from hydra._internal import hydra as internals
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -64,6 +65,8 @@ def main() -> None:
 
     allow_typed(sys.argv[1:])
     sys.argv[1:] = map(as_name, sys.argv[1:])
+    if get_args_parser().parse_known_args()[0].experimental_rerun is not None:
+        sys.exit("error: --experimental-rerun: no file is unpickled; give the command again")
     theirs, internals.ConfigLoaderImpl = internals.ConfigLoaderImpl, _Loader
     try:
         _hydra_main()

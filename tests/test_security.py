@@ -156,6 +156,13 @@ def test_hydra_imports_nothing_for_a_preset(run, theirs, lines, words):
     assert not (theirs / "was_imported").exists() and not (theirs / "outputs").exists()
 
 
+@pytest.mark.parametrize("switch", ["--experimental-rerun", "--exp"])
+def test_hydra_unpickles_no_job(tmp_path, switch):
+    (tmp_path / "config.pickle").write_bytes(b"cos\n_exit\n(I3\ntR.")  # would end this process
+    ended = command(f"{switch}={tmp_path / 'config.pickle'}")
+    assert refused(ended, "--experimental-rerun: no file is unpickled")
+
+
 @pytest.mark.parametrize("group", ["launcher", "sweeper", "callbacks", "job_logging"])
 def test_hydra_imports_nothing_for_a_group_of_its_own(run, theirs, group):
     """A file that is chosen is not merged into anything, as lines of a preset are."""
