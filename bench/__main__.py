@@ -1,6 +1,6 @@
 """Speed, as ratios: `make bench`, or ``python -m bench [sections] [--peers] [--tutorial FILE]``.
 
-Sections: startup, compose, sweep, executors, kernels, attacks, tutorial, mlp, cnn; all of them by default. The last
+Sections: startup, compose, sweep, executors, gradients, kernels, attacks, tutorial, mlp, cnn; all of them by default. The last
 three are of whole processes, start-up included. `--peers` runs ByzFL 0.0.11 in the same run (extra `peers`; minutes for the MLP, a
 quarter of an hour for the CNN) with two step counts, and extrapolates linearly to 300 steps;
 `--tutorial` takes the tutorial's document and times its script as printed. Without them the ratios
@@ -22,6 +22,7 @@ SECTIONS = (
     "compose",
     "sweep",
     "executors",
+    "gradients",
     "kernels",
     "attacks",
     "tutorial",
@@ -140,6 +141,50 @@ def sweep() -> None:
             line(f"  gather them when stored, {name} (limit 10 s)", f"{rows:,} rows, {taken:.1f} s")
             for path in (Path(folder) / "index").iterdir():
                 path.unlink()
+
+
+# Multiplications and additions of a gradient of one image: the forward products, those for the
+# weights, and those for the inputs of every layer but the first.
+FIRST = {"mlp": 784 * 100, "cnn": 24 * 24 * 25 * 20}
+OTHERS = {"mlp": 100 * 10, "cnn": 8 * 8 * 500 * 50 + 800 * 500 + 500 * 10}
+FLOP = {model: 2 * (2 * FIRST[model] + 3 * OTHERS[model]) for model in FIRST}
+
+
+def gradients() -> None:
+    """A round's gradients of ten honest clients x 25 images, on one thread as in the grids below,
+    against one large matrix product; momentum and weight decay included."""
+    import numba
+    import torch
+    from hydra import initialize_config_dir
+
+    from benchmark.composer import Composer
+    from benchmark.config import conf_dir
+    from benchmark.simulation.clients import gradients as compute
+    from benchmark.simulation.run import Run
+    from benchmark.simulation.workload import Workloads
+    from benchmark.vectors.cost import seconds
+
+    threads = torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
+    side, workloads = 2048, Workloads("cpu")
+    square = torch.randn(side, side)
+    limit = 2 * side**3 / seconds(lambda: square @ square) / 1e9
+    line("gradients, one thread: a product of 2,048 x 2,048", f"{limit:.0f} GFLOP/s")
+    common = [part for part in GRID if not part.startswith(("fl.num_byzantine", "agg", "attack."))]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for model in FLOP:
+            hidden = ["model.hidden=[100]"] * (model == "mlp")
+            cell = Composer().cell([*common, f"model={model}", *hidden, "fl.num_byzantine=4"])
+            run = Run(cell, workloads.of(cell))
+            run.start_round(1)
+            with torch.no_grad():
+                taken = seconds(lambda: compute([run], 1), 10)  # noqa: B023
+            rate = FLOP[model] * len(run.computing) * cell.fl.batch_size / taken / 1e9
+            line(f"  {model}, {len(run.computing)} clients", f"{taken * 1e3:.1f} ms, {rate:.0f} GFLOP/s, "
+                 f"{rate / limit:.2f} of the product's (limit 1)")  # fmt: skip
+    numba.set_num_threads(threads)
+    torch.set_num_threads(threads)
 
 
 # name: (family, f, limit of the time over the family's unit, least ratio to ByzFL's time)
@@ -297,7 +342,7 @@ def main() -> None:
     parser.add_argument("--tutorial", type=Path, help="the tutorial's document")
     arguments = parser.parse_args()
     simple = {"startup": startup, "compose": compose, "sweep": sweep, "executors": executors,
-              "attacks": attacks}  # fmt: skip
+              "gradients": gradients, "attacks": attacks}  # fmt: skip
     for section in arguments.sections or SECTIONS:
         if section == "tutorial":
             tutorial(arguments.tutorial)
