@@ -7,6 +7,20 @@ import shlex
 import signal
 import sys
 
+
+def _how_to_go_on() -> str:
+    again = shlex.join(["python", "-m", "benchmark.run", *sys.argv[1:]])
+    return f"interrupted; what is finished is stored, go on with: {again}"
+
+
+def _interrupted(*_) -> None:
+    print(_how_to_go_on(), file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+if __name__ == "__main__":  # a Ctrl-C before `main` can catch it; nothing is being written yet
+    signal.signal(signal.SIGINT, _interrupted)
+
 import hydra
 from hydra._internal import hydra as internals
 from hydra._internal.utils import get_args_parser
@@ -61,18 +75,22 @@ def main() -> None:
     """Run, and turn errors that are the user's into one line."""
     _ended.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise; how errors are shown is decided here
-    from benchmark.data import DataError
-
-    allow_typed(sys.argv[1:])
-    sys.argv[1:] = map(as_name, sys.argv[1:])
-    if get_args_parser().parse_known_args()[0].experimental_rerun is not None:
-        sys.exit("error: --experimental-rerun: no file is unpickled; give the command again")
-    theirs, internals.ConfigLoaderImpl = internals.ConfigLoaderImpl, _Loader
+    theirs = internals.ConfigLoaderImpl
     try:
+        from benchmark.data import DataError
+
+        allow_typed(sys.argv[1:])
+        sys.argv[1:] = map(as_name, sys.argv[1:])
+        if get_args_parser().parse_known_args()[0].experimental_rerun is not None:
+            raise ConfigError("--experimental-rerun: no file is unpickled; give the command again")
+        internals.ConfigLoaderImpl = _Loader
         _hydra_main()
         if "error" in _ended:
             raise _ended["error"]
         sys.exit(1 if _ended.get("failed") else 0)
+    except KeyboardInterrupt:
+        print(_how_to_go_on(), file=sys.stderr)
+        sys.exit(130)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except ValueError as error:
@@ -82,10 +100,6 @@ def main() -> None:
         sys.exit(f"error: {' '.join(given) or error}: the choice of a config group must be a name")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {one_line(error)}")
-    except KeyboardInterrupt:
-        again = shlex.join(["python", "-m", "benchmark.run", *sys.argv[1:]])
-        print(f"interrupted; what is finished is stored, go on with: {again}", file=sys.stderr)
-        sys.exit(130)
     finally:
         internals.ConfigLoaderImpl = theirs
 
@@ -96,7 +110,8 @@ def _leave() -> None:
     To be terminated is to be interrupted: workers finish writing.
     """
     gc.set_threshold(100_000)  # what is imported stays: looking through it takes much of the start
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         main()
         code = 0

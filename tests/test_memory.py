@@ -81,6 +81,11 @@ CELLS = {
     "sums": [*WIDE, "attack=ipm", "aggregator=byzantine_sgd", "fl.rounds=3"],
     "everybody's history": [*WIDE, "attack=min_max", "aggregator=foolsgold", "fl.rounds=3"],
     "the worst of attacks": [*WIDE, "attack=worst_of", "fl.rounds=3"],
+    "groups": [*WIDE, "attack=ipm", "aggregator=gas", "fl.rounds=2"],
+    "counts": [*WIDE, "attack=anti_lasa", "aggregator=mean", "fl.rounds=2"],
+    "models of the attacker's": [*WIDE, "attack=model_replacement", "aggregator=mean"],
+    "more of them": [*WIDE, "attack=alternating_minimisation", "aggregator=mean"],
+    "a mask": [*WIDE, "attack=neurotoxin", "aggregator=mean", "fl.rounds=2"],
     "a user's model": ["model._target_=__main__.Own", "+model.width=6000", "attack=ipm"],
     "convolutions": [*IMAGES, "attack=ipm"],
     "long batches": [*IMAGES, "attack=alie", "fl.batch_size=100"],
@@ -90,7 +95,7 @@ CELLS = {
 
 # One of each kind; the others are slow.
 USUAL = ("krum", "worker momentum", "several", "local", "two windows", "a user's model",
-         "convolutions")  # fmt: skip
+         "convolutions", "groups", "models of the attacker's")  # fmt: skip
 
 
 def predicted(*names: str) -> dict:
@@ -127,8 +132,8 @@ def test_what_cells_take_is_told_within_a_quarter(names):
 
 THINGS = {
     "rules": {line.name: line.thing for line in TABLE if line.name != "foolsgold, output"},
-    "attacks": {name: attack for name, attack, *_ in attack_table.TABLE},
-}  # an output layer is taken to be short: here it is half of everything
+    "attacks": {name: thing for name, thing, *_ in attack_table.TABLE if "hybrid" not in name},
+}  # the output layer is half of everything here; elsewhere it is short, and matrices are most
 
 
 @pytest.mark.parametrize("kind", THINGS)
@@ -136,13 +141,13 @@ def test_what_states_grow_to_is_told(kind):
     """Found by running them."""
     told, found = {}, {}
     for name, thing in THINGS[kind].items():
-        if not size_of(thing, 9, 8, rounds=2) and not any(thing.state_rows(9)):
+        if not size_of(thing, 9, 8, rounds=2) and not any(thing.state_rows(9, 99)):
             continue
         row = 4 * 10 * (12**2 - 8**2)  # bytes that a vector of the larger model has more
         for n in (9, 18):
-            told[name, n] = thing.state_rows(n)[0]
+            told[name, n] = thing.state_rows(n, 99)[0]
             found[name, n] = (size_of(thing, n, 12) - size_of(thing, n, 8)) / row
-    assert len(found) >= 8
+    assert len(found) >= 6
     assert found == pytest.approx(told, abs=0.01)
 
 

@@ -332,10 +332,15 @@ class _Component:
         """The state before the first round; None for a stateless component."""
         return None
 
-    def state_rows(self, n: int) -> tuple[float, float]:
-        """How many vectors its state of n clients grows to, in units of d float32 numbers, and how
-        many of them every round makes anew: by this the memory of a run is told in advance."""
+    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
+        """How many vectors its state of n clients grows to in so many rounds, in units of d float32
+        numbers, and how many of them every round makes anew."""
         return 0.0, 0.0
+
+    def scratch_rows(self, n: int, f: int) -> float:
+        """How many vectors a step makes besides, for a while, if they are more than the f + 3 that
+        the server makes. By both the memory of a run is told in advance."""
+        return 0.0
 
     @property
     def title(self) -> str:
@@ -556,10 +561,14 @@ class Chain(Rule):
         """One state a stage."""
         return tuple(stage.init() for stage in self.stages)
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """The sums of the stages'."""
-        rows = [stage.state_rows(n) for stage in self.stages]
+        rows = [stage.state_rows(n, rounds) for stage in self.stages]
         return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
+
+    def scratch_rows(self, n, f):
+        """The most that any of the stages makes."""
+        return max(stage.scratch_rows(n, f) for stage in self.stages)
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""

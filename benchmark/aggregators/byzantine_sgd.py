@@ -62,7 +62,7 @@ class ByzantineSGD(Detector):
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must lie in (0, 1), got {self.delta}")
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """A vector of each client, and the first model."""
         return n + 1, n
 

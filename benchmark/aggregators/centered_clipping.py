@@ -36,7 +36,7 @@ class CenteredClipping(Rule):
         positive("tau", self.tau)
         positive("iterations", self.iterations)
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """The last aggregate."""
         return 1, 0
 
@@ -84,7 +84,7 @@ class SequentialClipping(Rule):
         positive("s", self.s)
         one_of("clip", self.clip, ("clients", "mean"))
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """The last aggregate."""
         return 1, 0
 

@@ -434,7 +434,7 @@ class Auror(Detector):
         if self.warmup < 0:
             raise ValueError(f"warmup must not be negative, got {self.warmup}")
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """A truth value for each coordinate."""
         return (0.25, 0.25) if self.warmup else (0, 0)
 

@@ -61,9 +61,9 @@ class FLDetector(Detector):
         """Defined for every f: it counts nobody."""
         return None
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """A vector of each client, and the moves and changes of the window."""
-        return n + 2 * self.window + 2, n + 2
+        return n + 2 * min(self.window, rounds) + 2, n + 2
 
     def accept(self, updates, f, state, context):
         """See `Detector.accept`."""

@@ -63,7 +63,7 @@ class FoolsGold(Rule):
         """Defined for every f: it may be most clients that are one."""
         return None
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """A vector of each client; output layers are short."""
         return (n, n) if self.features == "all" else (0, 0)
 

@@ -58,7 +58,7 @@ class Safeguard(Detector):
         if self.T1 is not None and self.T1 < self.T0:
             raise ValueError(f"T1 must be at least T0, got T1={self.T1}, T0={self.T0}")
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """A vector of each client for each window."""
         return (n, n) if self.T1 is None else (2 * n, 2 * n)
 

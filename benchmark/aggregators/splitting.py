@@ -72,6 +72,10 @@ class GAS(Rule):
         """What the rule demands."""
         return self._base.check(n, f)
 
+    def scratch_rows(self, n, f):
+        """The vectors in the order of ids, and the groups."""
+        return n + 3.5
+
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
         n, d = len(updates), updates.clients.shape[1]

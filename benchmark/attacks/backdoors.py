@@ -262,6 +262,10 @@ class _TrainedBackdoor(_Backdoor):
         for name in ("local_steps", "batch_size", "learning_rate"):
             positive(name, getattr(self, name))
 
+    def scratch_rows(self, n, f):
+        """Models, gradients and moves of every Byzantine client; measured."""
+        return 5.5 * f + 2
+
     def poisoned(self, local, indices: np.ndarray) -> tuple:
         """Examples (f, size, ...) and labels, the first of each client's with the trigger."""
         x, y = local.examples(indices)
@@ -509,6 +513,10 @@ class AlternatingMinimisation(_Patch, _TrainedBackdoor):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         positive_if_set("boost", self.boost)
+
+    def scratch_rows(self, n, f):
+        """Like the others, and a second gradient."""
+        return 6.5 * f + 3
 
     def step(self, view, state):
         """See `Attack.step`."""

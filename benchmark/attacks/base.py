@@ -240,10 +240,15 @@ class Attack:
         """The state before the first round; None for a stateless attack."""
         return None
 
-    def state_rows(self, n: int) -> tuple[float, float]:
-        """How many vectors its state of n clients grows to, in units of d float32 numbers, and how
-        many of them every round makes anew: by this the memory of a run is told in advance."""
+    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
+        """How many vectors its state of n clients grows to in so many rounds, in units of d float32
+        numbers, and how many of them every round makes anew."""
         return 0.0, 0.0
+
+    def scratch_rows(self, n: int, f: int) -> float:
+        """How many vectors a step makes besides, for a while, if they are more than the f + 3 that
+        the server makes. By both the memory of a run is told in advance."""
+        return 0.0
 
     def poison(self, batch: Batch) -> Batch:
         """The batch that a Byzantine client trains on, given its own, which stays as it is."""

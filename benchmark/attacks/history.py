@@ -114,7 +114,7 @@ class PoisonedFL(Attack):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """Signs, what was sent last, and a model."""
         return 2.25, 1
 

@@ -95,7 +95,7 @@ class MimicHeuristic(_Copying):
         super().__post_init__()
         positive("warmup", self.warmup)
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """A mean and a direction, until the choice."""
         return (2, 2) if self.warmup > 1 else (0, 0)
 

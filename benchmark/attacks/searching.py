@@ -378,10 +378,15 @@ class WorstOf(Attack):
         """One state an attack."""
         return tuple(member.init() for member in self.members)
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """The sums of the attacks'."""
-        rows = [member.state_rows(n) for member in self.members]
+        rows = [member.state_rows(n, rounds) for member in self.members]
         return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
+
+    def scratch_rows(self, n, f):
+        """What each of them would send, and what the most demanding one needs."""
+        most = max(member.scratch_rows(n, f) for member in self.members)
+        return max(most, 2 * f + 2 * len(self.members) + 1)
 
     def step(self, view, state):
         """See `Attack.step`. Where there is no honest client the first attack is taken."""

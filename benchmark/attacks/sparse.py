@@ -63,9 +63,9 @@ class HybridSparse(Informed):
             return f"HybridSparse needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
         return super().check(n, f)
 
-    def state_rows(self, n):
+    def state_rows(self, n, rounds):
         """The mask."""
-        return self.fraction, 0 if self.fixed else self.fraction
+        return 2 * self.fraction, 0 if self.fixed else 2 * self.fraction
 
     def craft(self, view, known, state):
         """See `Informed.craft`. The state is the mask: the ascending numbers of its coordinates."""
@@ -137,6 +137,10 @@ class AntiLASA(Informed):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
         positive("large", self.large)
+
+    def scratch_rows(self, n, f):
+        """What is counted, a number for each client and coordinate."""
+        return n - f + 2
 
     def craft(self, view, known, state):
         """See `Informed.craft`."""

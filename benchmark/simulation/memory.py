@@ -38,6 +38,8 @@ def held_bytes(cell, workload) -> int:
         rows += cell.n
     if cell.fl.momentum_of("server")[0]:
         rows += 1
+    if Knowledge.HISTORY in cell.attack.reads:
+        rows += 1
     return int((rows + _states(cell)[0]) * _row(workload))
 
 
@@ -63,12 +65,14 @@ def _passing_bytes(cell, workload) -> int:
     evaluation = _FLOAT * min(chunk_of(workload.model), largest) * (given + forward)
     sent = (cell.f + 3) * _row(workload)  # what is sent, the aggregate, and means
     # A state is never changed in place: what is new is there before what it replaces goes.
-    return max(evaluation, sent + _states(cell)[1] * _row(workload))
+    renewed = _states(cell)[1] * _row(workload)
+    scratch = max(part.scratch_rows(cell.n, cell.f) for part in (cell.rule, cell.attack))
+    return int(max(evaluation, sent + renewed, scratch * _row(workload) + renewed))
 
 
 def _states(cell) -> tuple[float, float]:
     """Rows that the states of the rule and the attack have, and how many a round makes anew."""
-    rows = [part.state_rows(cell.n) for part in (cell.rule, cell.attack)]
+    rows = [part.state_rows(cell.n, cell.fl.rounds) for part in (cell.rule, cell.attack)]
     return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
 
 
