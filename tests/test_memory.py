@@ -16,6 +16,7 @@ from rule_table import TABLE, knowledge
 
 from benchmark.aggregators import GAS, Context, Krum, Rule, Updates
 from benchmark.aggregators.state import packed
+from benchmark.catalogue import choices, is_variant
 from benchmark.list import state_after
 from benchmark.vectors.cost import peak_memory
 
@@ -110,7 +111,7 @@ def predicted(*names: str) -> dict:
     workloads, ratios = Workloads("cpu"), {}
     with composing() as compose:
         for name in names:
-            settings = CELLS[name]
+            settings = CELLS.get(name) or [*WIDE, *name.split(), "fl.rounds=2"]
             seeds = range(4 if name == "several" else 1)
             cells = [compose(*common, *settings, f"seed={seed}") for seed in seeds]
             workload = workloads.of(cells[0])
@@ -122,8 +123,14 @@ def predicted(*names: str) -> dict:
 
 
 @pytest.mark.skipif(np.isnan(peak_memory(lambda: None)), reason="only Linux tells the peak memory")
-@pytest.mark.parametrize("names", [USUAL, pytest.param([*CELLS], marks=pytest.mark.slow)],
-                         ids=["usual", "all"])  # fmt: skip
+@pytest.mark.parametrize("names", [
+    USUAL,
+    pytest.param([*CELLS], marks=pytest.mark.slow),
+    pytest.param([f"aggregator={r} attack=ipm" for r in choices("aggregator")
+                  if not is_variant("aggregator", r)], marks=pytest.mark.slow),
+    pytest.param([f"attack={a} aggregator=mean" for a in choices("attack")
+                  if not is_variant("attack", a)], marks=pytest.mark.slow),
+], ids=["usual", "all", "rules", "attacks"])  # fmt: skip
 def test_what_cells_take_is_told_within_a_quarter(names):
     ratios = in_a_process("predicted", *names)
     assert list(ratios) == list(names)
