@@ -10,6 +10,7 @@ import torch
 from hydra import initialize_config_dir
 
 from benchmark.attacks import Batch
+from benchmark.catalogue import choices, is_variant
 from benchmark.composer import Composer
 from benchmark.config import Engine, conf_dir
 from benchmark.data import Digits
@@ -45,6 +46,11 @@ def trained(*cells, workloads=None):
     outcomes = {id(o.cell): o for o in simulate(cells, Engine(), workloads)}
     assert [o.traceback for o in outcomes.values()] == [None] * len(cells)
     return [outcomes[id(cell)].metrics for cell in cells]
+
+
+def originals(group):
+    """The choices of a group that are no variants of others."""
+    return [name for name in choices(group) if not is_variant(group, name)]
 
 
 def thinned(values):

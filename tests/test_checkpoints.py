@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from cells import composing, thinned
+from cells import composing, originals, thinned
 
-from benchmark.catalogue import choices, component, is_variant
+from benchmark.catalogue import choices, component
 from benchmark.checkpoints import Checkpoints
 from benchmark.config import Engine
 from benchmark.executors import Work
@@ -81,23 +81,19 @@ def check_resumed(cells, folder, monkeypatch):
         assert outcome.timings["round"] == expected[key].timings["round"]
 
 
-def names(group):
-    return [name for name in choices(group) if not is_variant(group, name)]
-
-
 @pytest.mark.parametrize("third", thinned(range(3)))
 def test_every_attack(compose, tmp_path, monkeypatch, third):
     """Among them those that remember, search, and train models of their own."""
-    few = {name: ["attack.evaluations=4"] for name in names("attack")
+    few = {name: ["attack.evaluations=4"] for name in originals("attack")
            if hasattr(component("attack", name), "evaluations")}  # fmt: skip
     cells = [compose(f"attack={name}", *few.get(name, ()), "aggregator=krum")
-             for name in names("attack")[third::3]]  # fmt: skip
+             for name in originals("attack")[third::3]]  # fmt: skip
     check_resumed(cells, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("third", thinned(range(3)))
 def test_every_rule_and_stage(compose, tmp_path, monkeypatch, third):
-    defences = [[f"aggregator={name}"] for name in names("aggregator")]
+    defences = [[f"aggregator={name}"] for name in originals("aggregator")]
     defences += [["aggregator=median", f"pre_aggregator={name}"]
                  for name in choices("pre_aggregator")]  # fmt: skip
     cells = [compose("attack=alie", *defence) for defence in defences[third::3]]

@@ -326,13 +326,6 @@ def slow(folder, *settings):
             f"+aggregator.folder={folder}", *TINY, *settings]  # fmt: skip
 
 
-def swept(folder, *arguments):
-    program = [sys.executable, "-m", "benchmark.run", *arguments]
-    return subprocess.run(
-        program, cwd=folder, capture_output=True, text=True, env=with_path(folder)
-    )
-
-
 def with_path(folder):
     root = Path(__file__).resolve().parents[1]
     return os.environ | {"PYTHONPATH": f"{folder}:{root}"}

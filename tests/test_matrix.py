@@ -9,9 +9,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from cells import originals
 from hydra import initialize_config_dir
 
-from benchmark.catalogue import choices, component, is_variant
+from benchmark.catalogue import choices, component
 from benchmark.composer import Composer
 from benchmark.config import conf_dir
 from benchmark.data import Digits
@@ -20,7 +21,7 @@ from benchmark.simulation import simulate
 pytestmark = pytest.mark.slow
 SETTINGS = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.rounds=2", "fl.evaluate_every=2"]
 SETTINGS += ["model=logistic", "seed=0"]
-ATTACKS = [name for name in choices("attack") if not is_variant("attack", name)]
+ATTACKS = originals("attack")
 FEW = ["attack.evaluations=4"]  # questions, fewer than by default
 
 
@@ -53,7 +54,7 @@ def pairs(defences):
 
 
 def test_every_rule_under_attack():
-    rules = [name for name in choices("aggregator") if not is_variant("aggregator", name)]
+    rules = originals("aggregator")
     check_finite(pairs([[f"aggregator={rule}"] for rule in rules]))
 
 

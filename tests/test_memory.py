@@ -12,11 +12,11 @@ import attack_table
 import numpy as np
 import pytest
 import torch
+from cells import composing, originals
 from rule_table import TABLE, knowledge
 
 from benchmark.aggregators import GAS, Context, Krum, Rule, Updates
 from benchmark.aggregators.state import packed
-from benchmark.catalogue import choices, is_variant
 from benchmark.list import state_after
 from benchmark.vectors.cost import peak_memory
 
@@ -101,8 +101,6 @@ USUAL = ("krum", "worker momentum", "several", "local", "two windows", "a user's
 
 def predicted(*names: str) -> dict:
     """Measured peak memory of groups over what was predicted."""
-    from cells import composing
-
     from benchmark.simulation.engine import _block
     from benchmark.simulation.memory import block_bytes
     from benchmark.simulation.workload import Workloads
@@ -126,10 +124,10 @@ def predicted(*names: str) -> dict:
 @pytest.mark.parametrize("names", [
     USUAL,
     pytest.param([*CELLS], marks=pytest.mark.slow),
-    pytest.param([f"aggregator={r} attack=ipm" for r in choices("aggregator")
-                  if not is_variant("aggregator", r)], marks=pytest.mark.slow),
-    pytest.param([f"attack={a} aggregator=mean" for a in choices("attack")
-                  if not is_variant("attack", a)], marks=pytest.mark.slow),
+    pytest.param([f"aggregator={rule} attack=ipm" for rule in originals("aggregator")],
+                 marks=pytest.mark.slow),
+    pytest.param([f"attack={attack} aggregator=mean" for attack in originals("attack")],
+                 marks=pytest.mark.slow),
 ], ids=["usual", "all", "rules", "attacks"])  # fmt: skip
 def test_what_cells_take_is_told_within_a_quarter(names):
     ratios = in_a_process("predicted", *names)

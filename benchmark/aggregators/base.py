@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from benchmark.aggregators.state import Stateful, rows_of_states
 from benchmark.kernels.blocks import wide
 from benchmark.kernels.gram import Gram, gram, squared_distances
 
@@ -301,7 +302,7 @@ class Report:
         return Report(lambda rows: sizes[rows] / total if total > 0 else np.zeros(len(rows)))
 
 
-class _Component:
+class _Component(Stateful):
     """What rules and stages share: their name, and what they demand of n, f and the server.
 
     Attributes:
@@ -327,25 +328,6 @@ class _Component:
         if 2 * f >= n:
             return f"{self.title} needs n > 2f, got n={n}, f={f}"
         return None
-
-    def init(self) -> Any:
-        """The state before the first round; None for a stateless component."""
-        return None
-
-    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
-        """How many vectors its state of n clients grows to in so many rounds, in units of d float32
-        numbers, and how many of them every round makes anew."""
-        return 0.0, 0.0
-
-    def scratch_rows(self, n: int, f: int) -> float:
-        """How many vectors a step makes besides, for a while, if they are more than the f + 3 that
-        the server makes. By both the memory of a run is told in advance."""
-        return 0.0
-
-    @property
-    def title(self) -> str:
-        """The class name, for messages."""
-        return type(self).__name__
 
 
 class Rule(_Component):
@@ -563,8 +545,7 @@ class Chain(Rule):
 
     def state_rows(self, n, rounds):
         """The sums of the stages'."""
-        rows = [stage.state_rows(n, rounds) for stage in self.stages]
-        return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
+        return rows_of_states(self.stages, n, rounds)
 
     def scratch_rows(self, n, f):
         """The most that any of the stages makes."""

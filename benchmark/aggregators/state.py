@@ -5,6 +5,7 @@ states, or a `Memory`. It is never changed in place: a step returns a new one. S
 to an adaptive attacker, and written to a checkpoint and read back without pickle.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,36 @@ class Memory:
             place = torch.as_tensor(place, device=out.device)
         out[place] = rows
         return Memory(everybody, out)
+
+
+class Stateful:
+    """What rules, stages and attacks share: their name, and a state that goes in and out of a
+    step."""
+
+    @property
+    def title(self) -> str:
+        """The class name, for messages."""
+        return type(self).__name__
+
+    def init(self) -> Any:
+        """The state before the first round; None for what is stateless."""
+        return None
+
+    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
+        """How many vectors its state of n clients grows to in so many rounds, in units of d float32
+        numbers, and how many of them every round makes anew."""
+        return 0.0, 0.0
+
+    def scratch_rows(self, n: int, f: int) -> float:
+        """How many vectors a step makes besides, for a while, if they are more than the f + 3 that
+        the server makes. By both the memory of a run is told in advance."""
+        return 0.0
+
+
+def rows_of_states(parts: Iterable[Stateful], n: int, rounds: int) -> tuple[float, float]:
+    """The sums of `Stateful.state_rows` over several parts, at least one."""
+    kept, renewed = zip(*(part.state_rows(n, rounds) for part in parts), strict=True)
+    return sum(kept), sum(renewed)
 
 
 def packed(state: Any) -> tuple[Any, dict[str, np.ndarray | torch.Tensor]]:

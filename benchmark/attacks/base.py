@@ -20,6 +20,7 @@ from benchmark.aggregators.base import (
     layers_of,
     one_of,
 )
+from benchmark.aggregators.state import Stateful
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.kernels import noise
 from benchmark.kernels.moments import mean_and_std
@@ -206,7 +207,7 @@ class Batch:
     generator: Callable[[], np.random.Generator]
 
 
-class Attack:
+class Attack(Stateful):
     """An attack. Subclasses are frozen dataclasses, declare `reads` and define `step`.
 
     Attributes:
@@ -223,11 +224,6 @@ class Attack:
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
 
-    @property
-    def title(self) -> str:
-        """The class name, for messages."""
-        return type(self).__name__
-
     def check(self, n: int, f: int) -> str | None:
         """None if it is defined for f Byzantine of n clients, otherwise why not."""
         return None
@@ -235,20 +231,6 @@ class Attack:
     def check_data(self, input_shape: tuple[int, ...], num_classes: int) -> str | None:
         """None if it is defined for such examples, otherwise why not."""
         return None
-
-    def init(self) -> Any:
-        """The state before the first round; None for a stateless attack."""
-        return None
-
-    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
-        """How many vectors its state of n clients grows to in so many rounds, in units of d float32
-        numbers, and how many of them every round makes anew."""
-        return 0.0, 0.0
-
-    def scratch_rows(self, n: int, f: int) -> float:
-        """How many vectors a step makes besides, for a while, if they are more than the f + 3 that
-        the server makes. By both the memory of a run is told in advance."""
-        return 0.0
 
     def poison(self, batch: Batch) -> Batch:
         """The batch that a Byzantine client trains on, given its own, which stays as it is."""

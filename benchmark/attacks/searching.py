@@ -14,6 +14,7 @@ import torch
 from scipy.linalg import eigh
 
 from benchmark.aggregators.base import one_of
+from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import POPULATIONS, Attack, Informed, Knowledge
 from benchmark.attacks.oracle import Questions
 
@@ -380,8 +381,7 @@ class WorstOf(Attack):
 
     def state_rows(self, n, rounds):
         """The sums of the attacks'."""
-        rows = [member.state_rows(n, rounds) for member in self.members]
-        return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
+        return rows_of_states(self.members, n, rounds)
 
     def scratch_rows(self, n, f):
         """What each of them would send, and what the most demanding one needs."""

@@ -9,6 +9,7 @@ third more.
 
 import math
 
+from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Knowledge
 from benchmark.grid import participants
 from benchmark.models import TorchModel
@@ -72,8 +73,7 @@ def _passing_bytes(cell, workload) -> int:
 
 def _states(cell) -> tuple[float, float]:
     """Rows that the states of the rule and the attack have, and how many a round makes anew."""
-    rows = [part.state_rows(cell.n, cell.fl.rounds) for part in (cell.rule, cell.attack)]
-    return sum(kept for kept, _ in rows), sum(renewed for _, renewed in rows)
+    return rows_of_states((cell.rule, cell.attack), cell.n, cell.fl.rounds)
 
 
 def _row(workload) -> int:
