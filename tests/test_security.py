@@ -91,7 +91,8 @@ def test_a_preset_cannot_name_just_anything(run, theirs, target):
     lines = f"aggregator: {{_target_: {target}}}"
     assert refused(run(lines), f"aggregator._target_={target} cannot be imported: ", how)
     axis = f"grid: {{aggregator._target_: [benchmark.aggregators.Mean, {target}]}}"
-    assert refused(run(axis, "-m"), f"aggregator._target_={target} cannot be imported: ", how)
+    for mode in ([], ["-m"]):
+        assert refused(run(axis, *mode), f"aggregator._target_={target} cannot be imported: ", how)
     assert not (theirs / "was_imported").exists() and not (theirs / "outputs").exists()
 
 
