@@ -543,6 +543,10 @@ def test_impossible_arguments_are_an_error_of_one_line(attack):
     with pytest.raises(Infeasible, match="f must not be negative, got f=-1") as error:
         attack(honest, f=-1)
     assert one_line(error)
+    for f in (True, 1.0, 1.5, np.nan, "1", None):
+        with pytest.raises(ValueError, match="f must be a whole number, got") as error:
+            attack(honest, f=f)
+        assert one_line(error) and not isinstance(error.value, Infeasible)
     broken = honest.copy()
     broken[2, 3] = np.nan
     for wrong in (

@@ -239,6 +239,15 @@ def test_every_number_of_clients_is_feasible_or_an_error_of_one_line(thing):
 
 
 @everything
+def test_f_is_a_whole_number(thing):
+    for f in (True, np.True_, 1.0, 1.5, np.nan, np.float64(1), "1", None, torch.tensor(1)):
+        with pytest.raises(ValueError, match="f must be a whole number, got") as error:
+            call(thing, draw(), f)
+        assert one_line(error) and not isinstance(error.value, Infeasible)
+    assert np.array_equal(call(thing, draw(), np.int32(F)), call(thing, draw(), F))
+
+
+@everything
 @pytest.mark.parametrize("style", STYLES)
 def test_whatever_arrives_the_result_is_finite(thing, style):
     for dtype in (np.float32, np.float64):

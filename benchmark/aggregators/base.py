@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.state import Stateful, rows_of_states
+from benchmark.checks import whole
 from benchmark.kernels.blocks import wide
 from benchmark.kernels.gram import Gram, gram, squared_distances
 
@@ -566,7 +567,12 @@ class Chain(Rule):
 
 
 def feasibility(component: _Component, n: int, f: int) -> str | None:
-    """None if f is a count among n and the component is defined for it, otherwise why not."""
+    """Return None if f is a count among n and the component is defined for it, otherwise why not.
+
+    Raises:
+        ValueError: if f is no whole number.
+    """
+    whole("f", f)
     if f < 0:
         return f"f must not be negative, got f={f}"
     if n < 1:

@@ -22,6 +22,7 @@ from benchmark.aggregators.base import (
 )
 from benchmark.aggregators.state import Stateful
 from benchmark.attacks.oracle import Oracle, outsiders_context
+from benchmark.checks import whole
 from benchmark.kernels import noise
 from benchmark.kernels.moments import mean_and_std
 
@@ -283,6 +284,7 @@ class Attack(Stateful):
             ValueError: if the vectors are not finite, or something that it reads is missing.
         """
         matrix, restore = as_matrix(honest)
+        whole("f", f)
         if f < 0:
             raise Infeasible(f"f must not be negative, got f={f}")
         n = len(matrix) + f
