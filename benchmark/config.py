@@ -193,7 +193,7 @@ class Engine:
                 raise ConfigError(f"engine.{name}={value} must be positive")
 
 
-ConfigStore.instance().store(group="fl", name="schema", node=FL)
+ConfigStore.instance().store(name="fl_schema", node=FL)  # in no group: it is no choice
 
 
 def _demand(condition: bool, name: str, value: Any, right: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import DictConfig
 
 from benchmark.aggregators.base import Chain
@@ -98,7 +99,9 @@ def expand(
     Args:
         overrides: of the command line; those that sweep (`a,b` or `range(...)`) are axes.
         axes: blocks of a preset, each a mapping of a setting to its values; the grid is the union
-            of their products. A setting on the command line replaces the preset's.
+            of their products. A value on the command line selects the blocks that have it; one
+            that none has replaces the values of all, and a block that then only adds settings to
+            another is left out.
         zipped: mappings of settings to lists of values that vary together.
         defaults: axes added where a setting is named nowhere else.
 
@@ -107,16 +110,19 @@ def expand(
             lists differ in length.
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    named = {}
+    named, given = {}, {}
     for override in parser.parse_overrides(list(map(as_name, overrides))):
+        key = override.get_key_element()
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise ConfigError(f"{override.input_line}: only lists, range() and glob() sweep")
-            key = override.get_key_element()
             named[key] = [(f"{key}={value}",) for value in override.sweep_string_iterator()]
+            values = override.sweep_iterator()
         else:
-            named[override.get_key_element()] = [(override.input_line,)]
-    taken = {key.lstrip("+~") for key in named}
+            named[key] = [(override.input_line,)]
+            values = [override.value()]
+        given[key.lstrip("+~")] = key, list(map(_plain, values))
+    taken = set(given)
     for block in zipped:
         together = _without_taken(block, taken)
         if len({len(values) for values in together.values()}) > 1:
@@ -126,16 +132,57 @@ def expand(
         if columns:
             named[" ".join(together)] = [sum(row, ()) for row in zip(*columns, strict=True)]
             taken |= together.keys()
+    blocks = _with_given([_listed(block) for block in axes], given)
     jobs = {}
-    for block in list(axes) or [{}]:
+    for block in blocks or [{}]:
         lists = dict(named)
         for key, values in _without_taken(block, taken).items():
             lists[key] = _lines(key, values)
+        for key in block.keys() & given.keys():
+            line, values = given[key]
+            if block[key]:
+                lists[line] = [named[line][values.index(value)] for value in block[key]]
+            else:
+                del lists[line]
         for key, values in _without_taken(defaults or {}, taken | set(block)).items():
             lists[key] = _lines(key, values)
         for job in itertools.product(*lists.values()):
             jobs[sum(job, ())] = None
     return [list(job) for job in jobs]
+
+
+def _with_given(blocks: list[dict], given: dict[str, tuple[str, list]]) -> list[dict]:
+    """The blocks of a union with the values that the command line gives, see `expand`."""
+    for key in dict.fromkeys(key for block in blocks for key in block if key in given):
+        values = given[key][1]
+        known = [value for block in blocks for value in block.get(key, ())]
+        new = [value for value in values if value not in known]
+        result = []
+        for block in blocks:
+            if key not in block:
+                chooses = key.partition(".")[0] in block  # what may have no such setting
+                result.append(block | {key: []} if chooses else block)
+                continue
+            own = [value for value in values if value in block[key]]
+            result += [block | {key: own}] if own else []
+            if new and not any(_only_adds(block, other, key) for other in blocks):
+                rest = {k: v for k, v in block.items() if not k.startswith(f"{key}.")}
+                result.append(rest | {key: new})
+        blocks = result
+    return blocks
+
+
+def _only_adds(block: dict, other: dict, key: str) -> bool:
+    """Whether a block of other values for `key` only adds settings to another block."""
+    shared = other.keys() - {key}
+    return (
+        key in other and block.keys() > other.keys() and block[key] != other[key]
+        and all(value in other[k] for k in shared for value in block[k])
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def _lines(key: str, values: list) -> list[tuple[str]]:
@@ -225,11 +272,11 @@ def first_of(overrides: list[str]) -> DictConfig:
 def _without_taken(axes: dict, taken: set) -> dict:
     """Axes that are not named elsewhere, neither themselves nor by their twin."""
     replaced = taken.union(*(pair for pair in TWINS if taken.intersection(pair)))
-    return {
-        key: values if isinstance(values, list) else [values]
-        for key, values in axes.items()
-        if key not in replaced
-    }
+    return {key: values for key, values in _listed(axes).items() if key not in replaced}
+
+
+def _listed(axes: dict) -> dict[str, list]:
+    return {key: values if isinstance(values, list) else [values] for key, values in axes.items()}
 
 
 def spelled(value: Any) -> str:

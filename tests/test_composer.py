@@ -9,6 +9,7 @@ import yaml
 from cells import GROUPS
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from benchmark.aggregators import Rule, Stage
@@ -160,6 +161,11 @@ def test_every_file_of_every_group_builds(row, tmp_path):
         if "_target_" in text:
             component = parts.get(group) or getattr(cell, group)
             assert text.keys() - {"_target_", "defaults"} == {f.name for f in fields(component)}
+
+
+def test_a_file_is_a_choice_and_nothing_else_is(hydra):
+    options = GlobalHydra.instance().config_loader().get_group_options
+    assert {group: options(group) for group in GROUPS} == CHOICES
 
 
 def test_every_engine_builds():

@@ -17,6 +17,7 @@ from benchmark.composer import Composer
 from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
 from benchmark.execution import axes_of, execute, jobs_of
 from benchmark.grid import expand, first_of, selected
+from benchmark.simulation.workload import Workloads
 from benchmark.store import Store
 
 HERE = __name__
@@ -153,6 +154,35 @@ def test_settings_of_a_stage(composer):
 
 
 # ----------------------------------------------------------------------------------------- presets
+
+
+def test_the_command_line_selects_blocks_of_a_union(composer, preset):
+    names = "pre_aggregator", "aggregator"
+    few = ["+experiment=demo", "attack=alie", "seed=7", "fl.byzantine_fraction=0.2"]
+    rules = ["mean", "median", "trimmed_mean", "krum", "bulyan", "geometric_median"]
+    every = [*(("", rule) for rule in rules), ("nnm", "trimmed_mean")]
+    assert values(grid(composer, *few), *names) == every
+    assert values(grid(composer, *few, "aggregator=mean"), *names) == [("", "mean")]
+    assert values(grid(composer, *few, "aggregator=faba"), *names) == [("", "faba")]
+    assert values(grid(composer, *few, "aggregator=trimmed_mean,faba"), *names) == [
+        ("", "trimmed_mean"), ("", "faba"), ("nnm", "trimmed_mean"),
+    ]  # fmt: skip
+    assert values(grid(composer, *few, "pre_aggregator=nnm"), *names) == [("nnm", r) for r in rules]
+    mine = preset(
+        "grid:\n"
+        "  union:\n"
+        "  - {attack: [alie], attack.z: [1.5], aggregator: [krum, median]}\n"
+        "  - {attack: [ipm], attack.epsilon: [0.1], aggregator: [krum]}\n"
+        "  - {attack: [none], aggregator: [mean]}\n"
+    )
+    names = "attack", "aggregator"
+    assert values(grid(composer, *mine, "aggregator=median"), *names) == [("alie[z=1.5]", "median")]
+    assert values(grid(composer, *mine, "attack=ipm"), *names) == [("ipm", "krum")]
+    assert values(grid(composer, *mine, "attack=random"), *names) == [
+        ("random", "krum"), ("random", "median"), ("random", "mean"),
+    ]  # fmt: skip
+    cells = grid(composer, *mine, "++attack.z=2.0")  # which only one of the blocks has
+    assert values(cells, "attack") == ["alie[z=2.0]", "ipm", "none"]
 
 
 def test_a_preset_with_a_block_of_axes(composer, preset):
@@ -734,6 +764,14 @@ def test_a_lone_cell_that_cannot_run_is_an_error(tmp_path, overrides, message):
         run(tmp_path / "outputs", *overrides, alone=True)
     assert "\n" not in str(error.value)
     assert Store(tmp_path / "outputs").keys() == []
+
+
+def test_only_local_training_takes_batches_larger_than_a_client(composer):
+    workloads = Workloads("cpu")
+    (cell,) = grid(composer, "fl=fedavg", "fl.batch_size=1000")
+    assert workloads.problem(cell) is None
+    (cell,) = grid(composer, "fl=fedsgd", "fl.batch_size=1000")
+    assert "fl.batch_size=1000 is larger" in workloads.problem(cell)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
