@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, build, imported, typed
 from benchmark.grid import Cell, expand, selected
+from benchmark.index import FINAL
 from benchmark.progress import Progress
 from benchmark.store import Store
 
@@ -22,8 +23,8 @@ class Result:
     Attributes:
         cells: all that it asked for.
         stored: how many of them had been done before.
-        counts: outcomes of the others by status.
-        problems: (cell, status, reason) of the failed and infeasible ones.
+        counts: outcomes of those that were not stored, by status.
+        problems: (cell, status, reason) of all that are not done.
         store: where they are.
     """
 
@@ -110,6 +111,11 @@ class Plan:
         """How many have been trained before."""
         return list(self.status.values()).count("done")
 
+    @property
+    def diverged(self) -> list[Cell]:
+        """Those that have diverged before; they are not trained again."""
+        return [cell for cell in self.cells if self.status.get(cell.key) == "diverged"]
+
 
 def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Plan:
     """The plan for jobs; nothing is written.
@@ -128,7 +134,7 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
     status = {key: found for key, found in ((c.key, store.status(c.key)) for c in cells) if found}
     plan = Plan(cells, status, [], [], store, engine)
     for cell in cells:
-        if status.get(cell.key) != "done":
+        if status.get(cell.key) not in FINAL:
             (plan.infeasible if cell.problem else plan.todo).append(cell)
     plan.executor = _executor(config)
     if plan.todo:
@@ -172,6 +178,8 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
     plan = plan_of(jobs, config, alone)
     store = plan.store
     result = Result(plan.cells, plan.done, Counter(), [], store)
+    for cell in plan.diverged:
+        result.problems.append((cell, "diverged", store.summary(cell.key)["reason"]))
     try:
         store.plan(plan.cells, sys.argv)
         for cell in plan.infeasible:
@@ -232,18 +240,21 @@ def report(result: Result, function: str | None = None) -> None:
     Raises:
         ConfigError: if the function cannot be imported.
     """
-    infeasible, failed = (
+    infeasible, diverged, failed = (
         [(cell, reason) for cell, status, reason in result.problems if status == wanted]
-        for wanted in ("infeasible", "failed")
+        for wanted in ("infeasible", "diverged", "failed")
     )
     for reason, count in Counter(reason for _, reason in infeasible).items():
         print(f"infeasible: {count} cell{'s' * (count > 1)}: {reason}")
+    for cell, reason in diverged:
+        print(f"diverged: {cell.title}: {reason}")
     for cell, reason in failed:
         print(f"failed: {cell.title}: {reason} (see {result.store.cells / cell.key}/traceback.txt)")
     done = result.counts["done"]
-    parts = [f"{done} trained" if done or failed else "nothing to train"]
+    parts = [f"{done} trained" if result.counts.keys() - {"infeasible"} else "nothing to train"]
     parts += [f"{result.stored} already stored"] if result.stored else []
     parts += [f"{len(infeasible)} infeasible"] if infeasible else []
+    parts += [f"{len(diverged)} diverged"] if diverged else []
     parts += [f"{len(failed)} failed"] if failed else []
     cells = f"{len(result.cells)} cell{'s' * (len(result.cells) != 1)}"
     print(f"{cells}: {', '.join(parts)}; results in {result.store.folder}/")

@@ -28,6 +28,9 @@ METRICS = (
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
     "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
 )  # fmt: skip
+_MEASURED = ("test_accuracy", "test_loss", "validation_accuracy", "honest_accuracy")
+FINAL = ("done", "diverged")  # statuses of cells that are not computed again
+STATUSES = (*FINAL, "failed", "infeasible")
 LABELS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl")
 _KINDS = {  # of what a summary must tell
     "key": str, "status": str, "reason": str | None, "labels": dict, "scenario": str, "n": int,
@@ -217,11 +220,12 @@ def record_of(summary: dict, algorithm: dict, columns: dict | None) -> dict:
     Args:
         summary: of the cell.
         algorithm: settings of the federated algorithm.
-        columns: of the metrics, one entry a round; None if it is not done.
+        columns: of the metrics, one entry a round; None if it was not trained.
     """
     settings = {name: value for name, value in algorithm.items()
                 if not name.startswith("_") and not isinstance(value, dict | list)}  # fmt: skip
-    return summary | {"settings": settings, "metrics": _evaluations(columns)}
+    every = algorithm.get("evaluate_every")
+    return summary | {"settings": settings, "metrics": _evaluations(columns, every)}
 
 
 def config_of(content: bytes) -> dict:
@@ -264,8 +268,8 @@ def summary_of(folder: Path) -> dict:
         )
     if not _sound(summary):
         raise Damaged("summary.json does not tell what it must")
-    done = ["metrics.parquet"] if summary["status"] == "done" else []
-    for name in sorted({"config.yaml", *summary.get("files", done)}):
+    trained = ["metrics.parquet"] if summary["status"] in FINAL else []
+    for name in sorted({"config.yaml", *summary.get("files", trained)}):
         if name not in there:
             raise Damaged(f"{name} is missing")
     return summary
@@ -277,7 +281,7 @@ def _sound(summary: Any) -> bool:
         isinstance(summary, dict)
         and summary.get("schema") == SCHEMA
         and all(n in summary and isinstance(summary[n], kind) for n, kind in _KINDS.items())
-        and summary["status"] in ("done", "failed", "infeasible")
+        and summary["status"] in STATUSES
         and all(isinstance(summary["labels"].get(name), str) for name in LABELS)
         and isinstance(summary.get("files", {}), dict)
     )
@@ -321,15 +325,26 @@ def _columns(content: bytes) -> dict[str, list]:
             for name in table.column_names}  # fmt: skip
 
 
-def _evaluations(columns: dict | None) -> dict[str, list[float]]:
-    """The rounds with an evaluation; one row of NaN if there is none."""
-    if columns:
-        missing = [math.nan] * len(columns["round"])
-        columns = {name: columns.get(name, missing) for name in METRICS}
-        # A diverged model has a loss that is no number, an accuracy all the same.
-        pairs = zip(columns["test_accuracy"], columns["test_loss"], strict=True)
-        evaluated = [row for row, (accuracy, loss) in enumerate(pairs)
-                     if not (math.isnan(accuracy) and math.isnan(loss))]  # fmt: skip
-        if evaluated:
-            return {name: [values[row] for row in evaluated] for name, values in columns.items()}
-    return {name: [math.nan] for name in METRICS}
+def _evaluations(columns: dict | None, every: int | None) -> dict[str, list[float]]:
+    """Return the rounds that were evaluated, and the last one; one row of NaN if there are none.
+
+    A round counts if it was due, or if any accuracy or loss on held-out data was measured: data
+    may have no test split, and a loss may be no number.
+
+    Args:
+        columns: of the metrics, one entry a round.
+        every: rounds between evaluations, where it is known.
+    """
+    if not columns:
+        return {name: [math.nan] for name in METRICS}
+    missing = [math.nan] * len(columns["round"])
+    columns = {name: columns.get(name, missing) for name in METRICS}
+    rounds = columns["round"]
+    kept = [
+        row
+        for row, number in enumerate(rounds)
+        if row == len(rounds) - 1
+        or (every and number % every == 0)
+        or not all(math.isnan(columns[name][row]) for name in _MEASURED)
+    ]
+    return {name: [values[row] for row in kept] for name, values in columns.items()}

@@ -1,4 +1,4 @@
-"""``python -m benchmark.status``: what is stored, what failed and why, what is missing."""
+"""``python -m benchmark.status``: what is stored, what diverged or failed and why, what is missing."""
 
 import sys
 from collections import Counter
@@ -25,6 +25,8 @@ def main(arguments: list[str] | None) -> int:
     counts["missing"] = len(planned - records.keys() - {*store.index.damaged})
     for name in ("done", "failed", "infeasible", "missing"):
         print(f"{name:10} {counts[name]:6}")
+    if counts["diverged"]:
+        print(f"diverged   {counts['diverged']:6}")
     if counts["damaged"]:
         print(f"damaged    {counts['damaged']:6}: python -m benchmark.verify outputs={folder}")
     for path in store.damaged_plans:

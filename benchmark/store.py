@@ -2,8 +2,8 @@
 
     outputs/cells/<key>/config.yaml       what was computed
                         summary.json      status, labels, versions, time taken, checksums
-                        metrics.parquet   one row a round (only if done)
-                        timings.parquet   seconds a round and part (only if done)
+                        metrics.parquet   one row a round (only if done or diverged)
+                        timings.parquet   seconds a round and part (likewise)
                         traceback.txt     (only if failed)
     outputs/plans/<digest>.json           the keys that a command asked for
     outputs/index/                        see `index`
@@ -84,7 +84,16 @@ class Store:
         self._recovered = False
 
     def status(self, key: str) -> str | None:
-        """`done`, `failed` or `infeasible`; None if the cell is not stored, or not all of it.
+        """Return one of `index.STATUSES`; None if the cell is not stored, or not all of it.
+
+        Raises:
+            ConfigError: see `summary`.
+        """
+        summary = self.summary(key)
+        return summary and summary["status"]
+
+    def summary(self, key: str) -> dict | None:
+        """Return the summary of a cell; None if it is not stored, or not all of it.
 
         Raises:
             ConfigError: if it was stored by a version whose files are not read.
@@ -94,15 +103,14 @@ class Store:
             with suppress(FileNotFoundError, NotADirectoryError):
                 recover(self.cells)
         try:
-            summary = settled(self.cells / key, summary_of)
+            return settled(self.cells / key, summary_of)
         except Damaged:
             return None  # to be computed
         except UnknownSchema as error:
             raise ConfigError(str(error)) from None
-        return summary and summary["status"]
 
     def last_round(self, key: str) -> dict:
-        """The metrics of the last round of a cell; empty if it is not done.
+        """The metrics of the last round of a cell; empty if it was not trained.
 
         Raises:
             ConfigError: if they are damaged.
@@ -137,9 +145,9 @@ class Store:
 
         Args:
             cell: a `grid.Cell`.
-            status: `done`, `failed` or `infeasible`.
+            status: one of `index.STATUSES`.
             metrics, timings: columns of equal length, one entry a round.
-            reason: why it failed or is infeasible, one line.
+            reason: why it is not done, one line.
             traceback: of a failure.
             seconds: time taken.
             num_classes: of the data, for the chance level.

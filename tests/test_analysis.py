@@ -48,7 +48,7 @@ def write_cell(outputs, accuracy=0.5, *, attack="alie", rule="krum", pre="", f=4
     (folder / "summary.json").write_text(json.dumps(summary))
     fl = {"_target_": "x.Y", "rounds": 10, "nested": {"a": 1}, **given["settings"]}
     (folder / "config.yaml").write_text(yaml.safe_dump({"fl": fl, "seed": seed}))
-    if given["status"] == "done":
+    if given["status"] in ("done", "diverged"):
         rounds = np.arange(11)
         evaluated = np.where(rounds % 5 == 0, rounds / 10, np.nan)
         columns = dict.fromkeys(
@@ -63,8 +63,15 @@ def write_cell(outputs, accuracy=0.5, *, attack="alie", rule="krum", pre="", f=4
             "train_loss": np.where(rounds > 0, 1.0, np.nan),
             "discarded": 0,
         }
+        if given["status"] == "diverged":
+            columns = {name: values[:8] if np.ndim(values) else values
+                       for name, values in columns.items()}  # fmt: skip
         pd.DataFrame(columns).to_parquet(folder / "metrics.parquet", index=False)
     return folder
+
+
+def diverged(**where):
+    return {"status": "diverged", "reason": "model not finite after round 7", **where}
 
 
 def blocked(reason="bulyan needs n >= 4 f + 3, has n=20, f=6"):
@@ -76,6 +83,23 @@ def lines(ax):
 
 
 # ---------------------------------------------------------------------------------------- loading
+
+
+def test_seeds_of_which_one_diverged_have_no_mean(tmp_path):
+    for attack in ("alie", "ipm"):
+        for rule in ("krum", "mean"):
+            write_cell(tmp_path, 0.8, attack=attack, rule=rule, seed=0)
+            broken = diverged() if (attack, rule) == ("ipm", "mean") else {}
+            write_cell(tmp_path, 0.6, attack=attack, rule=rule, seed=1, **broken)
+    frame = analysis.load(tmp_path)
+    assert list(frame.loc[frame["status"] == "diverged", "round"]) == [0, 5, 7]
+    rows = analysis.summarise(frame).set_index(["defence", "attack"])
+    np.testing.assert_allclose(rows.loc["krum", "mean"], 0.7)
+    assert rows.loc[("mean", "alie"), "seeds"] == 2
+    for attack in ("ipm", "worst"):
+        row = rows.loc[("mean", attack)]
+        assert np.isnan(row["mean"]) and np.isnan(row["ci_low"]) and not row["infeasible"]
+    assert rows.loc[("mean", "ipm"), "reason"] == "model not finite after round 7"
 
 
 def test_load_has_a_row_for_each_evaluation(tmp_path):

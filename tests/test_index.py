@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,30 @@ def test_a_record(tmp_path):
     assert record["settings"].items() >= {"rounds": 2, "momentum": 0.0}.items()
     assert "milestones" not in record["settings"]
     assert record["metrics"]["round"] == [1, 2]  # round 0 was not evaluated
+
+
+def test_data_without_a_test_split_have_a_row_for_every_evaluation(tmp_path):
+    columns = {name: [math.nan] * 4 for name in METRICS} | {"round": [0, 1, 2, 3]}
+    columns |= {"validation_accuracy": [0.1, math.nan, 0.2, math.nan], "train_loss": [1.0] * 4}
+    store = Store(tmp_path)
+    store.write(cell(0), "done", columns)
+    fl = cell(1).config["fl"] | {"evaluate_every": 2}
+    every = replace(cell(1), config={"fl": fl, "seed": 1})
+    store.write(every, "done", columns | {"validation_accuracy": [math.nan] * 4})
+    frame = load(tmp_path)
+    assert list(frame["round"]) == [0, 2, 3] * 2 and frame["test_accuracy"].isna().all()
+    assert (frame["train_loss"] == 1).all()
+
+
+def test_a_diverged_cell_has_its_rows_and_its_reason(tmp_path):
+    store = Store(tmp_path)
+    columns = {name: [0.5, math.nan, math.nan] for name in METRICS} | {"round": [0, 1, 2]}
+    store.write(cell(0), "diverged", columns, columns, reason="model not finite after round 2")
+    assert store.status(cell(0).key) == "diverged" and store.problem(cell(0).key) is None
+    frame = load(tmp_path)
+    assert list(frame["round"]) == [0, 2] and np.isnan(frame["test_accuracy"][1])
+    assert set(frame["status"]) == {"diverged"}
+    assert set(frame["reason"]) == {"model not finite after round 2"}
 
 
 def test_what_a_writer_entered_is_not_read_again(tmp_path, reads):

@@ -170,6 +170,27 @@ def test_status_counts(stored, tmp_path, capsys):
     assert lines[-1].startswith("missing cells were asked for")
 
 
+def test_a_diverged_cell_is_counted_apart_and_final(tmp_path, capsys):
+    outputs = tmp_path / "outputs"
+    alone = ["aggregator=krum", "fl.num_byzantine=1", *TINY, f"outputs={outputs}"]
+    assert command(*alone).code == 0
+    (key,) = folders(outputs)
+    store, cell = Store(outputs), SimpleNamespace(**vars(fake()))
+    config = yaml.safe_load((outputs / "cells" / key / "config.yaml").read_text())
+    vars(cell).update(key=key, config=config, seed=0)
+    store.write(cell, "diverged", {"round": [0, 1]}, {"round": [1]}, reason="it broke")
+    ended = command(*alone)
+    assert ended.code == 0 and ended.out.splitlines() == [
+        "diverged: attack=sign_flip aggregator=krum f=1/8 seed=0: it broke",
+        f"1 cell: nothing to train, 1 diverged; results in {outputs}/",
+    ]
+    counts, lines = counted(capsys, outputs)
+    assert counts == {"done": 0, "failed": 0, "infeasible": 0, "missing": 0}
+    assert lines == ["diverged        1", "diverged: 1 cell: it broke"]
+    command("-m", "seed=0,1", *alone)
+    assert store.status(key) == "diverged"
+
+
 def metrics_of_done(outputs):
     return [s["key"] for s in summaries(outputs) if s["status"] == "done"]
 

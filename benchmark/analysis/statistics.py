@@ -68,12 +68,14 @@ def accuracy_by_attack(frame):
     cells = final_cells(frame)
     cells["is_failed"] = cells["status"] == "failed"
     cells["is_infeasible"] = cells["status"] == "infeasible"
+    cells["is_diverged"] = cells["status"] == "diverged"
     table = cells.groupby(POINT, as_index=False).agg(
         mean=("test_accuracy", "mean"),
         deviation=("test_accuracy", "std"),
         seeds=("test_accuracy", "count"),
         failed=("is_failed", "sum"),
         infeasible=("is_infeasible", "any"),
+        diverged=("is_diverged", "any"),
         reason=("reason", "first"),
         round=("round", "max"),
         num_classes=("num_classes", "max"),
@@ -81,6 +83,11 @@ def accuracy_by_attack(frame):
         success_deviation=("attack_success_rate", "std"),
         success_seeds=("attack_success_rate", "count"),
     )
+    # Where a seed diverged, the mean of the others would flatter: there is none.
+    measures = ["mean", "deviation", "attack_success_rate", "success_deviation"]
+    diverged = table.pop("diverged")
+    table.loc[diverged, measures] = np.nan
+    table.loc[diverged, ["seeds", "success_seeds"]] = 0
     table["infeasible"] &= table["seeds"] == 0
     table.insert(table.columns.get_loc("attack_success_rate"), "worst_attack", "")
     error = table.pop("deviation") / np.sqrt(table["seeds"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
+from benchmark.index import FINAL
 from benchmark.simulation.engine import (
     OUT_OF_MEMORY,
     Outcome,
@@ -36,7 +37,7 @@ class Report:
 
     Attributes:
         key: of the cell; None if nothing can be stored, so that there is no use in going on.
-        status: `done` or `failed`; `unstored` without a key.
+        status: `done`, `diverged` or `failed`; `unstored` without a key.
         reason: why, in one line.
     """
 
@@ -92,10 +93,9 @@ class Work:
         """Reports on all cells."""
         store, every = Store(self.folder), self.engine.checkpoint_every
         checkpoints = Checkpoints(self.folder, every) if every else None
-        stored = [cell for cell in cells if store.status(cell.key) == "done"]
-        yield from (Report(cell.key, "done") for cell in stored)
-        keys = {cell.key for cell in stored}
-        wanted = [cell for cell in cells if cell.key not in keys]
+        stored = {cell.key: report for cell in cells if (report := _final(cell.key, store))}
+        yield from stored.values()
+        wanted = [cell for cell in cells if cell.key not in stored]
         try:
             blocks = simulate_blocks(wanted, self.engine, self.workloads, checkpoints)
             for outcomes in blocks:
@@ -185,9 +185,9 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
                 yield report
         groups = []
         for place, left in enumerate(missing):
-            for key in [key for key in left if store.status(key) == "done"]:
-                left.pop(key)  # it was lost after that
-                yield Report(key, "done")
+            for report in [report for key in left if (report := _final(key, store))]:
+                left.pop(report.key)  # it was lost after that
+                yield report
             again = list(left.values())
             if len(again) > 1:
                 middle = len(again) // 2
@@ -210,6 +210,14 @@ def _given_up(cell, problem: str, store: Store, attempts: int) -> Report:
     return _stored(Outcome(cell, "failed", reason=reason, traceback=problem), store)
 
 
+def _final(key: str, store: Store) -> Report | None:
+    """Return the report on a cell that is stored and not to be computed again, or None."""
+    summary = store.summary(key)
+    if summary and summary["status"] in FINAL:
+        return Report(key, summary["status"], summary["reason"])
+    return None
+
+
 def _in_short(error: OSError) -> str:
     return error.strerror or str(error)
 
@@ -217,8 +225,8 @@ def _in_short(error: OSError) -> str:
 def _stored(outcome: Outcome, store: Store) -> Report:
     """Store an outcome; but a failure does not replace what another process has done meanwhile."""
     key = outcome.cell.key
-    if outcome.status != "done" and store.status(key) == "done":
-        return Report(key, "done")
+    if outcome.status not in FINAL and (report := _final(key, store)):
+        return report
     store.write(**vars(outcome))
     return Report(key, outcome.status, outcome.reason)
 

@@ -33,9 +33,10 @@ class Outcome:
 
     Attributes:
         cell: the `grid.Cell`.
-        status: `done` or `failed`.
-        metrics, timings: columns with one entry a round, if done.
-        reason, traceback: of the failure.
+        status: `done`, `diverged` or `failed`.
+        metrics, timings: columns with one entry a round, unless it failed.
+        reason: why it diverged or failed.
+        traceback: of the failure.
         seconds: its share of the time.
         num_classes: of the data.
     """
