@@ -1,4 +1,4 @@
-"""``python -m benchmark.status``: what is stored, what diverged or failed and why, what is missing."""
+"""``python -m benchmark.status``: what is stored, what is not done and why, what is missing."""
 
 import sys
 from collections import Counter

@@ -26,10 +26,11 @@ def load(outputs="outputs"):
     """All cells stored in the folder ``outputs``: one row a cell and evaluation.
 
     A cell that was not trained (``status`` "failed" or "infeasible") has one row with NaN metrics.
-    One that "diverged" has its rows up to then; in the last its accuracies are NaN. ``COLUMNS`` come first, then one column for every scalar setting of the
-    federated algorithm, such as ``fl.learning_rate``. ``defence`` is the pre-aggregation chain and
-    the rule in one label, such as ``nnm+krum``. Accuracies and ``attack_success_rate`` are in 0..1;
-    the latter is NaN but for attacks that want certain inputs taken for something.
+    One that "diverged" has its rows up to then; in the last its accuracies are NaN. ``COLUMNS``
+    come first, then one column for every scalar setting of the federated algorithm, such as
+    ``fl.learning_rate``. ``defence`` is the pre-aggregation chain and the rule in one label, such
+    as ``nnm+krum``. Accuracies and ``attack_success_rate`` are in 0..1; the latter is NaN but for
+    attacks that want certain inputs taken for something.
 
     Raises FileNotFoundError if there is nothing to read, ValueError for a store of another version.
     """
