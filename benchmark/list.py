@@ -18,6 +18,7 @@ from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.training import Local
 from benchmark.catalogue import choices, component, is_variant
 from benchmark.config import ConfigError
+from benchmark.entry import enter
 from benchmark.models import Logistic
 from benchmark.progress import console_of
 from benchmark.vectors.compare import Round
@@ -192,7 +193,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    enter(lambda: main(sys.argv[1:]), ConfigError)

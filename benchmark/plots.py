@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from benchmark import analysis
+from benchmark.entry import enter
 
 
 def main(arguments):
@@ -38,7 +39,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    enter(lambda: main(sys.argv[1:]), OSError, ValueError)

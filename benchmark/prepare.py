@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import ConfigError, conf_dir, imported
 from benchmark.data import DataError
+from benchmark.entry import enter
 
 
 def parse(arguments: list[str], folder: Path) -> tuple[str, object]:
@@ -90,4 +91,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -1,8 +1,7 @@
 """``python -m benchmark.remove where="attack == 'alie'"``: deletes stored cells by a condition."""
 
-import sys
-
 from benchmark.config import ConfigError, settings, small_command
+from benchmark.entry import enter
 from benchmark.store import Store
 
 
@@ -32,4 +31,4 @@ def main(arguments: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

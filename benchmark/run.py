@@ -1,6 +1,5 @@
 """The training entrypoint: ``python -m benchmark.run``, one cell or, with -m, a grid."""
 
-import gc
 import os
 import re
 import shlex
@@ -30,6 +29,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import ConfigError, allow_typed, as_name, conf_dir, demand_harmless
+from benchmark.entry import enter
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -104,26 +104,5 @@ def main() -> None:
         internals.ConfigLoaderImpl = theirs
 
 
-def _leave() -> None:
-    """Run, and leave without taking apart what was imported, which takes torch half a second.
-
-    To be terminated is to be interrupted: workers finish writing.
-    """
-    gc.set_threshold(100_000)  # what is imported stays: looking through it takes much of the start
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        main()
-        code = 0
-    except SystemExit as error:
-        code = error.code
-        if isinstance(code, str):
-            print(code, file=sys.stderr)
-            code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code or 0)
-
-
 if __name__ == "__main__":
-    _leave()
+    enter(main)

@@ -1,10 +1,10 @@
 """``python -m benchmark.status``: what is stored, what is not done and why, what is missing."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 
 from benchmark.config import ConfigError, settings, small_command
+from benchmark.entry import enter
 from benchmark.store import Store
 
 
@@ -41,4 +41,4 @@ def main(arguments: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -1,10 +1,10 @@
 """``python -m benchmark.verify``: checks every stored cell and sets damaged ones aside."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.config import ConfigError, settings, small_command
+from benchmark.entry import enter
 from benchmark.index import UnknownSchema
 from benchmark.store import Store
 
@@ -63,4 +63,4 @@ def _problems(store: Store, keys: list[str]) -> Iterator[tuple[Path, str | None]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

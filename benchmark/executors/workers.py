@@ -18,6 +18,7 @@ from typing import Any
 
 import numba
 
+from benchmark.entry import begin
 from benchmark.executors.base import ENDING
 
 _PATIENCE = 10.0  # seconds for a worker to finish writing
@@ -136,7 +137,7 @@ def _serve(connection, work, groups: list, parent: int) -> None:
     for number in ENDING:  # the parent answers, and ends us
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # not through the parent's progress bar
+    begin()  # not through the parent's progress bar
     while (place := connection.recv()) is not None:
         problem = None
         try:

@@ -17,6 +17,7 @@ from benchmark import catalogue
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain
 from benchmark.config import ConfigError, conf_dir
+from benchmark.entry import enter
 from benchmark.progress import console_of
 from benchmark.scaling.estimate import Cluster, report
 from benchmark.scaling.laws import exponent, work
@@ -159,7 +160,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    try:
-        main(sys.argv[1:])
-    except (ConfigError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    enter(lambda: main(sys.argv[1:]), ConfigError, OSError, ValueError)

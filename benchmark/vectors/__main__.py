@@ -15,6 +15,7 @@ from benchmark.aggregators.base import feasibility
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain, choices, component, is_variant
 from benchmark.config import ConfigError
+from benchmark.entry import enter
 from benchmark.progress import console_of
 from benchmark.vectors.compare import Round, compare, remembers
 from benchmark.vectors.cost import peak_memory, seconds
@@ -151,7 +152,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    try:
-        main(sys.argv[1:])
-    except (ConfigError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    enter(lambda: main(sys.argv[1:]), ConfigError, OSError, ValueError)
