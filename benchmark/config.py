@@ -22,16 +22,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmark.cli import spelled
+
 
 class ConfigError(Exception):
     """A setting is unknown, of the wrong type or impossible; the message is one line."""
 
 
 def conf_dir() -> Path:
-    """The folder of configuration files: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder of configuration files: inside the package in a wheel, beside it in a
+    checkout. What lies beside a wheel belongs to others."""
     package = Path(__file__).resolve().parent
-    checkout = package.parent / "conf"
-    return checkout if (checkout / "config.yaml").exists() else package / "conf"
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 @dataclass
@@ -385,18 +388,31 @@ def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, s
 
 
 def small_command(main: Callable) -> Callable:
-    """A command's main function, whose errors that are the user's become one line and exit code
-    1."""
+    """Give a command's main function `--help`, and make one line and exit code 1 of errors that
+    are the user's."""
 
     @wraps(main)
     def told(arguments: list[str] | None = None) -> int:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        if {"-h", "--help"} & {*arguments}:
+            print(_help_of(main))
+            return 0
         try:
-            return main(arguments)
-        except (ConfigError, FileNotFoundError, ValueError) as error:
+            return main(arguments) or 0
+        except (ConfigError, OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
     return told
+
+
+def _help_of(main: Callable) -> str:
+    """Return a command's help: its module's docstring, and its file of settings if it has one."""
+    doc = main.__globals__["__doc__"].strip()
+    file = re.search(r"conf/(\w+\.yaml)", doc)
+    settings = (conf_dir() / file[1]).read_text(encoding="utf-8").strip() if file else ""
+    text = f"{doc}\n\n{settings}".strip()
+    return re.sub(r"python -m benchmark\.(\w+)", lambda found: spelled(found[1]), text)
 
 
 def as_name(override: str) -> str:

@@ -58,15 +58,11 @@ def begin() -> io.TextIOWrapper:
     return sys.stdout
 
 
-def enter(main: Callable[[], int | None], *users: type[Exception]) -> NoReturn:
+def enter(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's main function, and end this process with its exit code.
 
     Without a code of its own, a command whose reader has left ends with that of SIGPIPE, 141; one
     whose output got lost otherwise with 1 and a line. To be terminated is to be interrupted.
-
-    Args:
-        main: the function.
-        users: exceptions that are the user's errors: they become one line and exit code 1.
     """
     out = begin()
     gc.set_threshold(100_000)  # what is imported stays: looking through it takes much of the start
@@ -76,8 +72,6 @@ def enter(main: Callable[[], int | None], *users: type[Exception]) -> NoReturn:
         code = main()
     except SystemExit as error:
         code = error.code
-    except users as error:
-        code = f"error: {error}"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -1,9 +1,10 @@
-"""``python -m benchmark.list aggregators``: the catalogue of rules, of stages and of attacks.
+"""Prints the catalogue of rules, of stages or of attacks.
+
+    python -m benchmark.list aggregators | pre_aggregators | attacks
 
 Requirement and state are not written down anywhere but found by asking and running them.
 """
 
-import sys
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from benchmark.aggregators.state import packed
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.training import Local
 from benchmark.catalogue import choices, component, is_variant
-from benchmark.config import ConfigError
+from benchmark.cli import spelled
+from benchmark.config import ConfigError, small_command
 from benchmark.entry import enter
 from benchmark.models import Logistic
 from benchmark.progress import console_of
@@ -186,11 +188,11 @@ _FACTS = {
 def main(arguments: list[str]) -> None:
     """Print a catalogue."""
     if len(arguments) != 1 or arguments[0] not in _GROUPS:
-        raise ConfigError(f"say which: python -m benchmark.list {' | '.join(_GROUPS)}")
+        raise ConfigError(f"say which: {spelled('list')} {' | '.join(_GROUPS)}")
     console = console_of(160)
     console.print(table(_GROUPS[arguments[0]]))
     console.print(_ATTACKS_NOTE if arguments[0] == "attacks" else _RULES_NOTE)
 
 
 if __name__ == "__main__":
-    enter(lambda: main(sys.argv[1:]), ConfigError)
+    enter(small_command(main))

@@ -1,9 +1,15 @@
-"""Figures and tables of stored results: python -m benchmark.plots [outputs=...] [folder=...]."""
+"""Writes figures and tables of stored results.
 
-import sys
+    python -m benchmark.plots [outputs=FOLDER] [folder=FOLDER]
+
+Figures go to `folder`, by default the folder figures of the outputs.
+"""
+
 from pathlib import Path
 
 from benchmark import analysis
+from benchmark.cli import spelled
+from benchmark.config import small_command
 from benchmark.entry import enter
 
 
@@ -14,8 +20,7 @@ def main(arguments):
         name, _, value = argument.partition("=")
         if name not in settings or not value:
             raise ValueError(
-                f"unknown argument {argument}: python -m benchmark.plots "
-                "[outputs=FOLDER] [folder=FOLDER]"
+                f"unknown argument {argument}: {spelled('plots')} [outputs=FOLDER] [folder=FOLDER]"
             )
         settings[name] = value
     outputs = Path(settings["outputs"])
@@ -25,9 +30,7 @@ def main(arguments):
     if frame["test_accuracy"].isna().all():
         counts = frame["status"].value_counts()
         states = ", ".join(f"{count} {status}" for status, count in counts.items())
-        raise ValueError(
-            f"no finished cell in {outputs} ({states}): see python -m benchmark.status"
-        )
+        raise ValueError(f"no finished cell in {outputs} ({states}): see {spelled('status')}")
     folder.mkdir(parents=True, exist_ok=True)
     analysis.summary_table(frame).to_csv(folder / "summary.csv", index=False)
     (folder / "summary.md").write_text(analysis.markdown(frame), encoding="utf-8")
@@ -39,4 +42,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    enter(lambda: main(sys.argv[1:]), OSError, ValueError)
+    enter(small_command(main))

@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import ConfigError, conf_dir, imported
+from benchmark.config import conf_dir, imported, small_command
 from benchmark.data import DataError
 from benchmark.entry import enter
 
@@ -61,17 +61,10 @@ def parse(arguments: list[str], folder: Path) -> tuple[str, object]:
     return names[0], source(**settings)
 
 
+@small_command
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if set(arguments) & {"-h", "--help"}:
-        print(__doc__.strip())
-        return 0
-    try:
-        name, source = parse(arguments, conf_dir() / "data")
-    except (ConfigError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    name, source = parse(arguments, conf_dir() / "data")
     if not hasattr(source, "prepare"):
         print(f"{name}: nothing to prepare, no download is needed")
         return 0

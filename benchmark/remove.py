@@ -1,5 +1,9 @@
-"""``python -m benchmark.remove where="attack == 'alie'"``: deletes stored cells by a condition."""
+"""Deletes stored cells by a condition on the columns of `benchmark.analysis.load`.
 
+python -m benchmark.remove where="attack == 'alie' and n < 20" [outputs=FOLDER]
+"""
+
+from benchmark.cli import spelled
 from benchmark.config import ConfigError, settings, small_command
 from benchmark.entry import enter
 from benchmark.store import Store
@@ -14,7 +18,7 @@ def main(arguments: list[str] | None) -> int:
 
     given = settings(arguments, where=None, outputs="outputs")
     if given["where"] is None:
-        raise ConfigError("say which: python -m benchmark.remove where=\"attack == 'alie'\"")
+        raise ConfigError(f"say which: {spelled('remove')} where=\"attack == 'alie'\"")
     frame = load(given["outputs"]).drop_duplicates("key", keep="last")
     keys = frame["key"][matching(frame, given["where"], "where")]
     store = Store(given["outputs"])

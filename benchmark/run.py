@@ -6,9 +6,11 @@ import shlex
 import signal
 import sys
 
+from benchmark.cli import spelled
+
 
 def _how_to_go_on() -> str:
-    again = shlex.join(["python", "-m", "benchmark.run", *sys.argv[1:]])
+    again = shlex.join([*spelled("run").split(), *sys.argv[1:]])
     return f"interrupted; what is finished is stored, go on with: {again}"
 
 

@@ -1,8 +1,12 @@
-"""``python -m benchmark.status``: what is stored, what is not done and why, what is missing."""
+"""Tells what is stored, what is not done and why, and what is missing.
+
+python -m benchmark.status [outputs=FOLDER]
+"""
 
 from collections import Counter
 from pathlib import Path
 
+from benchmark.cli import spelled
 from benchmark.config import ConfigError, settings, small_command
 from benchmark.entry import enter
 from benchmark.store import Store
@@ -15,7 +19,7 @@ def main(arguments: list[str] | None) -> int:
     store = Store(folder)
     records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
     if not (records or planned or store.index.damaged or store.damaged_plans):
-        raise ConfigError(f"outputs={folder}: nothing there; python -m benchmark.run fills it")
+        raise ConfigError(f"outputs={folder}: nothing there; {spelled('run')} fills it")
     counts, reasons = Counter(), Counter()
     for record in records.values():
         counts[record["status"]] += 1
@@ -28,9 +32,9 @@ def main(arguments: list[str] | None) -> int:
     if counts["diverged"]:
         print(f"diverged   {counts['diverged']:6}")
     if counts["damaged"]:
-        print(f"damaged    {counts['damaged']:6}: python -m benchmark.verify outputs={folder}")
+        print(f"damaged    {counts['damaged']:6}: {spelled('verify')} outputs={folder}")
     for path in store.damaged_plans:
-        print(f"{path} is damaged: python -m benchmark.verify outputs={folder}")
+        print(f"{path} is damaged: {spelled('verify')} outputs={folder}")
     for (status, reason), count in reasons.most_common():
         print(f"{status}: {count} cell{'s' * (count > 1)}: {reason}")
     if counts["failed"]:

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmark.cli import spelled
 from benchmark.config import ConfigError
 from benchmark.index import (
     KEY_PATTERN,
@@ -122,7 +123,7 @@ class Store:
             return {}
         except Damaged as error:
             raise ConfigError(
-                f"{path} is damaged: {error}; python -m benchmark.verify outputs={self.folder} "
+                f"{path} is damaged: {error}; {spelled('verify')} outputs={self.folder} "
                 "sets it aside, then the same command computes it again"
             ) from None
 

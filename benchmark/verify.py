@@ -1,4 +1,7 @@
-"""``python -m benchmark.verify``: checks every stored cell and sets damaged ones aside."""
+"""Checks every stored cell against its checksums and its key, and sets damaged ones aside.
+
+python -m benchmark.verify [outputs=FOLDER]
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,20 +103,6 @@ def test_an_error_is_one_line():
     ended = process("-m", "fl.num_byzantine=2", "fl.roundz=3")
     assert ended.returncode == 1 and ended.stdout == ""
     assert re.fullmatch(r"error: .*fl\.roundz.*\n", ended.stderr)
-
-
-@pytest.mark.skipif(
-    not (find_spec("hatchling") and find_spec("build")), reason="needs hatchling and build"
-)
-def test_a_wheel_has_the_plugin_and_the_configuration(tmp_path):
-    arguments = ["--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
-    ended = process(*arguments, module="build", folder=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"benchmark/run.py", "hydra_plugins/benchmark_grid.py"} <= names
-    for path in conf_dir().rglob("*.yaml"):
-        assert f"benchmark/conf/{path.relative_to(conf_dir())}" in names
 
 
 # --------------------------------------------------------------------------- errors, in one process

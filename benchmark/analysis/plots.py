@@ -18,6 +18,7 @@ from matplotlib.transforms import ScaledTranslation
 from benchmark.analysis.results import scenario_names
 from benchmark.analysis.statistics import NO_ATTACK, WORST, summarise
 from benchmark.analysis.tables import describe
+from benchmark.cli import spelled
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
@@ -70,7 +71,7 @@ def accuracy_figure(frame, title=None):
     if len(names) != 1:
         raise ValueError(f"a figure shows one scenario, this table has {len(names)}")
     if frame["test_accuracy"].isna().all():
-        raise ValueError("no finished cell to draw: see python -m benchmark.status")
+        raise ValueError(f"no finished cell to draw: see {spelled('status')}")
     rows = summarise(frame)
     texts = [title or next(iter(names.values()))[0], *describe(frame, rows)]
     rows = split_declared(rows)

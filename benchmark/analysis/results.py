@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmark.cli import spelled
 from benchmark.index import LABELS, METRICS, Index
 
 # fmt: off
@@ -38,13 +39,13 @@ def load(outputs="outputs"):
     records = list(index.records())
     if index.damaged:
         warnings.warn(
-            f"{len(index.damaged)} damaged cells were left out: python -m benchmark.verify "
+            f"{len(index.damaged)} damaged cells were left out: {spelled('verify')} "
             f"outputs={outputs} sets them aside",
             stacklevel=2,
         )
     if not records:
         raise FileNotFoundError(
-            f"no results in {Path(outputs) / 'cells'}: fill it with python -m benchmark.run -m "
+            f"no results in {Path(outputs) / 'cells'}: fill it with {spelled('run')} -m "
             "attack=sign_flip,alie aggregator=mean,krum"
         )
     cells = pd.DataFrame([_cell(record) for record in records])

@@ -10,6 +10,7 @@ from benchmark.analysis.statistics import (
     success_rates,
     summarise,
 )
+from benchmark.cli import spelled
 
 # fmt: off
 _COLUMNS = [
@@ -94,7 +95,7 @@ def describe(frame, rows):
     failed = frame.loc[frame["status"] == "failed", "key"].nunique()
     if failed:
         cells = "cell" if failed == 1 else "cells"
-        notes.append(f"{failed} {cells} failed, see python -m benchmark.status.")
+        notes.append(f"{failed} {cells} failed, see {spelled('status')}.")
     return "; ".join(shown), " ".join(notes)
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from benchmark.cli import spelled
 from benchmark.data.base import DataError, Dataset, check_fraction, hold_out
 from benchmark.data.files import download, find, home, read_verified, write_atomically
 
@@ -46,7 +47,7 @@ class ImageSource:
     def remedy(self) -> str:
         """The command that fetches or mends the files."""
         root = " " + shlex.quote(f"data.root={self.root}") if self.root else ""
-        return f"run python -m benchmark.prepare data={self.NAME}{root}"
+        return f"run {spelled('prepare')} data={self.NAME}{root}"
 
     def _dataset(
         self,

@@ -1,9 +1,10 @@
-"""``python -m benchmark.scaling``: how time and memory grow, and what a cluster would take.
+"""Tells how time and memory grow, and what a cluster would take.
 
-Settings are those of conf/scaling.yaml: ``python -m benchmark.scaling n=[100,200,400] nodes=64``.
+    python -m benchmark.scaling n=[100,200,400] nodes=64
+
+The settings are those of conf/scaling.yaml.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from benchmark import catalogue
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain
-from benchmark.config import ConfigError, conf_dir
+from benchmark.config import ConfigError, conf_dir, small_command
 from benchmark.entry import enter
 from benchmark.progress import console_of
 from benchmark.scaling.estimate import Cluster, report
@@ -160,4 +161,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    enter(lambda: main(sys.argv[1:]), ConfigError, OSError, ValueError)
+    enter(small_command(main))

@@ -1,9 +1,10 @@
-"""``python -m benchmark.vectors``: what rules are worth and what they cost, without any training.
+"""Tells what rules are worth and what they cost, without any training.
 
-Settings are those of conf/vectors.yaml: ``python -m benchmark.vectors n=50 f=12 defences=[krum]``.
+    python -m benchmark.vectors n=50 f=12 defences=[krum,nnm+krum]
+
+The settings are those of conf/vectors.yaml.
 """
 
-import sys
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,7 +15,7 @@ from benchmark import catalogue
 from benchmark.aggregators.base import feasibility
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain, choices, component, is_variant
-from benchmark.config import ConfigError
+from benchmark.config import ConfigError, small_command
 from benchmark.entry import enter
 from benchmark.progress import console_of
 from benchmark.vectors.compare import Round, compare, remembers
@@ -152,4 +153,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    enter(lambda: main(sys.argv[1:]), ConfigError, OSError, ValueError)
+    enter(small_command(main))

@@ -1,0 +1,148 @@
+"""The console script: from any folder, with help and completion; and the wheel that brings it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import cli, entry
+from benchmark.config import conf_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The console script as pip writes it."""
+    path = tmp_path / "bin" / cli.SCRIPT
+    path.parent.mkdir()
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom benchmark.cli import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder in which a wheel is installed beside another project's `conf` and `tests`."""
+    pytest.importorskip("hatchling")
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(site)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = site.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    (site / "conf").mkdir()
+    (site / "conf" / "config.yaml").write_text("of_another_project: true\n")
+    return site
+
+
+def called(*command, folder, **environment):
+    return subprocess.run([*map(str, command)], cwd=folder, env=os.environ | environment,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- the wheel
+
+
+def test_a_wheel_has_the_plugin_the_configuration_and_the_script(site):
+    names = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
+    assert {"benchmark/run.py", "hydra_plugins/benchmark_grid.py"} <= names
+    for path in conf_dir().rglob("*.yaml"):
+        assert f"benchmark/conf/{path.relative_to(conf_dir())}" in names
+    (points,) = site.glob("*.dist-info/entry_points.txt")
+    assert "byzantine-benchmark = benchmark.cli:main" in points.read_text()
+
+
+def test_a_wheel_composes_its_own_configuration(site, tmp_path):
+    ended = called(sys.executable, "-m", "benchmark.run", "--cfg", "job", folder=tmp_path,
+                   PYTHONPATH=str(site))  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "byzantine_fraction" in ended.stdout and "of_another_project" not in ended.stdout
+
+
+# -------------------------------------------------------------------------------------- the script
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_suite(script, tmp_path):
+    """A user's own component is found in the current folder nevertheless."""
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "__init__.py").write_text("raise SystemExit('the wrong one')\n")
+    (tmp_path / "mine.py").write_text("from benchmark.aggregators import Mean as Mine\n")
+    ended = called(script, "status", "outputs=nowhere", folder=tmp_path)
+    assert ended.returncode == 1
+    assert (
+        ended.stderr == "error: outputs=nowhere: nothing there; byzantine-benchmark run fills it\n"
+    )
+    sweep = ["-m", "aggregator._target_=mine.Mine", "fl.rounds=1", "seed=0", "model=logistic"]
+    ended = called(script, "run", *sweep, "fl.num_byzantine=1,2", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "2 cells: 2 trained; results in outputs/\n"
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"run"}))
+def test_every_command_answers_help(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [cli.SCRIPT, name, "--help"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(entry, "enter", lambda main: sys.exit(main()))  # leave this process be
+    with pytest.raises(SystemExit) as ended, torch.set_grad_enabled(torch.is_grad_enabled()):
+        cli.main()
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    assert f"byzantine-benchmark {name} " in said and "python -m" not in said
+    settings = {"vectors": "heterogeneity: 1.0", "scaling": "memory_gb_s: 200", "list": "attacks"}
+    assert settings.get(name, "data=" if name == "prepare" else "[outputs=FOLDER]") in said
+
+
+def test_commands_are_listed_and_others_refused(monkeypatch, capsys):
+    for arguments in ([], ["-h"], ["--help"]):
+        monkeypatch.setattr(sys, "argv", [cli.SCRIPT, *arguments])
+        assert cli.main() == 0
+        assert capsys.readouterr().out.count("\n") == 1 + len(cli.COMMANDS)
+    monkeypatch.setattr(sys, "argv", [cli.SCRIPT, "attack=alie"])
+    assert cli.main() == 1
+    assert capsys.readouterr().err.startswith("error: attack=alie: no such command; there are run,")
+
+
+@pytest.mark.parametrize(
+    "program, prefix",
+    [("/usr/bin/byzantine-benchmark", "byzantine-benchmark "), ("", "python -m benchmark."),
+     ("/else/benchmark/run.py", "python -m benchmark.")],
+)  # fmt: skip
+def test_messages_name_the_command_that_was_used(monkeypatch, program, prefix):
+    monkeypatch.setattr(sys, "argv", [program, "status"])
+    assert cli.spelled("run") == prefix + "run"
+
+
+COMPLETED = """
+eval "$(byzantine-benchmark run -sc install=bash)"
+complete -p byzantine-benchmark | grep -q hydra_bash_completion || exit 1
+while IFS= read -r COMP_LINE; do
+  COMP_POINT=${#COMP_LINE}; words=($COMP_LINE); COMP_CWORD=$((${#words[@]} - 1))
+  [ "${COMP_LINE: -1}" = " " ] && COMP_CWORD=${#words[@]}
+  COMPREPLY=(); hydra_bash_completion; echo "${COMPREPLY[@]}"
+done
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_shell_completes_commands_choices_and_settings(script, tmp_path):
+    expected = {
+        "byzantine-benchmark st": "status",
+        "byzantine-benchmark run -m attack=ali": "attack=alie",
+        "byzantine-benchmark run attack=alie attack.z": "attack.z=",
+        "byzantine-benchmark status outp": "",
+    }
+    ended = subprocess.run(
+        ["bash", "-c", COMPLETED], input="\n".join(expected) + "\n", cwd=tmp_path, text=True,
+        env=os.environ | {"PATH": f"{script.parent}:{os.environ['PATH']}"}, capture_output=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == list(expected.values())
