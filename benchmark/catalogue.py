@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.aggregators.base import Chain
 from benchmark.config import ConfigError, build, conf_dir, typed
+from benchmark.disk import make_folder
 from benchmark.run import one_line
 
 
@@ -48,7 +49,7 @@ def results_folder(outputs: str, name: str) -> Path:
     """
     folder = Path(outputs, name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, parents=True)
     except OSError as error:
         raise ConfigError(f"outputs={outputs}: {error.strerror}") from None
     return folder

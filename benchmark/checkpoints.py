@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.state import packed, unpacked
+from benchmark.disk import make_folder, replace
 
 SCHEMA = 2
 _ATTEMPTS = 3
@@ -71,7 +72,7 @@ class Checkpoints:
         )
         header = {"schema": str(SCHEMA), "text": text, "sum": str(zlib.crc32(text.encode()))}
         for _ in range(_ATTEMPTS):
-            self.folder.mkdir(exist_ok=True)  # not its parents: see the store
+            make_folder(self.folder)  # not its parents: see the store
             with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
                 self._write(run.cell.key, tensors, header)
                 return
@@ -116,9 +117,10 @@ class Checkpoints:
         temporary = self.folder / f".{key}-{uuid.uuid4().hex}"
         try:
             save_file(tensors, temporary, header)
+            temporary.chmod(self.folder.stat().st_mode & 0o666)  # safetensors: only for its owner
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            temporary.replace(self._path(key))
+            replace(temporary, self._path(key))
         except SafetensorError as error:
             raise _of_system(error) or OSError(errno.EIO, str(error)) from None
         finally:
@@ -127,7 +129,7 @@ class Checkpoints:
 
     def _set_aside(self, key: str) -> Path:
         target = self.folder.with_name("quarantine") / f"{key}-{uuid.uuid4().hex[:8]}.safetensors"
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         with suppress(FileNotFoundError):  # another process has done it
             self._path(key).rename(target)
         return target

@@ -180,13 +180,16 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
     result = Result(plan.cells, plan.done, Counter(), [], store)
     for cell in plan.diverged:
         result.problems.append((cell, "diverged", store.summary(cell.key)["reason"]))
+    for cell in plan.infeasible:
+        result.add(cell, "infeasible", cell.problem)
+    unwritten = [c for c in plan.infeasible if plan.status.get(c.key) != "infeasible"]
     try:
         store.plan(plan.cells, sys.argv)
-        for cell in plan.infeasible:
-            result.add(cell, "infeasible", cell.problem)
-            if plan.status.get(cell.key) != "infeasible":
-                store.write(cell, "infeasible", reason=cell.problem)
+        for cell in unwritten:
+            store.write(cell, "infeasible", reason=cell.problem)
     except OSError as error:
+        if not plan.todo and not unwritten:
+            return result  # all is stored, in a folder that may be for reading only
         raise ConfigError(
             f"outputs={config.outputs}: {error}; nothing was trained: make it writable, free "
             "space, or choose another folder, and run the same command again"

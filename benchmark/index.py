@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from benchmark.disk import make_folder, share
+
 SCHEMA = 1  # of a cell's summary
 _VERSION = 1  # of a line
 _ROWS = 100  # evaluations that a line holds; those of longer runs stay in the cell's folder
@@ -101,9 +103,10 @@ class Index:
         if len(record["metrics"]["round"]) > _ROWS:
             kept = line | {"record": record | {"metrics": None}}
         with suppress(OSError):  # a full disk, or one that is for reading only
-            self.folder.mkdir(exist_ok=True)
+            make_folder(self.folder)
             with open(self.folder / self._name, "a") as file:
                 file.write(json.dumps(kept) + "\n")
+            share(self.folder / self._name)
         return line
 
     def _lines(self) -> dict[tuple[str, int], dict]:
@@ -126,6 +129,7 @@ class Index:
         with suppress(OSError):
             temporary = self.folder / f".{self._name}"
             temporary.write_text("".join(json.dumps(line) + "\n" for line in known.values()))
+            share(temporary)
             temporary.replace(self.folder / self._name)
             for path in files:
                 if path.name != self._name:

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmark import analysis
 from benchmark.cli import spelled
 from benchmark.config import small_command
+from benchmark.disk import make_folder, share
 from benchmark.entry import enter
 
 
@@ -31,9 +32,11 @@ def main(arguments):
         counts = frame["status"].value_counts()
         states = ", ".join(f"{count} {status}" for status, count in counts.items())
         raise ValueError(f"no finished cell in {outputs} ({states}): see {spelled('status')}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, parents=True)
     analysis.summary_table(frame).to_csv(folder / "summary.csv", index=False)
     (folder / "summary.md").write_text(analysis.markdown(frame), encoding="utf-8")
+    share(folder / "summary.csv")
+    share(folder / "summary.md")
     figures = analysis.accuracy_versus_f(frame, folder) + analysis.heat_maps(frame, folder)
     for kind in ("accuracy_vs_f", "heatmap", "attack_success"):
         for stale in set(folder.glob(f"{kind}-*")) - set(figures):  # of other names before

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, typed
+from benchmark.disk import make_folder, share
 from benchmark.execution import execute
 from benchmark.grid import Cell
 
@@ -71,9 +72,13 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
     if tables:
         digest = hashlib.sha256(repr((list(seedless), search)).encode()).hexdigest()[:12]
         path = Path(config.outputs, "searches", f"{digest}.csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pd.concat(tables).to_csv(path, index=False)
-        lines.append(f"trials: {path}")
+        try:
+            make_folder(path.parent, parents=True)
+            pd.concat(tables).to_csv(path, index=False)
+            share(path)
+            lines.append(f"trials: {path}")
+        except OSError as error:  # a folder for reading only, with all trials stored
+            lines.append(f"trials: not written to {path}: {error.strerror}")
     return "\n".join(lines)
 
 

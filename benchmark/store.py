@@ -35,6 +35,7 @@ import yaml
 
 from benchmark.cli import spelled
 from benchmark.config import ConfigError
+from benchmark.disk import make_folder, replace, sync, write
 from benchmark.index import (
     KEY_PATTERN,
     METRICS,
@@ -97,16 +98,18 @@ class Store:
         """Return the summary of a cell; None if it is not stored, or not all of it.
 
         Raises:
-            ConfigError: if it was stored by a version whose files are not read.
+            ConfigError: if it cannot be read, or was stored by a version whose files are not read.
         """
-        if not (self.cells / key).exists() and not self._recovered:
-            self._recovered = True  # once is enough, for ten thousand that are missing
-            with suppress(FileNotFoundError, NotADirectoryError):
-                recover(self.cells)
         try:
+            if not (self.cells / key).exists() and not self._recovered:
+                self._recovered = True  # once is enough, for ten thousand that are missing
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    recover(self.cells)
             return settled(self.cells / key, summary_of)
         except Damaged:
             return None  # to be computed
+        except OSError as error:
+            raise ConfigError(f"outputs={self.folder}: {error}: it cannot be read") from None
         except UnknownSchema as error:
             raise ConfigError(str(error)) from None
 
@@ -202,7 +205,7 @@ class Store:
     def quarantine(self, path: Path) -> Path | None:
         """Move a cell or a plan out of the way; returns where to, None if it is gone already."""
         target = self.folder / "quarantine" / f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         try:
             path.rename(target)
         except FileNotFoundError:
@@ -220,20 +223,20 @@ class Store:
         What processes that were killed while writing have left behind is removed.
         """
         self._tidy()
-        self.cells.mkdir(parents=True, exist_ok=True)
+        make_folder(self.cells, parents=True)
         keys = sorted(cell.key for cell in cells)
         name = _plan_name(keys)
         text = json.dumps({"command": command, "keys": keys}, indent=1)
         folder = self.folder / "plans"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         temporary = folder / f".{name}-{uuid.uuid4().hex}"
         try:
-            _write(temporary, text.encode())
-            temporary.replace(folder / f"{name}.json")
+            write(temporary, text.encode())
+            replace(temporary, folder / f"{name}.json")
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        _sync(folder)
+        sync(folder)
 
     def planned(self) -> set[str]:
         """Keys of all cells that any command asked for, as far as plans are whole: see
@@ -266,22 +269,22 @@ class Store:
     def _replace(self, target: Path, files: dict[str, bytes]) -> int:
         """Put a folder with these files in the place of another; returns its stamp."""
         for _ in range(_ATTEMPTS):
-            self.cells.mkdir(exist_ok=True)  # not its parents: a store that has vanished stays so
+            make_folder(self.cells)  # not its parents: a store that has vanished stays so
             with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
                 temporary = self._written(target.name, files)
                 stamp = stamp_of(temporary)
                 self._rename(temporary, target)
-                _sync(self.cells)
+                sync(self.cells)
                 return stamp
         raise FileNotFoundError(errno.ENOENT, f"{target} vanishes while it is written")
 
     def _written(self, name: str, files: dict[str, bytes]) -> Path:
         temporary = self.cells / f".{name}-{uuid.uuid4().hex}"
-        temporary.mkdir()
+        make_folder(temporary)
         try:
             for file_name, content in files.items():
-                _write(temporary / file_name, content)
-            _sync(temporary)
+                write(temporary / file_name, content)
+            sync(temporary)
         except OSError:  # no room, for one
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -340,23 +343,6 @@ def _plan_name(keys: Any) -> str | None:
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         return None
     return _sha256("".join(keys).encode(errors="replace"))[:16]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file to disk."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Flush a folder's entries to disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(content: bytes) -> str:

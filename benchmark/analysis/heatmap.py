@@ -31,6 +31,7 @@ from benchmark.analysis.statistics import (
     success_rates,
     worst_case,
 )
+from benchmark.disk import make_folder
 
 _LEAST = 3  # attacks and defences; of fewer the table says as much
 _CLEAN = f"{NO_ATTACK} (f = 0)"
@@ -57,7 +58,7 @@ def heat_maps(frame, folder, formats=("pdf", "png")):
     largest.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, parents=True)
     paths = []
     for scenario, (title, stem) in sorted(scenario_names(frame).items(), key=lambda kv: kv[1]):
         cells = frame[frame["scenario"] == scenario]

@@ -19,6 +19,7 @@ from benchmark.analysis.results import scenario_names
 from benchmark.analysis.statistics import NO_ATTACK, WORST, summarise
 from benchmark.analysis.tables import describe
 from benchmark.cli import spelled
+from benchmark.disk import make_folder, share
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
@@ -42,7 +43,7 @@ def accuracy_versus_f(frame, folder, formats=("pdf", "png")):
     scenario's digest where that is not unique.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, parents=True)
     paths = []
     for scenario, (title, stem) in sorted(scenario_names(frame).items(), key=lambda kv: kv[1]):
         cells = frame[frame["scenario"] == scenario]
@@ -59,6 +60,7 @@ def save(figure, stem, formats=("pdf", "png")):
     with matplotlib.rc_context(fname=STYLE):
         for path, suffix in zip(paths, formats, strict=True):
             figure.savefig(path, metadata=undated.get(suffix))
+            share(path)
     return paths
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from benchmark.data.base import DataError
+from benchmark.disk import make_folder, replace, share
 
 ATTEMPTS = 3
 _LARGEST = 1 << 27  # bytes, twice the largest file there is: a few that expand to many stop here
@@ -71,7 +72,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".prepare-") as scratch:
         part = Path(scratch, path.name)
         part.write_bytes(content)
-        os.replace(part, path)
+        replace(part, path)
+    share(path)
 
 
 def download(
@@ -96,7 +98,7 @@ def download(
     for url in urls:
         if not _secure(url, url):
             raise ValueError(f"{url}: data are fetched by https only")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, parents=True)
     reasons = {}
     for attempt in range(ATTEMPTS):
         time.sleep(attempt * PAUSE)

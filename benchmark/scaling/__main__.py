@@ -18,6 +18,7 @@ from benchmark import catalogue
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain
 from benchmark.config import ConfigError, conf_dir, small_command
+from benchmark.disk import share
 from benchmark.entry import enter
 from benchmark.progress import console_of
 from benchmark.scaling.estimate import Cluster, report
@@ -156,7 +157,10 @@ def main(arguments: list[str]) -> None:
               "cells": f"cells of {settings.rounds} rounds on digits"}  # fmt: skip
     titles = {axis: title for axis, title in titles.items() if axis in set(table["axis"])}
     written = [folder / name for name in ("measured.csv", "exponents.csv", "estimate.txt")]
-    print(*written, *save(scaling_figure(table, titles), folder / "scaling"), sep="\n")
+    written += save(scaling_figure(table, titles), folder / "scaling")
+    for path in written:
+        share(path)
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":

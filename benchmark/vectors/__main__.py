@@ -16,6 +16,7 @@ from benchmark.aggregators.base import feasibility
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain, choices, component, is_variant
 from benchmark.config import ConfigError, small_command
+from benchmark.disk import share
 from benchmark.entry import enter
 from benchmark.progress import console_of
 from benchmark.vectors.compare import Round, compare, remembers
@@ -148,6 +149,8 @@ def main(arguments: list[str]) -> None:
     if len(costs):
         costs.to_csv(folder / "cost.csv", index=False)
         written += [folder / "cost.csv", *save(cost_figure(costs, _N, _D), folder / "cost")]
+    for path in written:
+        share(path)
     print(*written, sep="\n")
 
 
