@@ -17,9 +17,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmark.aggregators.base import Chain, Rule, Stage, feasibility
-from benchmark.attacks.base import Attack
+from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.schedule import Schedule
-from benchmark.config import FL, Component, ConfigError, as_name, build, typed
+from benchmark.config import (
+    FAILURES,
+    FL,
+    BrokenContract,
+    Component,
+    ConfigError,
+    Fault,
+    as_name,
+    build,
+    reason_of,
+    typed,
+)
 from benchmark.grid import TWINS, Cell, participants, spelled
 from benchmark.keys import KEY_SCHEMA, canonical, digest
 
@@ -265,8 +276,12 @@ class Composer:
         if name not in self._built:
             try:
                 self._built[name] = build(plain, where)
+            except ConfigError:
+                raise
             except ValueError as error:
-                self._built[name] = Component(f"{where}: {error}", plain)
+                self._built[name] = Component(" ".join(f"{where}: {error}".split()), plain)
+            except FAILURES as error:
+                self._built[name] = Component(Fault.of(where, error), plain)
         return self._built[name]
 
     def _label(
@@ -355,15 +370,37 @@ def _infeasible(attack: Attack, schedule: Schedule, rule: Chain, fl: FL) -> str 
     if n - f < 1:
         return f"fl.num_byzantine={f} leaves no honest client of n={n}"
     sampled = participants(fl)
-    reason = feasibility(rule, sampled, -(-declared * sampled // n))
-    if reason:
-        return f"aggregator: {reason}"
-    if f and not any(schedule.count(round, f) for round in range(1, fl.rounds + 1)):
-        return (
-            f"schedule: there is no attack in any of fl.rounds={fl.rounds} (start={schedule.start})"
-        )
-    reason = attack.check(n, f)
-    return f"attack: {reason}" if reason else None
+    return (
+        reason_of("attack", _demand_declarations, attack)
+        or reason_of("aggregator", feasibility, rule, sampled, -(-declared * sampled // n))
+        or reason_of("schedule", _idle, schedule, fl)
+        or reason_of("attack", attack.check, n, f)
+    )
+
+
+def _demand_declarations(attack: Attack) -> None:
+    """Demand that an attack declares what it is: what it does not declare is never asked of it.
+
+    Raises:
+        BrokenContract: if not.
+    """
+    name, reads = type(attack).__name__, attack.reads
+    if not isinstance(reads, set | frozenset) or not reads <= set(Knowledge):
+        known = ", ".join(Knowledge)
+        raise BrokenContract(f"{name}.reads={reads!r} must be a set of some of {known}")
+    for declared, method in (("poisons", "poison"), ("targeted", "challenge")):
+        told, own = getattr(attack, declared), getattr(type(attack), method)
+        if bool(told) != (own is not getattr(Attack, method)):
+            does = "is not defined" if told else "is never called"
+            raise BrokenContract(f"{name}.{declared}={told!r}, so {name}.{method} {does}")
+
+
+def _idle(schedule: Schedule, fl: FL) -> str | None:
+    """Why there is no attack in any round, None if there is one or is not to be one."""
+    f = fl.num_byzantine
+    if not f or any(schedule.count(round, f) for round in range(1, fl.rounds + 1)):
+        return None
+    return f"there is no attack in any of fl.rounds={fl.rounds} (start={schedule.start})"
 
 
 def _scenario(config: dict, fl: FL) -> str:

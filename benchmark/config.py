@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
@@ -27,6 +28,61 @@ from benchmark.cli import spelled
 
 class ConfigError(Exception):
     """A setting is unknown, of the wrong type or impossible; the message is one line."""
+
+
+class BrokenContract(Exception):
+    """A component returns or declares what it must not; the message is one line."""
+
+
+FAILURES = (Exception, SystemExit)  # a component that calls sys.exit() ends no sweep; Ctrl-C does
+
+
+class Fault(str):
+    """How a component failed, in one line that begins with the setting that names it.
+
+    A cell with such a problem counts as failed, not as infeasible.
+
+    Attributes:
+        error: the kind of exception.
+        traceback: of it.
+    """
+
+    error: type
+    traceback: str
+
+    @classmethod
+    def of(cls, where: str, error: BaseException) -> "Fault":
+        """The fault for an exception that is being handled."""
+        told = (
+            f"{error}" if isinstance(error, BrokenContract) else f"{type(error).__name__}: {error}"
+        )
+        whole = str(error).startswith(("data=", "engine."))  # it names its setting itself
+        fault = cls(" ".join((f"{error}" if whole else f"{where}: {told}").split()))
+        fault.error, fault.traceback = type(error), traceback.format_exc()
+        return fault
+
+
+def reason_of(where: str, check: Callable[..., str | None], *arguments) -> str | None:
+    """What a component's check answers: None, or why not; a `Fault` if it fails.
+
+    Args:
+        where: the setting that names the component.
+        check: returns None or a reason, or raises ValueError with the reason.
+        arguments: for the check.
+    """
+    try:
+        reason = check(*arguments)
+        if not (reason is None or isinstance(reason, str)):
+            raise BrokenContract(f"a check must return None or a reason, not {reason!r}")
+    except ValueError as error:
+        reason = str(error) or "ValueError"
+    except FAILURES as error:
+        return Fault.of(where, error)
+    if not reason:
+        return None
+    reason = " ".join(reason.split())
+    named = re.match(rf"{where}[.=: ]", reason)
+    return reason if named else f"{where}: {reason}"
 
 
 def conf_dir() -> Path:
@@ -276,6 +332,9 @@ def imported(target: Any, where: str) -> Any:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{setting} cannot be imported: {error}") from None
+    except FAILURES as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{setting} cannot be imported: {reason}") from None
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         raise ConfigError(f"{setting} must be a class or a function")
     _demand_allowed(found.__module__, setting)
@@ -347,7 +406,7 @@ def build(node: Any, where: str) -> Component:
 
     Raises:
         ConfigError: if it cannot be imported, or a key is unknown or of the wrong type.
-        ValueError: if the component rejects a value.
+        ValueError: if the component rejects a value. Whatever else it raises is a fault of its own.
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     if not isinstance(plain, dict):
@@ -362,13 +421,14 @@ def build(node: Any, where: str) -> Component:
         where_only = {f.name for f in fields(found) if f.metadata.get("where")}
         kept = {key: value for key, value in asdict(built).items() if key not in where_only}
         return Component(built, {"_target_": target, **kept})
+    later = where == "model" and not hasattr(found, "build")  # makes a torch module, once it can
+    given = values | (dict(input_shape=None, num_classes=None) if later else {})
     try:
-        if where == "model" and not hasattr(found, "build"):  # makes a torch module, once it can
-            inspect.signature(found).bind(input_shape=None, num_classes=None, **values)
-            return Component(partial(found, **values), {"_target_": target, **values})
-        return Component(found(**values), {"_target_": target, **values})
+        inspect.signature(found).bind(**given)
     except TypeError as error:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None
+    made = partial(found, **values) if later else found(**values)
+    return Component(made, {"_target_": target, **values})
 
 
 def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, str | None]:

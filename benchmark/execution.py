@@ -4,12 +4,14 @@ import math
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.composer import Composer
-from benchmark.config import ConfigError, Engine, build, imported, typed
+from benchmark.config import FAILURES, ConfigError, Engine, Fault, build, imported, reason_of, typed
+from benchmark.data import DataError
 from benchmark.grid import Cell, expand, selected
 from benchmark.index import FINAL
 from benchmark.progress import Progress
@@ -90,7 +92,7 @@ class Plan:
     Attributes:
         cells: all of them, in order.
         status: of those that are stored, by key.
-        infeasible: those not done that cannot be trained, with their problem.
+        refused: those not done that cannot be trained, with their problem.
         todo: those to be trained.
         store, engine: where to, and how.
         executor: where.
@@ -99,7 +101,7 @@ class Plan:
 
     cells: list[Cell]
     status: dict[str, str]
-    infeasible: list[Cell]
+    refused: list[Cell]
     todo: list[Cell]
     store: Store
     engine: Engine
@@ -129,26 +131,44 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
     composer = Composer()
     cells = list({cell.key: cell for cell in (composer.cell(job) for job in jobs)}.values())
     cells = selected(cells, config.grid.where if config.grid else None, config.shard)
-    if alone and cells and cells[0].problem:
-        raise ConfigError(cells[0].problem)
     status = {key: found for key, found in ((c.key, store.status(c.key)) for c in cells) if found}
     plan = Plan(cells, status, [], [], store, engine)
     for cell in cells:
         if status.get(cell.key) not in FINAL:
-            (plan.infeasible if cell.problem else plan.todo).append(cell)
+            (plan.refused if cell.problem else plan.todo).append(cell)
     plan.executor = _executor(config)
-    if plan.todo:
-        from benchmark.executors import Work
-        from benchmark.simulation.workload import Workloads
-
-        workloads = Workloads(engine.device)
-        plan.work = Work(engine, config.outputs, workloads)
-        checked = [(cell, workloads.problem(cell)) for cell in plan.todo]
-        plan.todo = [cell for cell, problem in checked if not problem]
-        plan.infeasible += [replace(cell, problem=problem) for cell, problem in checked if problem]
-        if alone and plan.infeasible:
-            raise ConfigError(plan.infeasible[0].problem)
+    if plan.todo and not (alone and plan.refused):
+        _refuse(plan, config.outputs)
+    if alone and plan.refused and not isinstance(plan.refused[0].problem, Fault):
+        raise ConfigError(plan.refused[0].problem)  # a component's fault is stored with a traceback
     return plan
+
+
+def _refuse(plan: Plan, outputs: str) -> None:
+    """Sort out what cannot be trained on its data, or in the memory there is.
+
+    Raises:
+        ConfigError, DataError: if that leaves nothing, as memory is too little or data are missing.
+    """
+    from benchmark.executors import Work
+    from benchmark.simulation.engine import demand_memory
+    from benchmark.simulation.workload import Workloads
+
+    workloads = Workloads(plan.engine.device)
+    plan.work = Work(plan.engine, outputs, workloads)
+    demand = partial(demand_memory, engine=plan.engine, workloads=workloads)
+    asked = [(cell, workloads.problem(cell) or reason_of("memory", demand, cell))
+             for cell in plan.todo]  # fmt: skip
+    kinds = {getattr(problem, "error", None) for _, problem in asked}
+    if kinds <= {ConfigError, DataError}:
+        raise asked[0][1].error(asked[0][1])
+    plan.todo = [cell for cell, problem in asked if not problem]
+    plan.refused += [replace(cell, problem=problem) for cell, problem in asked if problem]
+
+
+def verdict(cell: Cell) -> str:
+    """The status of a cell that cannot be trained."""
+    return "failed" if isinstance(cell.problem, Fault) else "infeasible"
 
 
 def _executor(config: DictConfig):
@@ -156,8 +176,12 @@ def _executor(config: DictConfig):
 
     try:
         made = build(config.executor, "executor").value
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"executor.{error}") from None
+    except FAILURES as error:
+        raise ConfigError(Fault.of("executor", error)) from None
     if not isinstance(made, Executor):
         raise ConfigError(f"executor._target_: {type(made).__name__} is no Executor")
     return made
@@ -180,13 +204,16 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
     result = Result(plan.cells, plan.done, Counter(), [], store)
     for cell in plan.diverged:
         result.problems.append((cell, "diverged", store.summary(cell.key)["reason"]))
-    for cell in plan.infeasible:
-        result.add(cell, "infeasible", cell.problem)
-    unwritten = [c for c in plan.infeasible if plan.status.get(c.key) != "infeasible"]
+    for cell in plan.refused:
+        result.add(cell, verdict(cell), cell.problem)
+    known = {cell.key for cell in plan.refused
+             if verdict(cell) == plan.status.get(cell.key) == "infeasible"}  # fmt: skip
+    unwritten = [cell for cell in plan.refused if cell.key not in known]
     try:
         store.plan(plan.cells, sys.argv)
         for cell in unwritten:
-            store.write(cell, "infeasible", reason=cell.problem)
+            trace = getattr(cell.problem, "traceback", None)
+            store.write(cell, verdict(cell), reason=cell.problem, traceback=trace)
     except OSError as error:
         if not plan.todo and not unwritten:
             return result  # all is stored, in a folder that may be for reading only
@@ -203,10 +230,18 @@ def _compute(plan: Plan, result: Result) -> None:
     from benchmark.executors import dispatch
 
     cells = {cell.key: cell for cell in plan.todo}
-    with Progress(len(cells)) as progress:
-        for report in dispatch(plan.todo, plan.executor, plan.work):
-            result.add(cells[report.key], report.status, report.reason)
-            progress.advance(report)
+    try:
+        with Progress(len(cells)) as progress:
+            for report in dispatch(plan.todo, plan.executor, plan.work):
+                result.add(cells.pop(report.key), report.status, report.reason)
+                progress.advance(report)
+    except (ConfigError, DataError):
+        raise
+    except FAILURES as error:
+        fault = Fault.of("executor", error)
+        for cell in cells.values():
+            result.add(cell, "failed", fault)
+            plan.store.write(cell, "failed", reason=fault, traceback=fault.traceback)
 
 
 def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> int:
@@ -251,8 +286,10 @@ def report(result: Result, function: str | None = None) -> None:
         print(f"infeasible: {count} cell{'s' * (count > 1)}: {reason}")
     for cell, reason in diverged:
         print(f"diverged: {cell.title}: {reason}")
-    for cell, reason in failed:
-        print(f"failed: {cell.title}: {reason} (see {result.store.cells / cell.key}/traceback.txt)")
+    for reason, cells in _by_reason(failed).items():
+        count = f"{len(cells)} cells, the first " if len(cells) > 1 else ""
+        trace = result.store.cells / cells[0].key / "traceback.txt"
+        print(f"failed: {count}{cells[0].title}: {reason} (see {trace})")
     done = result.counts["done"]
     parts = [f"{done} trained" if result.counts.keys() - {"infeasible"} else "nothing to train"]
     parts += [f"{result.stored} already stored"] if result.stored else []
@@ -264,7 +301,19 @@ def report(result: Result, function: str | None = None) -> None:
     if len(result.cells) == 1 and not result.problems:
         _describe(result.store, result.cells[0])
     if function and not failed:
-        print(imported(function, "report")(_frame(result)))
+        made = imported(function, "report")
+        try:
+            text = made(_frame(result))
+        except FAILURES as error:
+            raise ConfigError(Fault.of(f"report={function}", error)) from None
+        print(text)
+
+
+def _by_reason(problems: list[tuple[Cell, str]]) -> dict[str, list[Cell]]:
+    found = {}
+    for cell, reason in problems:
+        found.setdefault(reason, []).append(cell)
+    return found
 
 
 def _frame(result: Result):

@@ -31,7 +31,7 @@ def forecast(plan) -> str:
     that machines are of different speed or busy, and what changes in the course of training: an
     attack that starts late, a rule that converges more slowly, a model that is not finite any more.
     """
-    lines = [f"{len(plan.cells)} cells: {plan.done} done, {len(plan.infeasible)} infeasible, "
+    lines = [f"{len(plan.cells)} cells: {plan.done} done, {len(plan.refused)} infeasible, "
              f"{len(plan.todo)} to train"]  # fmt: skip
     if not plan.todo:
         return lines[0]

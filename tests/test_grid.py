@@ -2,8 +2,11 @@
 
 import itertools
 import re
+import shutil
+from collections import Counter
 from dataclasses import dataclass, fields
 
+import numpy as np
 import pytest
 import yaml
 from cells import GROUPS
@@ -11,12 +14,16 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
 
-from benchmark.aggregators import Krum, Rule, WeightsRule
-from benchmark.attacks import Attack
+from benchmark.aggregators import NNM, Krum, Rule, WeightsRule
+from benchmark.attacks import Attack, SignFlip
+from benchmark.attacks.schedule import Schedule
 from benchmark.composer import Composer
 from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
+from benchmark.data import Digits
 from benchmark.execution import axes_of, execute, jobs_of
+from benchmark.executors import Inline
 from benchmark.grid import expand, first_of, selected
+from benchmark.models import Logistic
 from benchmark.simulation.workload import Workloads
 from benchmark.store import Store
 
@@ -752,7 +759,7 @@ def test_infeasible_cells_of_a_sweep_are_recorded_and_the_rest_runs(tmp_path):
         (["fl.batch_size=1000"], r"^fl\.batch_size=1000 is larger than the smallest client's 64"),
         (["fl.num_clients=2000"], r"^partition: fl\.num_clients=2000"),
         (["fl.horizontal_flip=both", "data=breast_cancer"], r"^fl\.horizontal_flip=both needs im"),
-        (["partition=natural"], r"^partition: partition=natural: data=digits names no clients"),
+        (["partition=natural"], r"^partition=natural: data=digits names no clients"),
         (["engine.device=abacus"], r"^engine\.device=abacus: "),
         (["engine.memory_gb=1e-6"], r"^engine\.memory_gb=1e-06 is too little"),
         (["+engine.cores=3"], r"^engine\.cores: no such setting of Engine"),
@@ -764,6 +771,154 @@ def test_a_lone_cell_that_cannot_run_is_an_error(tmp_path, overrides, message):
         run(tmp_path / "outputs", *overrides, alone=True)
     assert "\n" not in str(error.value)
     assert Store(tmp_path / "outputs").keys() == []
+
+
+class Faulty:
+    """Fails at one of its methods, or returns there what it must not."""
+
+    def __getattribute__(self, name):
+        wrong = {"check": 3, "reads": {"weather"}, "poisons": True, "load": None, "count": None}
+        at = object.__getattribute__(self, "at")
+        if name == at.removesuffix("!"):
+            if at.endswith("!"):
+                return lambda *_, **__: {}["a\nb"]
+            return wrong[name] if name in ("reads", "poisons") else lambda *_: wrong[name]
+        return object.__getattribute__(self, name)
+
+    def __post_init__(self):
+        if self.at == "init":
+            raise ZeroDivisionError("of 0")
+
+
+@dataclass(frozen=True)
+class FaultyRule(Faulty, Krum):
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class FaultyStage(Faulty, NNM):
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class FaultyAttack(Faulty, SignFlip):
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class FaultySchedule(Faulty, Schedule):
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class FaultyData(Faulty, Digits):
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class FaultyModel(Faulty, Logistic):
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class FaultyPartition:
+    """Breaks the contract of partitions."""
+
+    how: str = "masks"
+
+    def split(self, dataset, num_clients, rng):
+        total = len(dataset.train_y)
+        parts = np.array_split(np.arange(total), num_clients)
+        one = {"floats": parts[3] * 1.0, "beyond": parts[3] + total, "negative": parts[3] - total,
+               "empty": parts[3][:0], "overlapping": parts[4], "twice": np.repeat(parts[3], 2),
+               "number": np.array(3)}  # fmt: skip
+        if self.how in one:
+            return [*parts[:3], one[self.how], *parts[4:]]
+        if self.how == "masks":
+            return [np.isin(np.arange(total), part) for part in parts]
+        return {"more": [*parts, parts[0]], "fewer": parts[1:], "none": None}[self.how]
+
+
+FAULTS = {
+    "rule made": ("aggregator", "FaultyRule", "init", "ZeroDivisionError: of 0"),
+    "rule checked": ("aggregator", "FaultyRule", "check!", "KeyError: 'a\\nb'"),
+    "rule's answer": ("aggregator", "FaultyRule", "check", "None or a reason, not 3"),
+    "rule's memory": ("memory", "FaultyRule", "scratch_rows!", "KeyError: 'a\\nb'"),
+    "stage made": ("pre_aggregator.nnm", "FaultyStage", "init", "ZeroDivisionError: of 0"),
+    "attack made": ("attack", "FaultyAttack", "init", "ZeroDivisionError: of 0"),
+    "attack checked": ("attack", "FaultyAttack", "check!", "KeyError: 'a\\nb'"),
+    "attack's answer": ("attack", "FaultyAttack", "check", "None or a reason, not 3"),
+    "attack and data": ("attack", "FaultyAttack", "check_data!", "KeyError: 'a\\nb'"),
+    "attack reads": ("attack", "FaultyAttack", "reads", "FaultyAttack.reads={'weather'} must be"),
+    "attack poisons": ("attack", "FaultyAttack", "poisons", "FaultyAttack.poison is not defined"),
+    "schedule made": ("schedule", "FaultySchedule", "init", "ZeroDivisionError: of 0"),
+    "schedule": ("schedule", "FaultySchedule", "count!", "KeyError: 'a\\nb'"),
+    "data made": ("data", "FaultyData", "init", "ZeroDivisionError: of 0"),
+    "data": ("data", "FaultyData", "load!", "KeyError: 'a\\nb'"),
+    "no data": ("data", "FaultyData", "load", "must return a benchmark.data.Dataset, not a None"),
+    "model": ("model", "FaultyModel", "build!", "KeyError: 'a\\nb'"),
+    "boolean masks": ("partition", "FaultyPartition", "masks", "bool; indices are np.flatnonzero("),
+    "one part more": ("partition", "FaultyPartition", "more", "gives 21 parts for n=20 clients"),
+    "one part fewer": ("partition", "FaultyPartition", "fewer", "gives 19 parts for n=20 clients"),
+    "no parts": ("partition", "FaultyPartition", "none", "TypeError: 'NoneType' object is not"),
+    "fractions": ("partition", "FaultyPartition", "floats", "of type float64; indices are integ"),
+    "beyond": ("partition", "FaultyPartition", "beyond", "; the examples are 0 to 1294"),
+    "negative": ("partition", "FaultyPartition", "negative", "; the examples are 0 to 1294"),
+    "empty client": ("partition", "FaultyPartition", "empty", "client 3 an array of shape (0,)"),
+    "a number": ("partition", "FaultyPartition", "number", "client 3 an array of shape ()"),
+    "overlapping": ("partition", "FaultyPartition", "overlapping", "shares = True"),
+    "twice": ("partition", "FaultyPartition", "twice", "shares = True"),
+}
+
+
+@pytest.mark.parametrize("where, name, how, reason", FAULTS.values(), ids=FAULTS)
+def test_a_components_fault_is_its_cells_alone(tmp_path, where, name, how, reason):
+    group = {"FaultyRule": "aggregator"}.get(name, where)
+    setting = "how" if group == "partition" else "at"
+    faulty = [f"{group}._target_={HERE}.{name}", f"+{group}.{setting}='{how}'"]
+    faulty += ["pre_aggregator=nnm"] if "nnm" in group else []
+    few = ["fl.rounds=1", "model=logistic", "executor=inline", "fl.num_byzantine=4"]
+    for jobs, done in (([few, few + faulty], 1), ([few + faulty], 0)):
+        result = execute(jobs, first_of([*few, f"outputs={tmp_path}"]), alone=not done)
+        assert result.counts == Counter(done=done, failed=1)
+        ((cell, status, told),) = result.problems
+        assert status == "failed" and told.startswith(f"{where}: ") and reason in told, told
+        assert "\n" not in told and len(told) < 250
+        assert (Store(tmp_path).cells / cell.key / "traceback.txt").read_text()
+        shutil.rmtree(tmp_path)
+
+
+def test_missing_data_are_the_failure_of_their_cells(tmp_path):
+    few = ["fl.rounds=1", f"outputs={tmp_path}", "fl.num_byzantine=4"]
+    jobs = [few, [*few, "data=mnist", "data.root=/nowhere"]]
+    result = execute(jobs, first_of(few))
+    assert result.counts == {"done": 1, "failed": 1}
+    assert result.problems[0][2].startswith("data=mnist: no train-images-idx3-ubyte")
+
+
+def test_a_cell_that_is_too_large_fails_alone(tmp_path):
+    few = ["fl.rounds=1", f"outputs={tmp_path}", "engine.memory_gb=0.1", "model=mlp"]
+    result = execute([few, [*few, "model.hidden=[50000]"]], first_of(few))
+    assert result.counts == {"done": 1, "failed": 1}
+    assert result.problems[0][2].startswith("engine.memory_gb=0.1 is too little: a cell needs")
+
+
+@dataclass(frozen=True)
+class FaultyExecutor(Inline):
+    def run(self, groups, work):
+        yield from super().run(groups[:1], work)
+        raise OverflowError("too many")
+
+
+def test_an_executors_fault(tmp_path):
+    executor = ["executor=inline", f"executor._target_={HERE}.FaultyExecutor"]
+    few = ["fl.rounds=1", f"outputs={tmp_path}", *executor]
+    result = execute([few], first_of(few))
+    assert result.counts == {"done": 1}  # before that
+    few += ["model.hidden=[3]"]
+    result = execute([few, [*few, "fl.rounds=2"]], first_of(few))
+    assert result.counts == {"done": 1, "failed": 1}
+    assert result.problems[0][2] == "executor: OverflowError: too many"
 
 
 def test_only_local_training_takes_batches_larger_than_a_client(composer):

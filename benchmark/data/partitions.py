@@ -4,13 +4,15 @@ The functions take the labels (N,), the number of clients n and a NumPy Generato
 list of n sorted int64 index arrays: disjoint, none empty, together every example exactly once.
 The same generator state gives the same partition. The classes give them the form of a config:
 hyper-parameters in the constructor, checked there, and ``split(dataset, num_clients, rng)``.
-`Shared` is the one exception to disjointness.
+`Shared` is the one exception to disjointness. A class of one's own keeps to this, but may leave
+examples out; if its clients share examples it says so: ``shares = True``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 import numpy as np
 
@@ -238,6 +240,8 @@ class Shared:
     The setting of papers in which n workers draw their batches from one distribution. The n
     entries are one and the same array.
     """
+
+    shares: ClassVar[bool] = True
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
         """The same index array, of all examples, for each client."""

@@ -125,11 +125,7 @@ def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1)
     for group in groups_of(cells):
         workload = workloads.of(group[0])
         need = memory_of(group, workloads)
-        if need > budget:
-            raise ConfigError(
-                f"engine.memory_gb={engine.memory_gb} is too little: "
-                f"a cell needs {need / 2**30:.2g}"
-            )
+        _demand(need, engine)
         count = math.ceil(len(group) / max(1, budget // parts // need))
         if engine.device == "cpu":
             rows = max(held_bytes(cell, workload) for cell in group)
@@ -144,6 +140,22 @@ def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1)
 def memory_of(group: list, workloads: Workloads) -> int:
     """Bytes of the largest cell of a group, see `memory`."""
     return max(block_bytes([cell], workloads.of(group[0])) for cell in group)
+
+
+def demand_memory(cell, engine: Engine, workloads: Workloads) -> None:
+    """Demand that there is memory for a cell.
+
+    Raises:
+        ConfigError: if not.
+    """
+    _demand(memory_of([cell], workloads), engine)
+
+
+def _demand(need: int, engine: Engine) -> None:
+    if need > engine.memory_gb * 2**30:
+        raise ConfigError(
+            f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
+        )
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from benchmark.config import ConfigError
+from benchmark.config import BrokenContract, ConfigError, reason_of
+from benchmark.data import Dataset
 from benchmark.keys import canonical
 from benchmark.models import build_model
 from benchmark.simulation.batches import Batches
@@ -54,7 +55,8 @@ class Workload:
         name = (canonical(cell.config["partition"]), cell.n, cell.seed)
         if name not in self._shards:
             stream = generator(cell.seed, "partition")
-            self._shards[name] = cell.partition.split(self.dataset, cell.n, stream)
+            parts = cell.partition.split(self.dataset, cell.n, stream)
+            self._shards[name] = _checked(parts, cell.partition, len(self.dataset.train_y), cell.n)
         return self._shards[name]
 
     def batches(self, cell) -> Batches:
@@ -83,6 +85,7 @@ class Workloads:
             raise ConfigError(f"engine.device={device}: {reason}") from None
         self._data: dict = {}
         self._known: dict = {}
+        self._problems: dict = {}
 
     def of(self, cell) -> Workload:
         """The workload of a cell.
@@ -94,13 +97,21 @@ class Workloads:
         data = canonical(cell.config["data"])
         name = (data, canonical(cell.config["model"]))
         if name not in self._known:
-            if data not in self._data:
-                self._data[data] = self._load(cell.data)
+            self._load(cell)
             self._known[name] = Workload(*self._data[data], cell.model, self.device)
         return self._known[name]
 
-    def _load(self, source) -> tuple:
+    def _load(self, cell) -> None:
+        data = canonical(cell.config["data"])
+        if data in self._data:
+            return
+        source = cell.data
         dataset = source.load()
+        if not isinstance(dataset, Dataset):
+            raise BrokenContract(
+                f"{type(source).__name__}.load must return a benchmark.data.Dataset, "
+                f"not a {type(dataset).__name__}"
+            )
         splits = {
             name: tuple(
                 torch.from_numpy(getattr(dataset, f"{name}_{part}")).to(self.device)
@@ -108,37 +119,73 @@ class Workloads:
             )
             for name in ("train", "validation", "test")
         }
-        return dataset, splits
+        self._data[data] = dataset, splits
 
     def problem(self, cell) -> str | None:
-        """Why the cell cannot be trained on its data, None if it can.
-
-        Raises:
-            DataError: if the data are missing or corrupt.
-        """
-        try:
-            workload = self.of(cell)
-        except ValueError as error:
-            return str(error)
-        try:
-            smallest = min(len(shard) for shard in workload.shards(cell))
-        except ValueError as error:
-            return f"partition: {error}"
-        size = cell.fl.batch_size
-        if size > smallest and cell.fl.algorithm != "fedavg":  # which trains short batches, too
-            return f"fl.batch_size={size} is larger than the smallest client's {smallest} examples"
-        problem = cell.attack.check_data(workload.dataset.input_shape, workload.dataset.num_classes)
-        if problem:
-            return f"attack: {problem}"
-        held_out, root = len(workload.dataset.validation_y), cell.rule.root_examples
-        if root and held_out <= root:
-            return (
-                f"aggregator.root_examples={root} leaves nothing of the {held_out} validation "
-                "examples: lower it, or raise data.validation_fraction"
+        """Why the cell cannot be trained on its data, None if it can; a `Fault` if a component
+        fails, or data are missing or corrupt."""
+        name = (canonical(cell.config["data"]), canonical(cell.config["model"]))
+        if name not in self._problems:
+            self._problems[name] = reason_of("data", self._load, cell) or reason_of(
+                "model", lambda: self.of(cell) and None
             )
-        if cell.fl.horizontal_flip != "none" and len(workload.dataset.input_shape) != 3:
-            return f"fl.horizontal_flip={cell.fl.horizontal_flip} needs images"
-        return None
+        if self._problems[name]:
+            return self._problems[name]
+        workload = self.of(cell)
+        shape, classes = workload.dataset.input_shape, workload.dataset.num_classes
+        return (
+            reason_of("partition", lambda: workload.shards(cell) and None)
+            or _mismatch(cell, workload)
+            or reason_of("attack", cell.attack.check_data, shape, classes)
+        )
+
+
+def _mismatch(cell, workload: Workload) -> str | None:
+    """Why settings do not fit the data, None if they do."""
+    smallest = min(len(shard) for shard in workload.shards(cell))
+    size = cell.fl.batch_size
+    if size > smallest and cell.fl.algorithm != "fedavg":  # which trains short batches, too
+        return f"fl.batch_size={size} is larger than the smallest client's {smallest} examples"
+    held_out, root = len(workload.dataset.validation_y), cell.rule.root_examples
+    if root and held_out <= root:
+        return (
+            f"aggregator.root_examples={root} leaves nothing of the {held_out} validation "
+            "examples: lower it, or raise data.validation_fraction"
+        )
+    if cell.fl.horizontal_flip != "none" and len(workload.dataset.input_shape) != 3:
+        return f"fl.horizontal_flip={cell.fl.horizontal_flip} needs images"
+    return None
+
+
+def _checked(parts, partition, total: int, n: int) -> list[np.ndarray]:
+    """The parts that a partition makes of `total` examples, as int64 arrays.
+
+    Raises:
+        BrokenContract: if they are not what `data.partitions` demands.
+    """
+    name = f"{type(partition).__name__}.split"
+    arrays = [np.asarray(part) for part in parts]
+    if len(arrays) != n:
+        raise BrokenContract(f"{name} gives {len(arrays)} parts for n={n} clients")
+    for client, part in enumerate(arrays):
+        of = f"{name} gives client {client}"
+        if part.ndim != 1 or not part.size:
+            raise BrokenContract(f"{of} an array of shape {part.shape}; it must be (k,) with k > 0")
+        if part.dtype.kind not in "iu":
+            right = "np.flatnonzero(mask)" if part.dtype.kind == "b" else "integers"
+            raise BrokenContract(f"{of} numbers of type {part.dtype}; indices are {right}")
+        if part.min() < 0 or part.max() >= total:
+            raise BrokenContract(
+                f"{of} indices from {part.min()} to {part.max()}; the examples are 0 to {total - 1}"
+            )
+    if not getattr(partition, "shares", False):
+        uses = np.bincount(np.concatenate(arrays).astype(np.int64), minlength=total)
+        if uses.max() > 1:
+            raise BrokenContract(
+                f"{name} gives example {uses.argmax()} to {uses.max()} clients, or as many times; "
+                f"if that is meant, set {type(partition).__name__}.shares = True"
+            )
+    return [part.astype(np.int64, copy=False) for part in arrays]
 
 
 def group_name(cell) -> str:
