@@ -374,7 +374,7 @@ def _infeasible(attack: Attack, schedule: Schedule, rule: Chain, fl: FL) -> str 
         reason_of("attack", _demand_declarations, attack)
         or reason_of("aggregator", feasibility, rule, sampled, -(-declared * sampled // n))
         or reason_of("schedule", _idle, schedule, fl)
-        or reason_of("attack", attack.check, n, f)
+        or reason_of("attack", _harmless, attack, schedule, fl)
     )
 
 
@@ -401,6 +401,24 @@ def _idle(schedule: Schedule, fl: FL) -> str | None:
     if not f or any(schedule.count(round, f) for round in range(1, fl.rounds + 1)):
         return None
     return f"there is no attack in any of fl.rounds={fl.rounds} (start={schedule.start})"
+
+
+def _harmless(attack: Attack, schedule: Schedule, fl: FL) -> str | None:
+    """Return why the attack is not defined for as many clients as attack in some round, or None.
+
+    Under client sampling a round has its share of them, rounded up, as the declared ones.
+    """
+    n, f, sampled = fl.num_clients, fl.num_byzantine, participants(fl)
+    rounds = range(1 if schedule.always else fl.rounds, 0, -1)
+    first = {schedule.count(round, f): round for round in rounds}  # in which so many attack
+    for count in sorted(filter(None, first), reverse=True) or [0]:
+        reason = attack.check(sampled, -(-count * sampled // n))
+        if isinstance(reason, str):
+            sample = f" (of {sampled} sampled clients)" if sampled < n else ""
+            return f"{reason}{sample}" + (f" (from round {first[count]})" if count < f else "")
+        if reason is not None:
+            return reason
+    return None
 
 
 def _scenario(config: dict, fl: FL) -> str:

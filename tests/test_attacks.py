@@ -24,6 +24,7 @@ from attack_inputs import (
     H,
     Poison,
     batch,
+    context,
     draw,
     knowledge,
     vectors,
@@ -37,7 +38,7 @@ from hypothesis import strategies as st
 from labels import label
 
 from benchmark import attacks
-from benchmark.aggregators import FLANDERS, LASA, Infeasible, Krum, Mean, Median
+from benchmark.aggregators import FLANDERS, LASA, FLTrust, Infeasible, Krum, Mean, Median
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.attacks import (
     ALittleIsEnough,
@@ -57,6 +58,7 @@ from benchmark.attacks import (
 )
 from benchmark.config import build, conf_dir
 from benchmark.kernels import noise
+from benchmark.kernels.moments import mean_and_std
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -261,6 +263,79 @@ def test_one_coordinate(attack):
     for dtype in (np.float32, np.float64):
         sent = attack(draw(H, 1, 0, dtype), f=F, **knowledge(attack, d=1, dtype=dtype))
         assert sent.shape == (F, 1) and sent.dtype == dtype
+
+
+def stretched(attack, factor, dtype):
+    """What is sent where all vectors are longer by a factor; the rule is Krum's, or FLTrust."""
+    d = width(attack)
+    honest, own, model, previous, root = (
+        (v * factor).astype(dtype) for v in vectors(H, F, d, np.float64)
+    )
+    told = knowledge(attack) | {"own": own, "model": model[0], "previous": previous[0]}
+    told |= {"rule": FLTrust() if Knowledge.ROOT in attack.reads else Krum()}
+    return np.asarray(attack(honest, f=F, **told | {"context": context(root, d)}))
+
+
+@pytest.mark.parametrize(("dtype", "powers"), [
+    (np.float32, (-100, -66, -64, 64, 66, 100)), (np.float64, (-497, 497)),
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "line", [line for line in ENTRIES if "finite" not in line.exempt], ids=lambda line: line.name
+)
+def test_very_long_and_very_short_vectors(line, dtype, powers):
+    """From 1e-30 to 1e30 in float32, and from 1e-150 to 1e150 in float64."""
+    if dtype == np.float64 and "float64" in line.exempt:
+        pytest.skip("in single precision only")
+    plain = stretched(line.attack, 1.0, dtype)
+    for power in powers:
+        sent = stretched(line.attack, 2.0**power, dtype)
+        assert sent.dtype == dtype and np.isfinite(sent).all()
+        if "scale" not in line.exempt:
+            tolerance = (1e-5 if dtype == np.float32 else 1e-10) * np.abs(plain).max()
+            np.testing.assert_allclose(sent / 2.0**power, plain, rtol=0, atol=tolerance)
+
+
+@every("finite", "float64")
+def test_vectors_whose_squares_no_float_holds(attack):
+    """What needs their squares says so, the others send numbers."""
+    for power in (600, 990):
+        try:
+            assert np.isfinite(stretched(attack, 2.0**power, np.float64)).all()
+        except ValueError as error:
+            assert str(error) == "updates are too long: their squared lengths must be below 1e308"
+
+
+def test_means_and_deviations_of_the_largest_numbers():
+    x = np.array([[3e38, 1e19], [3e38, 3e19], [3e38, 2e19]], np.float32)
+    sent = InnerProductManipulation(epsilon=1.0)(x, f=1)[0]
+    np.testing.assert_allclose(sent, [-3e38, -2e19], rtol=1e-6)
+    sent = ALittleIsEnough(z=2.0)(x, f=1)[0]
+    np.testing.assert_allclose(sent, [3e38, 0.0], rtol=1e-6, atol=1e13)
+    y = np.array([[1.7e308], [-1.7e308], [1.7e308], [-1.7e308]])
+    mean, std = mean_and_std(torch.from_numpy(y / 2))
+    np.testing.assert_allclose(std, 0.85e308 * (4 / 3) ** 0.5, rtol=1e-12)
+    assert mean == 0
+
+
+@pytest.mark.parametrize(
+    ("attack", "spread"),
+    [
+        (attacks.MinMax(direction="unit"), 1e-2),
+        (attacks.MinMax(direction="sign"), 1e-2),
+        (attacks.MinSum(), 1e-3),
+    ],
+)
+def test_where_rounding_matters_the_vector_shrinks_until_it_fits(attack, spread):
+    """None of the honest vectors is sent, which would be no attack; the bound holds."""
+    x = (1e4 + np.random.default_rng(0).normal(size=(8, 200)) * spread).astype(np.float32)
+    sent, wide = attack(x, f=2)[0].astype(float), x.astype(float)
+    assert not (x == sent).all(1).any()
+    squares = ((wide[:, None] - wide) ** 2).sum(2)
+    to_sent = ((wide - sent) ** 2).sum(1)
+    if isinstance(attack, attacks.MinMax):
+        assert to_sent.max() <= squares.max()
+    else:
+        assert to_sent.sum() <= squares.sum(1).max() * (1 + 1e-9)
 
 
 @every("finite")
@@ -600,6 +675,14 @@ def test_impossible_settings_are_an_error_of_one_line():
         (ALittleIsEnough(z=1.0), 1, 5, "needs 2 honest clients or more, got n=6, f=5"),
         (ALittleIsEnough(knowledge="byzantine"), 9, 1, "needs 2 Byzantine clients or more"),
         (InnerProductManipulation(), 0, 2, "needs 1 honest clients or more, got n=2, f=2"),
+        (ALittleIsEnough(), 18, 2, "is no attack with z_max = 0, got n=20, f=2: set attack.z"),
+        (ALittleIsEnough(), 19, 1, "is no attack with z_max = 0, got n=20, f=1: set attack.z"),
+        (ALittleIsEnough(), 20, 1, "is no attack with z_max = 0, got n=21, f=1: set attack.z"),
+        (ALittleIsEnough(knowledge="byzantine"), 18, 2, "is no attack with z_max = 0, got n=20"),
+        (attacks.ROP(), 18, 2, "ROP is no attack with z_max = 0, got n=20, f=2: set attack.z"),
+        (WorstOf(attacks=(SignFlip(), ALittleIsEnough())), 18, 2, "z in attack.attacks, or leave"),
+        (attacks.Mimic(knowledge="byzantine"), 9, 1, "needs 2 Byzantine clients or more, got n=10"),
+        (attacks.MimicHeuristic(knowledge="byzantine"), 9, 1, "needs 2 Byzantine clients or more"),
     ],
 )
 def test_infeasible_numbers_of_clients(attack, h, f, need):
@@ -614,6 +697,8 @@ def test_infeasible_numbers_of_clients(attack, h, f, need):
         (ALittleIsEnough(), 25, 25),
         (ALittleIsEnough(), 26, 25),
         (ALittleIsEnough(z=1.0), 24, 26),
+        (ALittleIsEnough(), 19, 2),
+        (ALittleIsEnough(z=1.0), 18, 2),
         (ALittleIsEnough(z=1.0, knowledge="byzantine"), 1, 2),
         (InnerProductManipulation(), 1, 5),
         (InnerProductManipulation(knowledge="byzantine"), 0, 1),
@@ -622,6 +707,22 @@ def test_infeasible_numbers_of_clients(attack, h, f, need):
 )
 def test_feasible_numbers_of_clients(attack, h, f):
     assert np.isfinite(attack(draw(h, 3), f=f, own=draw(f, 3))).all()
+
+
+@everything
+def test_by_default_nobody_sends_what_honest_clients_would(attack):
+    """Neither their mean nor its own vector, wherever it is said to be defined."""
+    if attack.poisons or isinstance(attack, NoAttack):
+        return
+    for f in (1, 2, 3):
+        h = 20 - f
+        if attack.check(20, f):
+            continue
+        seen = knowledge(attack, h, f)
+        honest = honest_for(attack, h)
+        sent = np.asarray(attack(honest, f=f, **seen), float)
+        assert not np.allclose(sent, honest.mean(0)), f
+        assert not np.allclose(sent, seen["own"]), f
 
 
 # --- the view -----------------------------------------------------------------------------------

@@ -684,6 +684,20 @@ PROBLEMS = {
         ["attack=alie", "aggregator=mean", "fl.num_byzantine=19"],
         "attack: ALittleIsEnough needs f <= n/2 for z_max, got n=20, f=19: set attack.z",
     ),
+    "honest mean": (
+        ["attack=alie", "aggregator=mean", "fl.num_byzantine=2"],
+        "attack: ALittleIsEnough is no attack with z_max = 0, got n=20, f=2: set attack.z",
+    ),
+    "honest mean at first": (
+        ["attack=alie", "aggregator=mean", "fl.num_byzantine=8", "schedule=growing"],
+        "attack: ALittleIsEnough is no attack with z_max = 0, got n=20, f=2: set attack.z "
+        "(from round 1)",
+    ),
+    "honest mean of a sample": (
+        ["attack=alie", "aggregator=mean", "fl.client_fraction=0.5"],
+        "attack: ALittleIsEnough is no attack with z_max = 0, got n=10, f=2: set attack.z "
+        "(of 10 sampled clients)",
+    ),
     "rule's setting": (
         ["aggregator.distance=far"],
         "aggregator: distance must be one of squared, plain, fourth, got far",

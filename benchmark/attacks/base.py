@@ -180,7 +180,10 @@ def _mean(x: torch.Tensor) -> torch.Tensor:
     """(d,) the mean of the rows; as a product, which is several times faster than `x.mean(0)`."""
     if x.dtype not in (torch.float32, torch.float64):
         return x.mean(0)
-    return (x.new_ones(len(x)) @ x).div_(len(x))
+    mean = (x.new_ones(len(x)) @ x).div_(len(x))
+    if not bool(torch.isfinite(mean.sum())):  # perhaps only the sums overflow
+        mean = x.new_full((len(x),), 1 / len(x)) @ x
+    return mean
 
 
 @dataclass

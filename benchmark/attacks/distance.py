@@ -1,5 +1,6 @@
 """Attacks that go exactly as far as the lengths and distances of the honest updates let them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from benchmark.kernels.offsets import exact_mean, offsets
 
 _MARGIN = 1e-6  # of a squared distance, for the rounding of the vector that is sent
 _ATTEMPTS = 4
+_HALVINGS = 20
 _BELOW = 1 - 1e-5  # as a share of a length: just below it, as rules compute it in float32
 
 
@@ -23,8 +25,8 @@ class _Bounded(Informed):
 
     For every point the squared distance is quadratic in gamma, so gamma is the smallest of their
     roots, in closed form. Then the vector is rounded as it is sent, its distances are taken, and it
-    is moved nearer until the bound holds for it. If rounding alone breaks the bound, the honest
-    vector nearest the mean is sent, for which it holds.
+    is moved nearer until the bound holds for it. Only if it does not hold for the rounded mean
+    either, the honest vector nearest the mean is sent, for which it holds.
     """
 
     direction: str = "std"
@@ -44,15 +46,38 @@ class _Bounded(Informed):
         points, limit = self.region(known)
         squared, along = offsets(points, mean, p)
         length = float(offsets(p[None], torch.zeros_like(p))[0][0])
+
+        def excess(vector: torch.Tensor) -> float:
+            return offsets(points, vector)[0].max() - limit
+
         target = (1 - _MARGIN) * limit
         for _ in range(_ATTEMPTS):
             gamma = _largest(length, along, squared - target)
             vector = mean + gamma * p
-            excess = offsets(points, vector)[0].max() - limit
-            if excess <= 0:
+            over = excess(vector)
+            if over <= 0:
                 return vector.expand(view.f, -1), state
-            target -= 2 * excess
-        return known[int(offsets(known, mean)[0].argmin())].expand(view.f, -1), state
+            target -= 2 * over
+        reach = _largest(length, along, squared - (1 - _MARGIN) * limit)
+        vector = _shrunk(mean, reach, p, excess)
+        if vector is None:
+            vector = known[int(offsets(known, mean)[0].argmin())]
+        return vector.expand(view.f, -1), state
+
+
+def _shrunk(
+    mean: torch.Tensor, reach: float, p: torch.Tensor, excess: Callable[[torch.Tensor], float]
+) -> torch.Tensor | None:
+    """Return mean + gamma p, rounded, for the largest gamma up to the reach that a search by halves
+    finds without an excess; None if the mean has one."""
+    if excess(mean) > 0:
+        return None
+    gamma, best = 0.0, mean
+    for halving in range(1, _HALVINGS + 1):
+        vector = mean + (gamma + reach * 0.5**halving) * p
+        if excess(vector) <= 0:
+            gamma, best = gamma + reach * 0.5**halving, vector
+    return best
 
 
 def _largest(a: float, b: np.ndarray, c: np.ndarray) -> float:
@@ -60,6 +85,8 @@ def _largest(a: float, b: np.ndarray, c: np.ndarray) -> float:
     none, and if a is 0."""
     if not a > 0:
         return 0.0
+    unit = -int(np.frexp(a)[1])  # squares of squared lengths are out of range sooner than these
+    a, b, c = (np.ldexp(part, unit) for part in (a, b, c))
     return max(0.0, float((b + np.sqrt(np.maximum(b * b - a * c, 0.0))).min() / a))
 
 

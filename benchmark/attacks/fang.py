@@ -125,13 +125,15 @@ class FangKrum(Informed):
         sent = view.normal()  # first the signs, behind them the directions of the others
         sent[0] = torch.sign(view.mean(self.knowledge))
         products = gram(known, sent)
+        if products.inner.diagonal()[:k].max() < 1e-30:  # too short for their products in float32
+            products = gram(known.double(), sent.double())
         lengths = np.sqrt(np.diagonal(products.inner))
         unit = np.sqrt((lengths[:k] ** 2).mean()) if self.units == "relative" else 1.0
         radii = _INSIDE * self.epsilon * unit * view.generator().random(f) ** (1 / d)
         scale = radii / np.maximum(lengths[k:], 1e-30)
         scale[0] = 0.0
         shift, sizes = 0.0, [f] if self.knowledge == "honest" else range(1, f + 1)
-        for size in sizes if lengths[k] > 0 and unit > 0 else ():  # squares may have underflowed
+        for size in sizes if lengths[k] > 0 and unit > 0 else ():
             shift, found = self._search(_Trial(products, k, scale[:size]), unit)
             if found:
                 break

@@ -183,7 +183,12 @@ class HIDRA(Informed):
         found = []
         for start in range(0, d, _TOGETHER * size):
             products = chunk_products(known[:, start : start + _TOGETHER * size], size)
-            found.append(self._distances(products, max(1, view.f), view.n))
+            # In units, powers of four, in which squares of products are in range.
+            largest = np.abs(products).max((1, 2))
+            half = -(-np.frexp(largest)[1] // 2)
+            products = np.ldexp(products, -2 * half[:, None, None])
+            parts = self._distances(products, max(1, view.f), view.n, half)
+            found.append([np.ldexp(part, half) for part in parts])
         zeta, lengths = map(np.concatenate, zip(*found, strict=True))
         factor = np.divide(zeta, lengths, out=np.zeros(len(zeta)), where=lengths > 0)
         each = torch.as_tensor(1.0 - factor).to(mean)
@@ -193,11 +198,13 @@ class HIDRA(Informed):
         torch.mul(mean[whole:], each[-1], out=sent[whole:])
         return sent.expand(view.f, -1), state
 
-    def _distances(self, products: np.ndarray, f: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """(chunks,) zeta, and the lengths of the mean.
+    def _distances(
+        self, products: np.ndarray, f: int, n: int, half: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(chunks,) zeta, and the lengths of the mean, in units of 2^half.
 
         Args:
-            products: (chunks, k + 1, k + 1), see `chunk_products`.
+            products: (chunks, k + 1, k + 1), see `chunk_products`, in units of 4^half.
         """
         k, h, eps = products.shape[1] - 1, max(1, n - f), f / n
         kept = max(1.0 - eps, 1.0 / n)
@@ -211,7 +218,8 @@ class HIDRA(Informed):
             apart = t * (1.0 / k + 1.0 / h)
             toward = np.divide(t / k, lengths, out=toward, where=lengths > 0)
         shrink = np.divide(seen, largest, out=np.ones(len(seen)), where=largest > 0)
-        bound = _BELOW * self.expansion * (seen if self.threshold is None else self.threshold)
+        limit = seen if self.threshold is None else np.ldexp(self.threshold, -2 * half)
+        bound = _BELOW * self.expansion * limit
         rho = _room(products, np.broadcast_to(bound, seen.shape), shrink, seen, kept)
         far = toward + np.sqrt(np.maximum(0.0, toward**2 + rho / (eps * kept) - apart))
         return np.where(rho > 0, far, 0.0), lengths

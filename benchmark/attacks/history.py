@@ -9,7 +9,8 @@ from scipy.special import bdtrc
 
 from benchmark.aggregators.base import positive
 from benchmark.attacks.base import Attack, Informed, Knowledge
-from benchmark.attacks.statistics import z_max
+from benchmark.attacks.statistics import without_z_max, z_max
+from benchmark.kernels.scale import length, to_unit
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ROP(Informed):
 
     Attributes:
         z: length of the perturbation, in units of the updates; by default `z_max` of the round's n
-            and f, as in the authors' code, which is 0 for few Byzantine clients.
+            and f, as in the authors' code; refused where that is 0, for few Byzantine clients.
         lamb: weight of the last move in the reference.
         pi: weight of the last move in the place that is perturbed; 0: the mean is.
         angle: of the perturbation with the reference, in degrees: 90 or 270 is beside it, 180
@@ -48,17 +49,16 @@ class ROP(Informed):
     angle: float = 270.0
 
     def check(self, n: int, f: int) -> str | None:
-        """f <= n/2 for z_max to exist."""
-        if self.z is None and f > n // 2:
-            return f"ROP needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
-        return super().check(n, f)
+        """A z_max that is not 0."""
+        reason = super().check(n, f)
+        return reason or (without_z_max(self.title, n, f) if self.z is None else None)
 
     def craft(self, view, known, state):
         """See `Informed.craft`."""
         mean = view.mean(self.knowledge)
         last = mean if view.previous is None else view.previous
         z = z_max(view.n, view.f) if self.z is None else self.z
-        reference = torch.lerp(mean, last, self.lamb)
+        reference = to_unit(torch.lerp(mean, last, self.lamb))  # only its direction counts
         square = float(reference.double().square().sum())
         share = float(reference.sum(dtype=torch.float64)) / square if square > 0 else 0.0
         rest = len(mean) - share**2 * square  # squared length of the ones without their part
@@ -148,12 +148,12 @@ class PoisonedFL(Attack):
 
 def _magnitudes(move: torch.Tensor, sent: torch.Tensor | None) -> torch.Tensor:
     """(d,) |m| v, of the same length as the move m."""
-    length = float(torch.linalg.vector_norm(move, dtype=torch.float64))
-    reach = 0.0 if sent is None else float(torch.linalg.vector_norm(sent, dtype=torch.float64))
-    rest = move.abs() if reach == 0.0 else (move - sent * (length / reach)).abs_()
-    left = float(torch.linalg.vector_norm(rest, dtype=torch.float64))
-    if left <= 1e-6 * length:
-        if reach == 0.0 or length == 0.0:
+    far = float(length(move, torch.float64))
+    reach = 0.0 if sent is None else float(length(sent, torch.float64))
+    rest = move.abs() if reach == 0.0 else (move - sent * (far / reach)).abs_()
+    left = float(length(rest, torch.float64))
+    if left <= 1e-6 * far:
+        if reach == 0.0 or far == 0.0:
             return torch.zeros_like(move)
         rest, left = sent.abs(), reach
-    return rest.mul_(length / left)
+    return rest.mul_(far / left)

@@ -10,6 +10,7 @@ from benchmark.aggregators.base import positive
 from benchmark.aggregators.state import Memory
 from benchmark.attacks.base import Informed
 from benchmark.kernels.offsets import offsets
+from benchmark.kernels.scale import length
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,12 @@ class _Copying(Informed):
     """An attack that sends the vector of one of the population."""
 
     least: ClassVar[int] = 1
+
+    def check(self, n: int, f: int) -> str | None:
+        """Somebody else to copy: who copies itself is honest."""
+        if self.knowledge == "byzantine" and f == 1:
+            return f"{self.title} needs 2 Byzantine clients or more, got n={n}, f={f}"
+        return super().check(n, f)
 
     def ids(self, view) -> np.ndarray:
         """(k,) which clients the population is, ascending: the honest clients' ids, or places among
@@ -112,9 +119,10 @@ class MimicHeuristic(_Copying):
         mean = torch.lerp(state["mean"], view.mean(self.knowledge), new)
         z = state["direction"]
         _, along = offsets(known, mean, z)
+        along = np.ldexp(along, -np.frexp(np.abs(along).max())[1])  # only the direction counts
         y = torch.as_tensor(along).to(known) @ known - float(along.sum()) * mean
-        length = torch.linalg.vector_norm(y)
-        z = _unit(torch.lerp(z, torch.where(length > 0, y / length, z), new))
+        size = length(y)
+        z = _unit(torch.lerp(z, torch.where(size > 0, y / size, z), new))
         sums = state["sums"].of(ids) + offsets(known, torch.zeros_like(z), z)[1]
         memory = state["sums"].updated(ids, sums)
         sent = known[int(np.abs(sums).argmax())].expand(view.f, -1)
@@ -125,5 +133,5 @@ class MimicHeuristic(_Copying):
 
 def _unit(vector: torch.Tensor) -> torch.Tensor:
     """Of length 1; zero stays zero."""
-    length = torch.linalg.vector_norm(vector)
-    return torch.where(length > 0, vector / length, vector)
+    size = length(vector)
+    return torch.where(size > 0, vector / size, vector)

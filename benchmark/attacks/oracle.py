@@ -28,6 +28,7 @@ from scipy.linalg import eigh
 from benchmark.aggregators.base import Chain, Context, Report, Updates
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.kernels.gram import Gram, gram
+from benchmark.kernels.scale import length
 
 _SAMPLE = 8192  # coordinates that coordinate-wise rules are asked about
 
@@ -122,12 +123,16 @@ class Questions:
         """
         vector, _ = self.answer(sent)
         lost = (self._mean_vector - vector) * self._scale
+        if not bool(torch.isfinite(lost.sum())):
+            return np.inf
         if measure == "distance":
-            damage = float(torch.linalg.vector_norm(lost))
-        else:
-            mean = self._mean_vector * self._scale
-            damage = float(lost @ mean / torch.linalg.vector_norm(mean).clamp_min(1e-30))
-        return damage if np.isfinite(damage) else np.inf
+            return float(length(lost))
+        mean = self._mean_vector * self._scale
+        size = length(mean)
+        along = lost @ mean / size if size > 0 else size
+        if bool(torch.isfinite(along)):
+            return float(along)
+        return float(lost @ (mean / size))  # the product overflowed
 
     def answer(self, sent: np.ndarray) -> tuple[torch.Tensor, Report]:
         """The aggregate, in whichever coordinates the rule was asked, and the rule's report on the

@@ -17,6 +17,7 @@ from benchmark.aggregators.base import one_of
 from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import POPULATIONS, Attack, Informed, Knowledge
 from benchmark.attacks.oracle import Questions
+from benchmark.kernels.scale import length
 
 _MEASURES = ("descent", "distance")  # of damage, see `Questions.damage`
 _REACH = 6  # magnitudes are searched from 2^-6 to 2^6 first
@@ -182,7 +183,8 @@ def perturbation(direction: str, mean: torch.Tensor, std: torch.Tensor) -> torch
         return -std
     if direction == "sign":
         return -torch.sign(mean)
-    return -mean / torch.linalg.vector_norm(mean).clamp_min(1e-30)
+    size = length(mean)
+    return -mean / size if size > 0 else -mean
 
 
 @dataclass(frozen=True)
@@ -242,9 +244,9 @@ class BulyanCoordinate(_Searching):
         mean, std = view.mean_and_std(self.knowledge)
         e = torch.zeros_like(mean)
         if self.coordinate is None:
-            e += torch.linalg.vector_norm(std) / len(mean) ** 0.5
+            e += length(std) / len(mean) ** 0.5
         else:
-            e[self.coordinate % len(mean)] = torch.linalg.vector_norm(std)
+            e[self.coordinate % len(mean)] = length(std)
         questions = self.ask(view, e[None])
         _, m = self.search(questions, (questions.mean, _unit(questions)))
         return (mean + m * e).expand(view.f, -1), state
@@ -291,7 +293,7 @@ class Adaptive(_Searching):
         """See `Informed.craft`."""
         mean, std = view.mean_and_std(self.knowledge)
         signs = torch.sign(mean)
-        signs *= torch.linalg.vector_norm(std) / max(1, len(mean)) ** 0.5
+        signs *= length(std) / max(1, len(mean)) ** 0.5
         extra = torch.stack([std, signs])
         questions = self.ask(view, extra)
         centre, principal = questions.mean, _principal(questions, len(known))
@@ -373,7 +375,11 @@ class WorstOf(Attack):
 
     def check(self, n: int, f: int) -> str | None:
         """The first attack's objection."""
-        return next(filter(None, (member.check(n, f) for member in self.members)), None)
+        for member in self.members:
+            reason = member.check(n, f)
+            if reason:
+                return f"{reason} in attack.attacks, or leave it out"
+        return None
 
     def init(self) -> tuple:
         """One state an attack."""

@@ -13,6 +13,7 @@ from benchmark.attacks.base import Informed, Knowledge, View
 from benchmark.attacks.statistics import z_max
 from benchmark.kernels.blocks import wide
 from benchmark.kernels.magnitudes import small_counts
+from benchmark.kernels.scale import to_unit
 
 _SAMPLE = 1 << 13  # coordinates from which quantiles of a vector's magnitudes are estimated
 
@@ -37,7 +38,8 @@ class HybridSparse(Informed):
     Attributes:
         fraction: share of the weights in the mask.
         scale: shift of these, in standard deviations.
-        z: shift of the others; by default `z_max` of the round's n and f.
+        z: shift of the others; by default `z_max` of the round's n and f, which is 0 for few
+            Byzantine clients: then only the mask is shifted.
         scope: `layer`, the share of every tensor of weights, or `global`, of all together.
         fixed: keep the mask of the first round (the paper); otherwise find a new one every round.
     """
@@ -87,7 +89,7 @@ class HybridSparse(Informed):
         kept = []
         for part in parts:
             part = part.to(mean.device)
-            saliency = (view.model[part] * mean[part]).abs()
+            saliency = (to_unit(view.model[part]) * to_unit(mean[part])).abs()
             kept.append(part[saliency.topk(ceil(self.fraction * len(part) - 1e-9)).indices])
         return torch.cat(kept).sort().values
 
@@ -160,7 +162,8 @@ class AntiLASA(Informed):
     def _layer(self, counts: torch.Tensor, mean: torch.Tensor, z: float) -> torch.Tensor:
         """One layer, of any length."""
         d, sizes = len(mean), mean.abs()
-        order = counts - sizes * (0.999 / sizes.max().clamp_min(1e-30))
+        order = to_unit(sizes)
+        order = counts - order * (0.999 / order.max().clamp_min(1e-30))
         many = max(1, round(self.many * d))
         few = min(many, max(1, round(self.few * d)))
         ranks = np.partition(order.cpu().numpy(), (few - 1, many - 1))

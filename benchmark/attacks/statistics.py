@@ -7,6 +7,7 @@ import torch
 from scipy.special import ndtri
 
 from benchmark.attacks.base import Informed
+from benchmark.kernels.scale import length
 from benchmark.kernels.shuffle import permutation, permuted
 
 
@@ -21,13 +22,23 @@ def z_max(n: int, f: int) -> float:
     return max(0.0, float(ndtri((honest - supporters) / honest)))
 
 
+def without_z_max(title: str, n: int, f: int) -> str | None:
+    """Why there is no shift z_max > 0 for this n and f, or None; with 0 honest vectors are sent."""
+    if f > n // 2:
+        return f"{title} needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
+    if f > 0 and not z_max(n, f):
+        return f"{title} is no attack with z_max = 0, got n={n}, f={f}: set attack.z"
+    return None
+
+
 @dataclass(frozen=True)
 class ALittleIsEnough(Informed):
     """b = mean - z * std, coordinate by coordinate: far enough to harm, too close to stand out.
 
     Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed Learning",
     NeurIPS 2019, where the attacker estimates from its own clients' updates (knowledge
-    `byzantine`). The sample standard deviation is used.
+    `byzantine`). The sample standard deviation is used. Where z_max is 0 there is no attack, so n
+    and f are refused; in a round of sampled clients in which it is, the mean is sent.
 
     Knows all honest updates, in the partial form its clients' own only.
 
@@ -40,10 +51,9 @@ class ALittleIsEnough(Informed):
     z: float | None = None
 
     def check(self, n: int, f: int) -> str | None:
-        """f <= n/2 for z_max to exist; two vectors for a standard deviation."""
-        if self.z is None and f > n // 2:
-            return f"ALittleIsEnough needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
-        return super().check(n, f)
+        """A z_max that is not 0; two vectors for a standard deviation."""
+        reason = super().check(n, f)
+        return reason or (without_z_max(self.title, n, f) if self.z is None else None)
 
     def craft(self, view, known, state):
         """See `Informed.craft`."""
@@ -137,8 +147,7 @@ class SignShuffle(Informed):
         signs = torch.sign(mean)
         scale = self.scale
         if scale is None:  # of a number uniform on (0, 1] the mean square is 1/3
-            lengths = torch.linalg.vector_norm(torch.stack([mean, signs]), dim=1).tolist()
-            scale = 3**0.5 * lengths[0] / max(1.0, lengths[1])
+            scale = 3**0.5 * float(length(mean)) / max(1.0, float(length(signs)))
         order = permutation(view.common_uniform())
         signs = permuted(signs[None], order)
         return view.uniform().sub_(1.0).mul_(signs * -scale), state

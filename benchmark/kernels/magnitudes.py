@@ -20,6 +20,9 @@ def small_counts(
 
     Returns:
         (d,) float32 how many of the n numbers of the column are small, and (L, n) float64 norms.
+
+    Raises:
+        ValueError: if squared lengths exceed what float64 holds.
     """
     n, d = x.shape
     counts = torch.empty(d, dtype=torch.float32, device=x.device)
@@ -39,6 +42,8 @@ def small_counts(
             at = slice(a + columns.start, a + columns.stop)
             counts[at] = (part.abs() < bounds[:, None]).sum(0)
             squares[number] += part.double().square().sum(1).cpu().numpy()
+    if not np.isfinite(squares).all():
+        raise ValueError("updates are too long: their squared lengths must be below 1e308")
     return counts, np.sqrt(squares)
 
 

@@ -28,7 +28,17 @@ def offsets(
 
     Returns:
         Two (n,) float64 arrays, on the host.
+
+    Raises:
+        ValueError: if squared lengths exceed what float64 holds.
     """
+    squared, along = _summed(x, centre, direction)
+    if not (np.isfinite(squared).all() and np.isfinite(along).all()):
+        raise ValueError("updates are too long: their squared lengths must be below 1e308")
+    return squared, along
+
+
+def _summed(x, centre, direction) -> tuple[np.ndarray, np.ndarray]:
     if suits(x):
         array, d = as_array(x)
         given = x.new_empty(0) if direction is None else direction.to(x)

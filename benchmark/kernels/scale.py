@@ -1,0 +1,32 @@
+"""Lengths and directions of vectors whose squares a float of their kind does not hold."""
+
+import math
+
+import torch
+
+
+def length(vector: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return the Euclidean norm, a scalar of the dtype, by default the vector's.
+
+    Only where squares overflow or vanish it is taken in units of the largest number.
+    """
+    norm = torch.linalg.vector_norm(vector, dtype=dtype)
+    if math.sqrt(torch.finfo(norm.dtype).tiny) * 100 < float(norm) < math.inf:
+        return norm
+    unit = vector.abs().amax().to(norm.dtype)
+    return torch.linalg.vector_norm(vector / unit, dtype=dtype) * unit if unit > 0 else unit
+
+
+def to_unit(vector: torch.Tensor) -> torch.Tensor:
+    """Return the vector times the power of two that brings its largest magnitude into [1/2, 1).
+
+    So products of it neither overflow nor vanish, and no digit changes.
+    """
+    largest = float(vector.abs().amax())
+    return vector if largest == 0 else ldexp(vector, -math.frexp(largest)[1])
+
+
+def ldexp(vector: torch.Tensor, exponent: int) -> torch.Tensor:
+    """Return vector * 2^exponent, also where 2^exponent is no number of its kind."""
+    half = exponent // 2
+    return vector * 2.0**half * 2.0 ** (exponent - half)
