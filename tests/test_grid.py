@@ -681,8 +681,8 @@ PROBLEMS = {
         ["pre_aggregator=bucketing"], "aggregator: Krum needs n >= 2f + 3, got n=10, f=4",
     ),
     "attack": (
-        ["attack=alie", "aggregator=mean", "fl.num_byzantine=19"],
-        "attack: ALittleIsEnough needs f <= n/2 for z_max, got n=20, f=19: set attack.z",
+        ["attack=alie", "aggregator=mean", "fl.num_byzantine=18"],
+        "attack: ALittleIsEnough needs f <= n/2 for z_max, got n=20, f=18: set attack.z",
     ),
     "honest mean": (
         ["attack=alie", "aggregator=mean", "fl.num_byzantine=2"],

@@ -478,8 +478,8 @@ def test_any_sample_of_clients(cls, knowledge, h, f, d):
 def test_degenerate_vectors(cls, rows, dtype):
     attack = cls()
     rows = rows.astype(dtype)
-    sent = attack(rows, f=2, previous=rows[0], model=rows[1], context=Context(layers=LAYERS))
-    assert sent.shape == (2, D) and np.isfinite(sent).all()
+    sent = attack(rows, f=3, previous=rows[0], model=rows[1], context=Context(layers=LAYERS))
+    assert sent.shape == (3, D) and np.isfinite(sent).all()
     assert np.abs(sent).max() <= 1e3 * max(1.0, np.abs(rows).max())
 
 
