@@ -151,10 +151,18 @@ def _refuse(plan: Plan, outputs: str) -> None:
         ConfigError, DataError: if that leaves nothing, as memory is too little or data are missing.
     """
     from benchmark.executors import Work
+    from benchmark.simulation.device import find_device
     from benchmark.simulation.engine import demand_memory
     from benchmark.simulation.workload import Workloads
 
-    workloads = Workloads(plan.engine.device)
+    devices = plan.executor.here(plan.engine)
+    for device in devices:
+        own = device == plan.engine.device
+        find_device(device, "engine.device" if own else "executor.devices")
+    if devices:
+        plan.engine = replace(plan.engine, device=devices[0])
+    # Where others compute, here is only planned.
+    workloads = Workloads(devices[0] if len(devices) == 1 else "cpu")
     plan.work = Work(plan.engine, outputs, workloads)
     demand = partial(demand_memory, engine=plan.engine, workloads=workloads)
     asked = [(cell, workloads.problem(cell) or reason_of("memory", demand, cell))

@@ -144,6 +144,7 @@ class Store:
         traceback: str | None = None,
         seconds: float = 0.0,
         num_classes: int | None = None,
+        computed: dict | None = None,
     ) -> None:
         """Store a cell, in the place of what was stored of it before.
 
@@ -155,6 +156,7 @@ class Store:
             traceback: of a failure.
             seconds: time taken.
             num_classes: of the data, for the chance level.
+            computed: device, threads and precision; None if it was not, or that is not known.
         """
         summary = {
             "schema": SCHEMA,
@@ -171,6 +173,7 @@ class Store:
             "num_classes": num_classes,
             "seconds": round(seconds, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **(computed or dict.fromkeys(("device", "threads", "precision"))),
             "versions": versions(),
         }
         files = {"config.yaml": yaml.dump(cell.config, Dumper=_Dumper, sort_keys=False).encode()}

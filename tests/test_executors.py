@@ -383,7 +383,7 @@ def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch, work, error):
             if work == "job":
                 Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
             else:
-                _task(Work(Engine(), str(tmp_path)), cells[:2])
+                _task(Work(Engine(), str(tmp_path)), 0, cells[:2])
         assert signal.getsignal(signal.SIGUSR2) is end
     finally:
         signal.signal(signal.SIGUSR2, before)
@@ -449,7 +449,8 @@ def test_a_job_whose_store_is_full(cells, tmp_path, monkeypatch, retries):
 
     monkeypatch.setattr(Store, "write", full)
     (report,) = Job(Work(Engine(), str(tmp_path)), cpus=1)(cells[:2])
-    assert report == Report(None, "unstored", "No space left on device")
+    assert (report.key, report.status) == (None, "stopped")
+    assert report.reason.startswith(f"outputs={tmp_path}: No space left on device; ")
     with pytest.raises(ConfigError, match=r"^outputs=.*: No space left on device; .* goes on$"):
         dispatched(cells, Shaky(retries=retries, lost=lambda *_: True), tmp_path)
 

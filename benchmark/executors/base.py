@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
+from benchmark.data import DataError
 from benchmark.index import FINAL
 from benchmark.simulation.engine import (
     OUT_OF_MEMORY,
@@ -36,30 +37,15 @@ class Report:
     """What became of a cell.
 
     Attributes:
-        key: of the cell; None if nothing can be stored, so that there is no use in going on.
-        status: `done`, `diverged` or `failed`; `unstored` without a key.
+        key: of the cell; None if there is no use in going on: nothing can be stored, or this
+            machine has not what all cells need.
+        status: `done`, `diverged` or `failed`; `stopped` without a key.
         reason: why, in one line.
     """
 
     key: str | None
     status: str
     reason: str | None = None
-
-
-class Unstored(ConfigError):
-    """Cells cannot be stored.
-
-    Args:
-        folder: of the store.
-        reason: why.
-    """
-
-    def __init__(self, folder: str, reason: str):
-        super().__init__(
-            f"outputs={folder}: {reason}; what is finished before is stored: "
-            "mend that, and the same command goes on"
-        )
-        self.reason = reason
 
 
 class Work:
@@ -107,7 +93,9 @@ class Work:
                             checkpoints.remove(outcome.cell.key)
                 yield from reports
         except OSError as error:
-            yield Report(None, "unstored", _in_short(error))
+            yield Report(None, "stopped", _unstored(self.folder, error))
+        except (ConfigError, DataError) as error:  # no device, no data, too little memory
+            yield Report(None, "stopped", str(error))
 
 
 @dataclass(frozen=True)
@@ -123,6 +111,10 @@ class Executor:
     def __post_init__(self):
         if self.retries < 0:
             raise ValueError(f"retries={self.retries} must not be negative")
+
+    def here(self, engine: Engine) -> list[str]:
+        """The devices of this machine that are computed on; none if it is done elsewhere."""
+        return [engine.device]
 
     def parts(self, cells: list, work: Work) -> list[list]:
         """The cells in groups, one for each call of the work.
@@ -168,8 +160,7 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
     stored as failed.
 
     Raises:
-        Unstored: if cells cannot be stored.
-        ConfigError: if there is nowhere to compute.
+        ConfigError: if cells cannot be stored, or there is nowhere to compute.
     """
     store, lost = Store(work.folder), Counter()
     groups = executor.parts(cells, work)
@@ -180,7 +171,7 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
             if problem is not None:
                 problems[place] = problem
             elif report.key is None:
-                raise Unstored(work.folder, report.reason)
+                raise ConfigError(report.reason)
             elif missing[place].pop(report.key, None):
                 yield report
         groups = []
@@ -200,7 +191,7 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
                 try:
                     report = _given_up(again[0], problem, store, 1 + executor.retries)
                 except OSError as error:
-                    raise Unstored(work.folder, _in_short(error)) from None
+                    raise ConfigError(_unstored(work.folder, error)) from None
                 yield report
 
 
@@ -218,8 +209,11 @@ def _final(key: str, store: Store) -> Report | None:
     return None
 
 
-def _in_short(error: OSError) -> str:
-    return error.strerror or str(error)
+def _unstored(folder: str, error: OSError) -> str:
+    return (
+        f"outputs={folder}: {error.strerror or error}; what is finished before is stored: "
+        "mend that, and the same command goes on"
+    )
 
 
 def _stored(outcome: Outcome, store: Store) -> Report:

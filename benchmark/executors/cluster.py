@@ -7,32 +7,29 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from benchmark.config import ConfigError, is_typed
-from benchmark.executors.base import ENDING, Executor, Report, Unstored, Work, dispatch
+from benchmark.config import ConfigError, Engine, is_typed
+from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
 from benchmark.executors.local import Processes
 from benchmark.executors.workers import cores
 from benchmark.simulation.engine import groups_of
+from benchmark.simulation.workload import Workloads
 
 
 class Job:
     """What submitit runs: a bundle of cells; queued again, it goes on with what is not stored."""
 
-    def __init__(self, work: Work, cpus: int):
-        self.work, self.cpus = work, cpus
+    def __init__(self, work: Work, cpus: int, gpus: int = 0):
+        self.work, self.cpus, self.gpus = work, cpus, gpus
 
     def __call__(self, cells: list) -> list[Report]:
         """Reports on all cells."""
-        try:
-            with _told_apart():
-                return list(dispatch(cells, _spread_over(self.cpus, self.work), self.work))
-        except Unstored as error:  # another job could not either
-            return [Report(None, "unstored", error.reason)]
+        return _spread_over(self.cpus, self.gpus, self.work, cells)
 
     def checkpoint(self, cells: list) -> Any:
         """Called by submitit before the job is stopped; what to queue."""
@@ -41,8 +38,24 @@ class Job:
         return DelayedSubmission(self, cells)
 
 
-def _spread_over(cpus: int, work: Work) -> Processes:
-    return Processes(workers=max(1, cpus // work.engine.threads))
+def _processes(cpus: int, gpus: float, engine: Engine) -> Processes:
+    """The processes of a job: one for each of its GPUs, or as many as its processors take."""
+    if gpus > 1 and engine.device != "cpu" and ":" not in engine.device:
+        return Processes(devices=[f"{engine.device}:{number}" for number in range(int(gpus))])
+    return Processes(workers=max(1, cpus // engine.threads))
+
+
+def _spread_over(cpus: int, gpus: float, work: Work, cells: list) -> list[Report]:
+    """What is done on a machine that has been given to a job."""
+    processes = _processes(cpus, gpus, work.engine)
+    if processes.devices:  # whose processes load the data; here is only planned
+        engine = replace(work.engine, device=processes.devices[0])
+        work = Work(engine, work.folder, Workloads("cpu"))
+    try:
+        with _told_apart():
+            return list(dispatch(cells, processes, work))
+    except ConfigError as error:  # another job could not either
+        return [Report(None, "stopped", str(error))]
 
 
 class _Stopped(BaseException):
@@ -96,7 +109,7 @@ class Submitit(Executor):
     Attributes:
         jobs: into how many the cells are divided; SLURM decides how many run at the same time.
         cpus: processors of a job.
-        gpus: of a job.
+        gpus: of a job, which uses all of them if `engine.device` is cuda.
         memory_gb: of a job; null: the cluster's default. `engine.memory_gb` must be below it.
         timeout_min: minutes that a job may take.
         folder: of submitit's files and the jobs' output; all machines must see it.
@@ -136,9 +149,13 @@ class Submitit(Executor):
         size = -(-len(ordered) // self.jobs)
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
+    def here(self, engine):
+        """See `Executor.here`."""
+        return []
+
     def slots(self, groups, work):
         """See `Executor.slots`; in one job."""
-        return _spread_over(self.cpus, work).slots(groups, work)
+        return _processes(self.cpus, self.gpus, work.engine).slots(groups, work)
 
     def at_once(self, cells, work):
         """See `Executor.at_once`."""
@@ -167,7 +184,7 @@ class Submitit(Executor):
             )  # fmt: skip
         except Exception as error:  # it knows no such setting, or there is no SLURM
             raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
-        job = Job(work, self.cpus)
+        job = Job(work.on(work.engine.device), self.cpus, self.gpus)
         try:
             with executor.batch():
                 jobs = [executor.submit(job, group) for group in groups]
@@ -196,7 +213,7 @@ class Ray(Executor):
     Attributes:
         address: of a cluster that is there, or `auto`; null: one is started on this machine, with
             all its processors.
-        cpus, gpus: of a task.
+        cpus, gpus: of a task, which uses all of its GPUs if `engine.device` is cuda.
     """
 
     address: str | None = None
@@ -212,24 +229,40 @@ class Ray(Executor):
             if value > 1 and value % 1:
                 raise ValueError(f"{name}={value} must be a whole number, or below 1")
 
+    def here(self, engine):
+        """See `Executor.here`."""
+        return []
+
+    @property
+    def _each(self) -> int:
+        """How many groups a task computes at the same time."""
+        return max(1, int(self.gpus))
+
+    def parts(self, cells, work):
+        """See `Executor.parts`; several for a task with several GPUs."""
+        blocks, each = super().parts(cells, work), self._each
+        bundles = [blocks[start : start + each] for start in range(0, len(blocks), each)]
+        return [[cell for block in bundle for cell in block] for bundle in bundles]
+
     @property
     def _elsewhere(self) -> bool:
         return (self.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
 
     def slots(self, groups, work):
         """See `Executor.slots`; of a cluster that is there it is not known."""
-        if self._elsewhere:
-            return 1
-        return self._tasks({"CPU": cores(), "GPU": torch.cuda.device_count()})
+        there = {"CPU": cores(), "GPU": torch.cuda.device_count()}
+        return self._each * (1 if self._elsewhere else self._tasks(there))
 
     def at_once(self, cells, work):
         """See `Executor.at_once`; a cluster that is there is asked."""
+        parts, said = len(self.parts(cells, work)), ""
         if not self._elsewhere:
-            return super().at_once(cells, work)
-        with self._cluster() as ray:
-            tasks = self._tasks(ray.cluster_resources())
-        said = "Ray's cluster has nothing else to do, and its nodes are like this machine"
-        return min(tasks, len(self.parts(cells, work))), said
+            tasks = self.slots(groups_of(cells), work) // self._each
+        else:
+            with self._cluster() as ray:
+                tasks = self._tasks(ray.cluster_resources())
+            said = "Ray's cluster has nothing else to do, and its nodes are like this machine"
+        return min(min(tasks, parts) * self._each, len(cells)), said
 
     def _tasks(self, there: dict) -> int:
         """How many run at the same time on these resources."""
@@ -272,7 +305,9 @@ class Ray(Executor):
                         f"{there.get(name, 0):g}"
                     )
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_task)
-            pending = {task.remote(work, group): place for place, group in enumerate(groups)}
+            pending = {
+                task.remote(work, self.gpus, group): place for place, group in enumerate(groups)
+            }
             try:
                 while pending:
                     (ended, *_), _ = ray.wait(list(pending), num_returns=1)
@@ -280,6 +315,13 @@ class Ray(Executor):
             finally:
                 for reference in pending:
                     ray.cancel(reference, force=True)
+
+
+def _task(work: Work, gpus: float, cells: list) -> list[Report]:
+    if gpus > 1:
+        return _spread_over(1, gpus, work, cells)
+    with _told_apart():
+        return list(work(cells))
 
 
 def _missing(package: str) -> ConfigError:
@@ -306,8 +348,3 @@ def _problem(text: str) -> str:
         state = re.search(r"\(state: \w+\)", text)
         lines.append("its job ended without a word" + (f" {state[0]}" if state else ""))
     return "\n".join(lines)
-
-
-def _task(work: Work, cells: list) -> list[Report]:
-    with _told_apart():
-        return list(work(cells))

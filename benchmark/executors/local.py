@@ -46,6 +46,10 @@ class Processes(Executor):
         if self.devices is not None and not self.devices:
             raise ValueError("devices=[] must name one, or be null")
 
+    def here(self, engine):
+        """See `Executor.here`."""
+        return self.devices or [engine.device]
+
     def slots(self, groups, work):
         """See `Executor.slots`."""
         wanted = self.workers

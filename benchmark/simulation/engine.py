@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numba
@@ -16,6 +16,7 @@ from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
 from benchmark.models import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
+from benchmark.simulation.device import computed_on, use_float32
 from benchmark.simulation.memory import block_bytes, held_bytes
 from benchmark.simulation.run import Run
 from benchmark.simulation.workload import Workloads, group_name
@@ -39,6 +40,7 @@ class Outcome:
         traceback: of the failure.
         seconds: its share of the time.
         num_classes: of the data.
+        computed: on what, see `device.computed_on`; None if that is not known.
     """
 
     cell: object
@@ -49,6 +51,7 @@ class Outcome:
     traceback: str | None = None
     seconds: float = 0.0
     num_classes: int | None = None
+    computed: dict | None = None
 
 
 class OutOfMemory(Exception):
@@ -97,7 +100,10 @@ def simulate_blocks(
         threadpool_limits(engine.threads)  # NumPy's and SciPy's
         numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
         torch.set_num_threads(engine.threads)
-        yield _block(block, workloads.of(block[0]), checkpoints)
+        use_float32()
+        outcomes = _block(block, workloads.of(block[0]), checkpoints)
+        computed = computed_on(workloads.device)
+        yield [replace(outcome, computed=computed) for outcome in outcomes]
 
 
 def groups_of(cells: list) -> list[list]:

@@ -6,11 +6,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from benchmark.config import BrokenContract, ConfigError, reason_of
+from benchmark.config import BrokenContract, reason_of
 from benchmark.data import Dataset
 from benchmark.keys import canonical
 from benchmark.models import build_model
 from benchmark.simulation.batches import Batches
+from benchmark.simulation.device import find_device
 from benchmark.simulation.streams import generator
 
 
@@ -78,11 +79,7 @@ class Workloads:
     """
 
     def __init__(self, device: str):
-        try:
-            self.device = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # unknown, or not in this machine
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"engine.device={device}: {reason}") from None
+        self.device = find_device(device)
         self._data: dict = {}
         self._known: dict = {}
         self._problems: dict = {}
