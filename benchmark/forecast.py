@@ -79,8 +79,10 @@ class _Pilot(Work):
 
 def _costs(blocks: list[list], plan, at_once: int) -> list[tuple[float, float] | None]:
     """Mean seconds of a round and of an evaluation of a cell, for each group in its blocks; None if
-    all failed."""
+    that is not known."""
     executor, work = plan.executor, plan.work
+    if not executor.here(work.engine) and work.engine.device != "cpu":
+        return [None] * len(blocks)  # what computes is elsewhere
     if not isinstance(executor, Inline | Processes):
         room = max(1, cores() // work.engine.threads)
         executor = Processes(workers=min(room, at_once))

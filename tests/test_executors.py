@@ -140,13 +140,13 @@ def test_a_failure_does_not_replace_what_others_have_done(cells, tmp_path, monke
         with pytest.raises(MemoryError):
             there.plan([cell], [])
             fail(None, 1)
-        looked, status = [], Store.status
+        looked, summary = [], Store.summary
 
         def late(store, key):
             looked.append(key)
-            return None if len(looked) == 1 else status(store, key)
+            return None if len(looked) == 1 else summary(store, key)
 
-        monkeypatch.setattr(Store, "status", late)
+        monkeypatch.setattr(Store, "summary", late)
         found = dispatched([cell], Late(retries=0), tmp_path)
     assert found == {0: "done"}
     assert there.problem(cell.key) is None and there.last_round(cell.key)["round"] == 2

@@ -184,7 +184,7 @@ class Submitit(Executor):
             )  # fmt: skip
         except Exception as error:  # it knows no such setting, or there is no SLURM
             raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
-        job = Job(work.on(work.engine.device), self.cpus, self.gpus)
+        job = Job(work.on(work.engine.device), self.cpus, self.gpus)  # it loads the data there
         try:
             with executor.batch():
                 jobs = [executor.submit(job, group) for group in groups]
@@ -305,6 +305,7 @@ class Ray(Executor):
                         f"{there.get(name, 0):g}"
                     )
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_task)
+            work = work.on(work.engine.device)  # it loads the data there
             pending = {
                 task.remote(work, self.gpus, group): place for place, group in enumerate(groups)
             }
