@@ -11,7 +11,6 @@ Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from math import prod
 
@@ -26,6 +25,10 @@ _LOCKSTEP_WORK = 1 << 23  # multiplications; a few times what starting an operat
 
 _SMALL_PRODUCT = 1 << 18
 _NARROW = 16  # outputs of a layer
+
+
+class ModelError(ValueError):
+    """A model cannot be trained on the data; the message is one line."""
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -229,6 +232,15 @@ class Sequential:
         forward = sum(kept) + max(passing)
         return forward, max(forward, 2 * sum(kept) + max(kept))
 
+    def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:
+        """Bytes that there are at once, beside the examples, when they are scored."""
+        return 4 * examples * self.activations(input_shape)[0]
+
+    def gradient_bytes(self, input_shape: tuple[int, ...], clients: int, examples: int) -> int:
+        """Bytes that there are at once, beside the examples and the results, when gradients of
+        clients with so many examples each are computed."""
+        return 4 * clients * examples * self.activations(input_shape)[1]
+
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Class scores.
 
@@ -251,6 +263,7 @@ class Sequential:
         clients: int,
         beta: float,
         alpha: float,
+        keys: Callable[[int], int] = int,
     ) -> Tensor:
         """out <- beta * out + alpha * gradient of the clients' losses; returns the losses.
 
@@ -265,6 +278,7 @@ class Sequential:
                 clients in order; the last ones, if any are left over, go without. With Q = 1 it
                 may be the parameters themselves: a step of gradient descent.
             clients: P * Q.
+            keys: of the random numbers of a client, by its place; here none are drawn.
 
         Returns:
             (P, Q * B) the weighted loss of every example.
@@ -301,90 +315,6 @@ class Sequential:
                 start += prod(shape)
             views.append(tuple(tensors))
         return views
-
-
-class TorchModel:
-    """Any torch module without buffers, by batched forward passes and one backward pass.
-
-    Several times slower than explicit gradients; the way in for a user's own model.
-
-    Args:
-        make: returns the module, freshly initialised by torch's global generator.
-    """
-
-    images = False
-    widths = ()
-
-    def lockstep(self, examples: int) -> bool:
-        """See `Sequential.lockstep`: nothing is known of a user's module."""
-        return False
-
-    def __init__(self, make: Callable[[], torch.nn.Module]):
-        self.make = make
-        module = self._seeded(0)
-        if any(True for _ in module.buffers()):
-            raise ValueError(
-                "model has buffers (BatchNorm statistics?), which cannot be aggregated: "
-                "use GroupNorm or none"
-            )
-        self.module = module
-        self.names = [name for name, _ in module.named_parameters()]
-        self.shapes = [tuple(p.shape) for p in module.parameters()]
-        self.num_parameters = sum(prod(shape) for shape in self.shapes)
-
-    def initial(self, generator: torch.Generator) -> Tensor:
-        """(D,) the parameters of a module made under the generator's seed."""
-        module = self._seeded(generator.initial_seed())
-        return torch.cat([p.detach().flatten() for p in module.parameters()])
-
-    def _seeded(self, seed: int) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.make()
-
-    def activations(self, input_shape: tuple[int, ...]) -> tuple[int, int]:
-        """See `Sequential.activations`: results of all modules without parts, and their gradients;
-        0 if it does not take such an example, which is the failure of the cells that train it."""
-        made = []
-        hooks = [part.register_forward_hook(lambda _, __, out: made.append(out.numel()))
-                 for part in self.module.modules() if not list(part.children())]  # fmt: skip
-        device = next(self.module.parameters()).device
-        try:
-            self.module(torch.zeros(1, *input_shape, device=device))
-        except Exception:
-            return 0, 0
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return sum(made), 2 * sum(made)
-
-    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """See `Sequential.logits`."""
-        sizes = [prod(shape) for shape in self.shapes]
-        parts = parameters[:, : self.num_parameters].split(sizes, 1)
-        tensors = {
-            name: part.unflatten(1, shape) if shape else part[:, 0]
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
-        call = lambda p, v: torch.func.functional_call(self.module, p, (v,))  # noqa: E731
-        return torch.vmap(call)(tensors, x)
-
-    def views(self, rows: Tensor) -> Tensor:
-        """See `Sequential.views`; here the rows themselves."""
-        return rows[:, : self.num_parameters]
-
-    def accumulate_gradients(self, parameters, x, y, sample_weights, out, clients, beta, alpha):
-        """See `Sequential.accumulate_gradients`."""
-        shared = clients // len(parameters)
-        weights = parameters[:, : self.num_parameters].repeat_interleave(shared, 0)
-        weights = weights.detach().requires_grad_()
-        with torch.enable_grad():
-            scores = self.logits(weights, x.reshape(clients, -1, *x.shape[2:]))
-            flat = scores.flatten(0, 1)
-            losses = F.cross_entropy(flat, y.flatten(), reduction="none") * sample_weights.flatten()
-            (gradient,) = torch.autograd.grad(losses.sum(), weights)
-        mix_rows(out, gradient, beta, alpha)
-        return losses.detach().reshape(y.shape)
 
 
 def cross_entropy(scores: Tensor, y: Tensor, sample_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -443,7 +373,7 @@ class CNN:
         """The model for these data."""
         channels, height, width = _image_shape(self, input_shape)
         if min(height, width) < 16:
-            raise ValueError(f"model CNN needs images of 16 x 16 or more, got {height} x {width}")
+            raise ModelError(f"model CNN needs images of 16 x 16 or more, got {height} x {width}")
         flat = 50 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
         layers = [ConvReLUPool(channels, 20, 5), ConvReLUPool(20, 50, 5)]
         layers += [Linear(flat, 500), ReLU(), Linear(500, num_classes)]
@@ -470,17 +400,5 @@ class LeNet:
 
 def _image_shape(model, input_shape):
     if len(input_shape) != 3:
-        raise ValueError(f"model {type(model).__name__} needs images, got features {input_shape}")
+        raise ModelError(f"model {type(model).__name__} needs images, got features {input_shape}")
     return input_shape
-
-
-def build_model(architecture, input_shape: tuple[int, ...], num_classes: int):
-    """The model of an architecture: one of ours, or a callable that returns a torch module.
-
-    A user's `model._target_` may be a class or function that takes `input_shape` and `num_classes`
-    and returns a `torch.nn.Module` without buffers.
-    """
-    make = getattr(architecture, "build", architecture)
-    make = partial(make, input_shape=input_shape, num_classes=num_classes)
-    built = make()
-    return TorchModel(make) if isinstance(built, torch.nn.Module) else built

@@ -18,7 +18,8 @@ from benchmark.attacks import Attack, LabelFlip
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, conf_dir
 from benchmark.data import Dataset, Digits
-from benchmark.models import Logistic, build_model
+from benchmark.models import Logistic
+from benchmark.modules import build_model
 from benchmark.simulation import simulate
 from benchmark.simulation.streams import torch_generator
 

@@ -17,10 +17,9 @@ from benchmark.models import (
     MLP,
     LeNet,
     Logistic,
-    TorchModel,
-    build_model,
     cross_entropy,
 )
+from benchmark.modules import TorchModel, build_model
 from benchmark.simulation import simulate
 from benchmark.simulation.streams import torch_generator
 
@@ -362,3 +361,127 @@ def test_a_module_that_does_not_take_the_data_fails_its_cell_only(compose):
 def test_a_target_with_settings_that_it_does_not_take(compose):
     with pytest.raises(ConfigError, match=r"^model: .*\.Own does not take .*'depth'$"):
         compose(f"model._target_={HERE}.Own", "+model.depth=3")
+
+
+# What a module may be
+
+
+class Recurrent(torch.nn.Module):
+    """Reads the rows of an image one by one, two layers with dropout between."""
+
+    kind = torch.nn.LSTM
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.width = input_shape[-1]
+        self.inner = self.kind(self.width, 7, num_layers=2, dropout=0.5, batch_first=True)
+        self.last = torch.nn.Linear(7, num_classes)
+
+    def forward(self, x):
+        return self.last(self.inner(x.reshape(len(x), -1, self.width))[0][:, -1])
+
+
+class Gated(Recurrent):
+    kind = torch.nn.GRU
+
+
+class Elman(Recurrent):
+    kind = torch.nn.RNN
+
+
+class Branching(torch.nn.Module):
+    """Another layer for bright batches than for dark ones."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.parts = torch.nn.ModuleList(
+            torch.nn.Linear(math.prod(input_shape), num_classes) for _ in range(2)
+        )
+
+    def forward(self, x):
+        return self.parts[int(x.mean() > 0.3)](x.flatten(1))
+
+
+class Dropout(torch.nn.Sequential):
+    """A linear model with dropout."""
+
+    def __init__(self, input_shape, num_classes, p=0.5):
+        inputs = math.prod(input_shape)
+        super().__init__(
+            torch.nn.Flatten(), torch.nn.Dropout(p), torch.nn.Linear(inputs, num_classes)
+        )
+
+
+def evaluated(input_shape, num_classes):
+    """Dropout, switched off by mistake."""
+    return Dropout(input_shape, num_classes).eval()
+
+
+class Batchwise(torch.nn.Sequential):
+    """Normalises by the statistics of the batch, whichever mode it is in."""
+
+    def __init__(self, input_shape, num_classes):
+        inputs = math.prod(input_shape)
+        norm = torch.nn.BatchNorm1d(inputs, track_running_stats=False)
+        super().__init__(torch.nn.Flatten(), norm, torch.nn.Linear(inputs, num_classes))
+
+
+class Frozen(torch.nn.Sequential):
+    """Random features that are not trained, shared scales, a constant."""
+
+    def __init__(self, input_shape, num_classes):
+        inputs = math.prod(input_shape)
+        super().__init__(
+            torch.nn.Flatten(), torch.nn.Linear(inputs, 9), torch.nn.Tanh(),
+            torch.nn.Linear(9, 9), torch.nn.Linear(9, 9), torch.nn.Linear(9, num_classes),
+        )  # fmt: skip
+        self[1].requires_grad_(False)
+        self[4].weight = self[3].weight
+        self.register_buffer("mask", torch.ones(inputs))
+
+    def forward(self, x):
+        return super().forward(x.flatten(1) * self.mask)
+
+
+class TrainsOnly(torch.nn.Linear):
+    """Knows the answers in training mode only."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__(math.prod(input_shape), num_classes)
+
+    def forward(self, x):
+        scores = super().forward(x.flatten(1))
+        return scores if self.training else scores * 0
+
+
+def short(*settings, target):
+    return [f"model._target_={HERE}.{target}", "fl.num_clients=5", "fl.num_byzantine=1",
+            "fl.rounds=3", "fl.evaluate_every=1", *settings]  # fmt: skip
+
+
+LOCAL = ["fl=fedavg", "fl.batch_size=50", "fl.local_epochs=null", "fl.local_steps=2"]
+
+
+def outcomes(cells):
+    """The metrics of every cell."""
+    found = {id(outcome.cell): outcome for outcome in simulate(cells, Engine())}
+    assert [found[id(cell)].traceback for cell in cells] == [None] * len(cells)
+    return [found[id(cell)].metrics for cell in cells]
+
+
+@pytest.mark.parametrize("settings", [[], LOCAL], ids=["fedsgd", "fedavg"])
+@pytest.mark.parametrize(
+    "target", ["Recurrent", "Gated", "Elman", "Branching", "evaluated", "Batchwise", "Frozen"]
+)
+def test_modules_that_train(compose, target, settings):
+    """Alike in other company, and under another attack as long as the model is the same."""
+    cells = [
+        compose(*short(*settings, target=target), f"attack={attack}", f"seed={seed}")
+        for attack, seed in (("alie", 1), ("sign_flip", 1), ("alie", 2))
+    ]
+    first, other, _ = outcomes(cells)
+    assert outcomes(cells[:1]) == [first]
+    for name in ("train_loss", "test_loss"):
+        assert np.isfinite(first[name][1:]).all()
+    assert first["train_loss"][1] == other["train_loss"][1]
+    assert first["train_loss"][2] != other["train_loss"][2]

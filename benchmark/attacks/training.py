@@ -28,6 +28,7 @@ class Local:
         self._network, self._model, self._data = network, model, data
         self._shards, self._generator = shards, generator
         self.server_step, self.num_classes, self.span = server_step, num_classes, span
+        self._step = 0
 
     @property
     def model(self) -> torch.Tensor:
@@ -55,6 +56,7 @@ class Local:
 
     def models(self) -> torch.Tensor:
         """(f, >= D) a copy of the server's model for every client, to be trained."""
+        self._step = 0
         return self._model.expand(len(self._shards), -1).clone()
 
     def gradients(self, models: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -62,8 +64,10 @@ class Local:
         size = y.shape[1]
         weights = models.new_full(y.shape, 1.0 / size)
         out = torch.zeros_like(models)
+        self._step += 1
+        keys = lambda place: int(self._generator(place).integers(2**63, size=self._step)[-1])  # noqa: E731
         self._network.accumulate_gradients(
-            models, x, y, weights, [self._network.views(out)], len(models), 0.0, 1.0
+            models, x, y, weights, [self._network.views(out)], len(models), 0.0, 1.0, keys
         )
         return out
 

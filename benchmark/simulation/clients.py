@@ -12,7 +12,7 @@ import torch
 
 from benchmark.attacks.base import Batch
 from benchmark.models import mix
-from benchmark.simulation.streams import generator
+from benchmark.simulation.streams import generator, key
 
 _DELTAS = 1 << 22  # numbers of model deltas at once: 16 MB
 
@@ -53,6 +53,7 @@ def gradients(runs: list, round: int) -> None:
         len(padded) * count,
         0.0 if clipped else beta,
         1.0 if clipped else alpha,
+        lambda row: module_key(runs[row // count], row % count, round),
     ).view(len(padded), count, -1).sum(2)  # fmt: skip
     for index, (run, fresh, target) in enumerate(zip(runs, out, rows, strict=True)):
         if fl.weight_decay:
@@ -137,14 +138,18 @@ class LocalTraining:
                     parts = (part[row, : len(taken)] for part in (x, labels[step], scale[step]))
                     poison(run, place, taken, *parts)
             part = models[:rows]
+            keys = lambda row, step=step: self._key(plans[row], round, step)  # noqa: E731
             losses = model.accumulate_gradients(
                 part, x, labels[step, :rows], scale[step, :rows], [model.views(part)], rows,
-                decay, -1.0,
+                decay, -1.0, keys,
             )  # fmt: skip
             models[busy:rows] = idle
             total[:busy] += losses[:busy].sum(1)
         total /= rate
         self._deliver(plans, models, total)
+
+    def _key(self, plan, round, step) -> int:
+        return module_key(self.runs[plan[0]], plan[1], round, step)
 
     def _flips(self, plans, shape, round) -> torch.Tensor | None:
         if self.fl.horizontal_flip == "none":
@@ -171,6 +176,11 @@ class LocalTraining:
             steps = torch.tensor([len(plans[s][2]) for s in source], device=models.device)
             losses = total[picked] / steps
             run.train_loss = losses[len(run.byzantine) - run.first :].mean()
+
+
+def module_key(run, place: int, round: int, step: int = 0) -> int:
+    """Of the random numbers that a module draws in a client's step of training."""
+    return key(run.cell.seed, f"module, step {step}", int(run.computing[place]), round)
 
 
 def fetch(workload, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmark.checkpoints import Checkpoints
 from benchmark.config import ConfigError, Engine
-from benchmark.models import TorchModel
+from benchmark.models import ModelError
+from benchmark.modules import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
 from benchmark.simulation.device import computed_on, use_float32
 from benchmark.simulation.memory import block_bytes, held_bytes
@@ -95,6 +96,9 @@ def simulate_blocks(
     """
     engine = engine or Engine()
     workloads = workloads or Workloads(engine.device)
+    cells, failed = _with_models(cells, workloads)
+    if failed:
+        yield failed
     for block in blocks_of(cells, engine, workloads):
         # In this order: when numba starts its threads it sets OpenMP's number too, and so torch's.
         threadpool_limits(engine.threads)  # NumPy's and SciPy's
@@ -104,6 +108,18 @@ def simulate_blocks(
         outcomes = _block(block, workloads.of(block[0]), checkpoints)
         computed = computed_on(workloads.device)
         yield [replace(outcome, computed=computed) for outcome in outcomes]
+
+
+def _with_models(cells: list, workloads: Workloads) -> tuple[list, list[Outcome]]:
+    """The cells whose models fit their data, and the failures of the others."""
+    fitting, failed = [], []
+    for cell in cells:
+        try:
+            workloads.of(cell)
+            fitting.append(cell)
+        except ModelError as error:
+            failed.append(Outcome(cell, "failed", reason=str(error), traceback=str(error)))
+    return fitting, failed
 
 
 def groups_of(cells: list) -> list[list]:
@@ -250,7 +266,7 @@ def _partners(runs: list) -> list[list]:
     for index, run in enumerate(runs):
         count = len(run.computing)
         if isinstance(run.workload.model, TorchModel):
-            name = (index,)  # of its operations nobody knows whether bits depend on the company
+            name = (index,)  # computed client by client anyway; less memory alone
         elif run.cell.fl.algorithm == "fedavg":
             name = "all"
         elif run.workload.model.lockstep(count * run.cell.fl.batch_size):

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmark.modules import TorchModel
 from benchmark.simulation.streams import generator
 
 # Examples a forward pass, so that activations stay in cache; fixed, since the last bits may depend
@@ -66,6 +67,8 @@ def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     """Accuracy and mean cross-entropy on examples x with labels y."""
     correct, loss = 0, 0.0
     chunk = chunk_of(run.workload.model)
+    if isinstance(run.workload.model, TorchModel):  # it may look at the whole batch: none is short
+        chunk = -(-len(y) // -(-len(y) // chunk))
     for start in range(0, len(y), chunk):
         labels = y[start : start + chunk]
         scores = run.workload.model.logits(run.parameters, x[None, start : start + chunk])[0]

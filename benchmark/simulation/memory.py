@@ -12,7 +12,7 @@ import math
 from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Knowledge
 from benchmark.grid import participants
-from benchmark.models import TorchModel
+from benchmark.modules import TorchModel
 from benchmark.simulation.clients import filled_batch
 from benchmark.simulation.evaluation import chunk_of
 from benchmark.simulation.run import keeps_rows
@@ -24,8 +24,9 @@ def block_bytes(cells: list, workload) -> int:
     """Bytes that cells of one group take when they are trained in lockstep."""
     held = sum(held_bytes(cell, workload) for cell in cells)
     gradients = [_gradient_bytes(cell, workload) for cell in cells]
-    together = cells[0].fl.algorithm == "fedavg" or workload.model.lockstep(
-        _computing(cells[0]) * cells[0].fl.batch_size
+    fl, model = cells[0].fl, workload.model
+    together = (fl.algorithm == "fedavg" and not isinstance(model, TorchModel)) or model.lockstep(
+        _computing(cells[0]) * fl.batch_size
     )
     one_by_one = max(_passing_bytes(cell, workload) for cell in cells)
     return held + max((sum if together else max)(gradients), one_by_one)
@@ -47,23 +48,24 @@ def held_bytes(cell, workload) -> int:
 def _gradient_bytes(cell, workload) -> int:
     """Bytes at the peak of computing the updates, beyond what is held."""
     fl, model, row = cell.fl, workload.model, _row(workload)
-    given, (_, whole) = math.prod(workload.dataset.input_shape), workload.activations
+    shape = workload.dataset.input_shape
     clients = _computing(cell)
     local = fl.algorithm == "fedavg"
     batch = filled_batch(fl.batch_size, model) if local else fl.batch_size
-    gradients = _FLOAT * clients * batch * (given + whole)
+    gradients = _FLOAT * clients * batch * math.prod(shape)
+    gradients += model.gradient_bytes(shape, clients, batch)
     if local or fl.gradient_clip is not None:
         gradients += clients * row  # models of their own, or gradients to be clipped
-    if isinstance(model, TorchModel):
-        gradients += 2 * clients * row  # autograd's, and all of them in one matrix
     return gradients
 
 
 def _passing_bytes(cell, workload) -> int:
     """Bytes at the peak of an attack, an aggregation or an evaluation, beyond what is held."""
-    given, (forward, _) = math.prod(workload.dataset.input_shape), workload.activations
+    shape = workload.dataset.input_shape
     largest = max(len(workload.splits[name][1]) for name in ("test", "validation"))
-    evaluation = _FLOAT * min(chunk_of(workload.model), largest) * (given + forward)
+    examples = min(chunk_of(workload.model), largest)
+    evaluation = _FLOAT * examples * math.prod(shape)
+    evaluation += workload.model.forward_bytes(shape, examples)
     sent = (cell.f + 3) * _row(workload)  # what is sent, the aggregate, and means
     # A state is never changed in place: what is new is there before what it replaces goes.
     renewed = _states(cell)[1] * _row(workload)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from benchmark.aggregators.base import Context, layers_of
 from benchmark.models import mix
-from benchmark.simulation.streams import generator
+from benchmark.simulation.streams import generator, key
 
 
 class Server:
@@ -70,8 +70,8 @@ class Server:
             local = parameters.clone()
             per_epoch = math.ceil(len(self.root) / fl.batch_size)
             steps = fl.local_steps or fl.local_epochs * per_epoch
-            for batch in self._batches(round, steps):
-                local.sub_(self._gradient(local, batch, round), alpha=fl.rate(round))
+            for step, batch in enumerate(self._batches(round, steps)):
+                local.sub_(self._gradient(local, batch, round, step), alpha=fl.rate(round))
             update = local.sub_(parameters)
         if beta:
             if self.momentum is None:
@@ -88,7 +88,7 @@ class Server:
             batches += [order[start : start + size] for start in range(0, len(order), size)]
         return batches[:steps]
 
-    def _gradient(self, parameters, batch, round) -> torch.Tensor:
+    def _gradient(self, parameters, batch, round, step=0) -> torch.Tensor:
         fl, model = self.cell.fl, self.workload.model
         x, y = (part[self._index(batch)] for part in self.workload.splits["validation"])
         if fl.horizontal_flip != "none":
@@ -98,8 +98,9 @@ class Server:
         weights = torch.full((1, len(batch)), 1.0 / len(batch), device=x.device)
         gradient = torch.zeros_like(parameters)
         model.accumulate_gradients(
-            parameters, x[None], y[None], weights, [model.views(gradient)], 1, 0.0, 1.0
-        )
+            parameters, x[None], y[None], weights, [model.views(gradient)], 1, 0.0, 1.0,
+            lambda _: key(self.cell.seed, f"root module, step {step}", 0, round),
+        )  # fmt: skip
         if fl.weight_decay:
             gradient.add_(parameters, alpha=fl.weight_decay)
         if fl.gradient_clip is not None:

@@ -1,7 +1,6 @@
 """What cells share: the data on the device, the model, and the partitions."""
 
 from dataclasses import asdict
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ import torch
 from benchmark.config import BrokenContract, reason_of
 from benchmark.data import Dataset
 from benchmark.keys import canonical
-from benchmark.models import build_model
+from benchmark.modules import TorchModel, build_model
 from benchmark.simulation.batches import Batches
 from benchmark.simulation.device import find_device
 from benchmark.simulation.streams import generator
@@ -21,7 +20,7 @@ class Workload:
     Args:
         dataset: what a data source has loaded.
         splits: its examples and labels on the device, by the name of the split.
-        architecture: see `models.build_model`.
+        architecture: see `modules.build_model`.
         device: a torch device.
 
     Attributes:
@@ -35,17 +34,12 @@ class Workload:
     def __init__(self, dataset, splits: dict, architecture, device: torch.device):
         self.dataset, self.splits, self.device = dataset, splits, device
         self.span = float(dataset.train_x.min()), float(dataset.train_x.max())
-        self.model = build_model(architecture, dataset.input_shape, dataset.num_classes)
-        if hasattr(self.model, "module"):
-            self.model.module.to(device)
+        self.model = build_model(
+            architecture, dataset.input_shape, dataset.num_classes, splits["train"][0][:4]
+        )
         self.at_start: dict = {}
         self._shards: dict = {}
         self._batches: dict = {}
-
-    @cached_property
-    def activations(self) -> tuple[int, int]:
-        """See `Sequential.activations`."""
-        return self.model.activations(self.dataset.input_shape)
 
     def shards(self, cell) -> list[np.ndarray]:
         """The training examples of each client of a cell, by its partition, n and seed.
@@ -89,7 +83,7 @@ class Workloads:
 
         Raises:
             DataError: if the data are missing or corrupt.
-            ValueError: if the model does not fit the data.
+            ModelError: if the model does not fit the data.
         """
         data = canonical(cell.config["data"])
         name = (data, canonical(cell.config["model"]))
@@ -151,7 +145,22 @@ def _mismatch(cell, workload: Workload) -> str | None:
         )
     if cell.fl.horizontal_flip != "none" and len(workload.dataset.input_shape) != 3:
         return f"fl.horizontal_flip={cell.fl.horizontal_flip} needs images"
-    return None
+    return _single_example(cell, workload)
+
+
+def _single_example(cell, workload: Workload) -> str | None:
+    """Why some batch has a single example, if the model does not take one; else None."""
+    model, fl, root = workload.model, cell.fl, cell.rule.root_examples
+    if not isinstance(model, TorchModel) or model.least == 1:
+        return None
+    sizes = [fl.batch_size]
+    if fl.algorithm == "fedavg":  # the last batch may be short
+        sizes += [count % fl.batch_size for count in (*map(len, workload.shards(cell)), root)]
+    else:
+        sizes += [root]
+    if 1 not in sizes:
+        return None
+    return f"fl.batch_size={fl.batch_size} leaves a batch of one example, which the model rejects"
 
 
 def _checked(parts, partition, total: int, n: int) -> list[np.ndarray]:
