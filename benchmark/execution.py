@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark.composer import Composer
 from benchmark.config import FAILURES, ConfigError, Engine, Fault, build, imported, reason_of, typed
 from benchmark.data import DataError
-from benchmark.grid import Cell, expand, selected
+from benchmark.grid import Cell, expand, merged, selected
 from benchmark.index import FINAL
 from benchmark.progress import Progress
 from benchmark.store import Store
@@ -28,6 +28,7 @@ class Result:
         counts: outcomes of those that were not stored, by status.
         problems: (cell, status, reason) of all that are not done.
         store: where they are.
+        notes: in how far this is not what was asked for.
     """
 
     cells: list
@@ -35,6 +36,7 @@ class Result:
     counts: Counter
     problems: list
     store: Store
+    notes: list[str]
 
     def add(self, cell: Cell, status: str, reason: str | None) -> None:
         """Count an outcome."""
@@ -95,6 +97,7 @@ class Plan:
         refused: those not done that cannot be trained, with their problem.
         todo: those to be trained.
         store, engine: where to, and how.
+        notes: in how far this is not what was asked for.
         executor: where.
         work: what is done there; None if nothing is to be trained.
     """
@@ -105,6 +108,7 @@ class Plan:
     todo: list[Cell]
     store: Store
     engine: Engine
+    notes: list[str]
     executor: Any = None
     work: Any = None
 
@@ -129,10 +133,14 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
         raise ConfigError(f"outputs={config.outputs} must be a folder")
     store = Store(config.outputs)
     composer = Composer()
-    cells = list({cell.key: cell for cell in (composer.cell(job) for job in jobs)}.values())
+    by_key = {}
+    for job in jobs:
+        cell = composer.cell(job)
+        by_key.setdefault(cell.key, (cell, []))[1].append(job)
+    cells = [cell for cell, _ in by_key.values()]
     cells = selected(cells, config.grid.where if config.grid else None, config.shard)
     status = {key: found for key, found in ((c.key, store.status(c.key)) for c in cells) if found}
-    plan = Plan(cells, status, [], [], store, engine)
+    plan = Plan(cells, status, [], [], store, engine, merged(by_key.values()))
     for cell in cells:
         if status.get(cell.key) not in FINAL:
             (plan.refused if cell.problem else plan.todo).append(cell)
@@ -171,6 +179,10 @@ def _refuse(plan: Plan, outputs: str) -> None:
     if kinds <= {ConfigError, DataError}:
         raise asked[0][1].error(asked[0][1])
     plan.todo = [cell for cell, problem in asked if not problem]
+    noted = {note: None for cell in plan.todo for note in workloads.of(cell).notes(cell)}
+    for note in list(noted)[:1]:
+        more = f" (the like is true of {len(noted) - 1} more partitions)" if len(noted) > 1 else ""
+        plan.notes.append(note + more)
     plan.refused += [replace(cell, problem=problem) for cell, problem in asked if problem]
 
 
@@ -209,7 +221,7 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
     """
     plan = plan_of(jobs, config, alone)
     store = plan.store
-    result = Result(plan.cells, plan.done, Counter(), [], store)
+    result = Result(plan.cells, plan.done, Counter(), [], store, plan.notes)
     for cell in plan.diverged:
         result.problems.append((cell, "diverged", store.summary(cell.key)["reason"]))
     for cell in plan.refused:
@@ -264,7 +276,8 @@ def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> i
     if config.plan:
         from benchmark.forecast import forecast
 
-        print(forecast(plan_of(jobs, config)))
+        for part in forecast(plan_of(jobs, config)):
+            print(part, flush=True)  # what comes next may take a while
         return 0
     if config.search is not None:
         from benchmark.search import learn
@@ -290,8 +303,8 @@ def report(result: Result, function: str | None = None) -> None:
         [(cell, reason) for cell, status, reason in result.problems if status == wanted]
         for wanted in ("infeasible", "diverged", "failed")
     )
-    for reason, count in Counter(reason for _, reason in infeasible).items():
-        print(f"infeasible: {count} cell{'s' * (count > 1)}: {reason}")
+    for line in [*(f"note: {note}" for note in result.notes), *counted("infeasible", infeasible)]:
+        print(line)
     for cell, reason in diverged:
         print(f"diverged: {cell.title}: {reason}")
     for reason, cells in _by_reason(failed).items():
@@ -315,6 +328,12 @@ def report(result: Result, function: str | None = None) -> None:
         except FAILURES as error:
             raise ConfigError(Fault.of(f"report={function}", error)) from None
         print(text)
+
+
+def counted(status: str, problems: list[tuple[Cell, str]]) -> list[str]:
+    """How many cells have a status, in a line for each reason."""
+    return [f"{status}: {len(cells)} cell{'s' * (len(cells) > 1)}: {reason}"
+            for reason, cells in _by_reason(problems).items()]  # fmt: skip
 
 
 def _by_reason(problems: list[tuple[Cell, str]]) -> dict[str, list[Cell]]:

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -213,6 +214,29 @@ def selected(cells: list[Cell], where: str | None, shard: str | None) -> list[Ce
             raise ConfigError(f"shard={shard} must be i/k with 1 <= i <= k, such as 1/4")
         cells = [cell for cell in cells if int(cell.key, 16) % count == part - 1]
     return cells
+
+
+def merged(cells: Iterable[tuple[Cell, list[list[str]]]]) -> list[str]:
+    """Which values of a setting come to the same cells, in a line for each setting and n.
+
+    Args:
+        cells: each with the jobs that are this cell.
+    """
+    found, count, asked = {}, Counter(), Counter()
+    for cell, jobs in cells:
+        count[cell.n] += 1
+        asked[cell.n] += len(jobs)
+        given = [dict(line.lstrip("+").split("=", 1) for line in job if "=" in line)
+                 for job in jobs if len(jobs) > 1]  # fmt: skip
+        for key in dict.fromkeys(key for job in given for key in job):
+            values = tuple(dict.fromkeys(job[key] for job in given if key in job))
+            if len(values) > 1:
+                same = f"f={cell.f}" if key in TWINS[0] else "the same"
+                found.setdefault((cell.n, key), {})[" and ".join(values) + f" are {same}"] = None
+    return [
+        f"n={n}: {key}={', '.join(groups)}: {asked[n]} jobs are {count[n]} cells"
+        for (n, key), groups in found.items()
+    ]
 
 
 def table(cells: list[Cell]):

@@ -145,6 +145,7 @@ class Store:
         seconds: float = 0.0,
         num_classes: int | None = None,
         computed: dict | None = None,
+        notes: list[str] | None = None,
     ) -> None:
         """Store a cell, in the place of what was stored of it before.
 
@@ -157,6 +158,7 @@ class Store:
             seconds: time taken.
             num_classes: of the data, for the chance level.
             computed: device, threads and precision; None if it was not, or that is not known.
+            notes: in how far the data are not what was asked for.
         """
         summary = {
             "schema": SCHEMA,
@@ -171,6 +173,7 @@ class Store:
             "f_declared": cell.config["fl"].get("declared_byzantine"),
             "seed": cell.seed,
             "num_classes": num_classes,
+            "notes": notes or [],
             "seconds": round(seconds, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **(computed or dict.fromkeys(("device", "threads", "precision"))),

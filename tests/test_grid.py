@@ -20,7 +20,7 @@ from benchmark.attacks.schedule import Schedule
 from benchmark.composer import Composer
 from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
 from benchmark.data import Digits
-from benchmark.execution import axes_of, execute, jobs_of
+from benchmark.execution import axes_of, execute, jobs_of, plan_of
 from benchmark.executors import Inline
 from benchmark.grid import expand, first_of, selected
 from benchmark.models import Logistic
@@ -933,6 +933,40 @@ def test_an_executors_fault(tmp_path):
     result = execute([few, [*few, "fl.rounds=2"]], first_of(few))
     assert result.counts == {"done": 1, "failed": 1}
     assert result.problems[0][2] == "executor: OverflowError: too many"
+
+
+@pytest.mark.parametrize(
+    "overrides, note",
+    [
+        (["fl.num_clients=5", "fl.batch_size=8"], "n=5: fl.byzantine_fraction=0 and 0.1 are f=0, "
+         "0.3 and 0.4 are f=2: 10 jobs are 6 cells"),
+        (["fl.num_clients=10", "fl.byzantine_fraction=0.15,0.2,0.25,0.3"],
+         "n=10: fl.byzantine_fraction=0.15 and 0.2 and 0.25 are f=2: 8 jobs are 4 cells"),
+        (["attack=alie,little_is_enough", "fl.num_byzantine=3", "seed=1"],
+         "n=20: attack=alie and little_is_enough are the same: 2 jobs are 1 cells"),
+    ],
+)  # fmt: skip
+def test_values_that_come_to_the_same_are_told(tmp_path, overrides, note):
+    overrides = [*overrides, "aggregator=mean", f"outputs={tmp_path}"]
+    overrides += [] if "seed=1" in overrides else ["seed=0,1"]
+    config = first_of(overrides)
+    assert plan_of(jobs_of(overrides, config, sweep=True), config).notes == [note]
+    union = ["+experiment=demo", "pre_aggregator=none", f"outputs={tmp_path}"]  # its blocks overlap
+    config = first_of(union)
+    assert plan_of(jobs_of(union, config, sweep=False), config).notes == []
+
+
+def test_examples_that_were_moved_are_told(tmp_path):
+    few = ["partition=dirichlet", "partition.alpha=0.1", "fl.num_clients=50", "seed=0,1"]
+    result = run(tmp_path, *few)
+    note = "partition.min_size=16: 223 of 1,295 examples were moved to clients whom alpha=0.1 had"
+    assert result.counts == {"done": 2} and len(result.notes) == 1
+    assert result.notes[0].startswith(note)
+    summary = yaml.safe_load((next(tmp_path.glob("cells/*/summary.json"))).read_text())
+    assert "examples were moved" in summary["notes"][0]
+    (cell,) = run(tmp_path / "more", "partition=dirichlet").cells
+    summary = yaml.safe_load((tmp_path / "more/cells" / cell.key / "summary.json").read_text())
+    assert summary["notes"] == []
 
 
 def test_only_local_training_takes_batches_larger_than_a_client(composer):

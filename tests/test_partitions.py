@@ -146,6 +146,9 @@ def test_dirichlet_repair():
     assert sizes(parts).min() == 16
     tight = split(dirichlet, (labels, 15, 0), alpha=1e-4, min_size=20)
     assert sizes(tight).tolist() == [20] * 15
+    # Three clients had 100 examples each, twelve none.
+    assert tight.note.startswith("partition.min_size=20: 240 of 300 examples were moved to clients")
+    assert split(dirichlet, (labels, 15, 0), alpha=10.0, min_size=1).note is None
 
 
 def test_different_seeds_differ(balanced):

@@ -245,12 +245,14 @@ def test_a_plan_is_told_and_nothing_is_done(tmp_path):
     stored = sorted((tmp_path / "out").rglob("*"))
     ended = command(*fixed, "fl.rounds=1,2", *axes, "plan=true")
     assert ended.code == 0 and sorted((tmp_path / "out").rglob("*")) == stored
-    first, _, *groups, every, at_once = ended.out.splitlines()
+    first, why, head, *groups, _, _, _, every, at_once = ended.out.splitlines()
     assert first == "16 cells: 2 done, 4 infeasible, 10 to train"
+    assert why == "infeasible: 4 cells: aggregator: Bulyan needs n >= 4f + 3, got n=12, f=4"
+    assert head.split() == ["group", "cells", "memory"]  # before anything is trained
     assert sorted(row.split("  ")[0] for row in groups) == [
         f"digits, mlp, fedsgd, {rounds} rounds" for rounds in (1, 2)
     ]
-    assert every.split()[:2] == ["all", "10"] and "unknown" not in every
+    assert every.split()[0] == "all" and "unknown" not in every
     assert at_once.endswith(" at the same time")
     there = ["executor=submitit", "executor.cluster=slurm", "executor.jobs=3"]
     ended = command(*few, *there, "plan=true")
@@ -261,6 +263,23 @@ def test_a_plan_is_told_and_nothing_is_done(tmp_path):
     assert ended.out.splitlines()[0] == "2 cells: 0 done, 1 infeasible, 1 to train"
     ended = command(*few, "grid.where=seed == 1", "shard=1/1")
     assert ended.out.splitlines()[-1].startswith("4 cells: 2 trained, 1 already stored, 1 infeas")
+
+
+def test_a_forecast_of_what_is_large_trains_little_or_nothing(tmp_path, monkeypatch):
+    few = ["-m", "seed=0,1", "fl.num_byzantine=2", f"outputs={tmp_path}", "plan=true"]
+    few += ["engine.memory_gb=64", "executor=inline"]
+    ended = command(*few, "model.hidden=[200000]")
+    _, _, memory, _, time, _ = ended.out.splitlines()
+    assert memory.split()[-1] == "GB"
+    assert time.endswith(f" not measured: a cell would take about {' '.join(memory.split()[-2:])}")
+    trained = []
+    monkeypatch.setattr(forecast, "_LARGE", 1)
+    monkeypatch.setattr(
+        forecast, "simulate", lambda cells, *_: trained.append(cells) or iter(()),
+    )  # fmt: skip
+    command(*few)
+    (((cell,)),) = trained
+    assert cell.fl.rounds == 1
 
 
 def test_what_a_forecast_adds_up():

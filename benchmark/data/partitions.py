@@ -5,7 +5,7 @@ list of n sorted int64 index arrays: disjoint, none empty, together every exampl
 The same generator state gives the same partition. The classes give them the form of a config:
 hyper-parameters in the constructor, checked there, and ``split(dataset, num_clients, rng)``.
 `Shared` is the one exception to disjointness. A class of one's own keeps to this, but may leave
-examples out; if its clients share examples it says so: ``shares = True``.
+examples out, and return any list; if its clients share examples it says so: ``shares = True``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from benchmark.data.base import Dataset
 
 MAX_DRAWS = 100
 
-Parts = list[np.ndarray]
+
+class Parts(list):
+    """The examples of every client.
+
+    Attributes:
+        note: in how far they are not what was asked for, None if they are.
+    """
+
+    note: str | None = None
 
 
 def iid(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> Parts:
@@ -50,7 +58,8 @@ def dirichlet(
 
     All proportions are drawn again until every client has `min_size` examples, at most 100
     times. If the last draw still falls short (typical of small alpha with many clients), the
-    smallest client is filled up from the most frequent class of the largest, again and again.
+    smallest client is filled up from the most frequent class of the largest, again and again,
+    and a note says how many examples that moved.
 
     Raises:
         ValueError: N < n * min_size.
@@ -69,6 +78,7 @@ def dirichlet(
         counts = np.diff(cuts, axis=1, prepend=0)  # (classes, clients)
         if counts.sum(axis=0).min() >= min_size:
             break
+    drawn = counts.copy()
     _fill_up(counts, min_size)
 
     parts = [[] for _ in range(num_clients)]
@@ -76,7 +86,14 @@ def dirichlet(
         members = rng.permutation(np.flatnonzero(labels == label))
         for part, piece in zip(parts, np.split(members, np.cumsum(row)[:-1]), strict=True):
             part.append(piece)
-    return _sorted([np.concatenate(part) for part in parts])
+    filled = _sorted([np.concatenate(part) for part in parts])
+    moved = np.maximum(counts - drawn, 0).sum()
+    if moved:
+        filled.note = (
+            f"partition.min_size={min_size}: {moved} of {len(labels):,} examples were moved to "
+            f"clients whom alpha={alpha} had given fewer"
+        )
+    return filled
 
 
 def similarity(
@@ -144,7 +161,7 @@ def _fill_up(counts: np.ndarray, min_size: int) -> None:
 
 
 def _sorted(parts: list[np.ndarray]) -> Parts:
-    return [np.sort(part).astype(np.int64) for part in parts]
+    return Parts(np.sort(part).astype(np.int64) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -230,7 +247,7 @@ class Natural:
                 f"fl.num_clients={num_clients}: should be {len(ids)}, the clients of "
                 f"data={dataset.name}, with partition=natural"
             )
-        return [np.flatnonzero(dataset.clients == client) for client in ids]
+        return Parts(np.flatnonzero(dataset.clients == client) for client in ids)
 
 
 @dataclass(frozen=True)
@@ -245,7 +262,7 @@ class Shared:
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
         """The same index array, of all examples, for each client."""
-        return [np.arange(len(dataset.train_y), dtype=np.int64)] * num_clients
+        return Parts([np.arange(len(dataset.train_y), dtype=np.int64)] * num_clients)
 
 
 def _check_count(setting: str, value: int) -> None:

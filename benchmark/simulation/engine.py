@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numba
@@ -42,6 +42,7 @@ class Outcome:
         seconds: its share of the time.
         num_classes: of the data.
         computed: on what, see `device.computed_on`; None if that is not known.
+        notes: in how far the data are not what was asked for.
     """
 
     cell: object
@@ -53,6 +54,7 @@ class Outcome:
     seconds: float = 0.0
     num_classes: int | None = None
     computed: dict | None = None
+    notes: list = field(default_factory=list)
 
 
 class OutOfMemory(Exception):
@@ -210,7 +212,7 @@ def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Ou
     classes = workload.dataset.num_classes
     return failed + [
         Outcome(run.cell, "done", run.metrics, run.timings, seconds=run.seconds + share,
-                num_classes=classes)
+                num_classes=classes, notes=workload.notes(run.cell))
         for run in done
     ]  # fmt: skip
 

@@ -7,6 +7,7 @@ import torch
 
 from benchmark.config import BrokenContract, reason_of
 from benchmark.data import Dataset
+from benchmark.data.partitions import Parts
 from benchmark.keys import canonical
 from benchmark.modules import TorchModel, build_model
 from benchmark.simulation.batches import Batches
@@ -53,6 +54,11 @@ class Workload:
             parts = cell.partition.split(self.dataset, cell.n, stream)
             self._shards[name] = _checked(parts, cell.partition, len(self.dataset.train_y), cell.n)
         return self._shards[name]
+
+    def notes(self, cell) -> list[str]:
+        """In how far the data of a cell are not what was asked for."""
+        note = getattr(self.shards(cell), "note", None)
+        return [note] if note else []
 
     def batches(self, cell) -> Batches:
         """The batches of a cell, shared by cells with the same shards and seed."""
@@ -163,7 +169,7 @@ def _single_example(cell, workload: Workload) -> str | None:
     return f"fl.batch_size={fl.batch_size} leaves a batch of one example, which the model rejects"
 
 
-def _checked(parts, partition, total: int, n: int) -> list[np.ndarray]:
+def _checked(parts, partition, total: int, n: int) -> Parts:
     """The parts that a partition makes of `total` examples, as int64 arrays.
 
     Raises:
@@ -191,7 +197,9 @@ def _checked(parts, partition, total: int, n: int) -> list[np.ndarray]:
                 f"{name} gives example {uses.argmax()} to {uses.max()} clients, or as many times; "
                 f"if that is meant, set {type(partition).__name__}.shares = True"
             )
-    return [part.astype(np.int64, copy=False) for part in arrays]
+    made = Parts(part.astype(np.int64, copy=False) for part in arrays)
+    made.note = getattr(parts, "note", None)
+    return made
 
 
 def group_name(cell) -> str:
