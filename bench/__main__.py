@@ -125,7 +125,8 @@ def sweep() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             began = time.perf_counter()
-            plan = plan_of(expand([], [axes]), first_of([f"outputs={folder}"]))
+            common = [f"outputs={folder}"]
+            plan = plan_of(expand(common, [axes]), first_of(common))
             taken = time.perf_counter() - began
         line(f"plan {len(plan.cells):,} cells (limit 15 s)", f"{taken:.1f} s")
         line("  peak memory of the process (limit 1 GB)",

@@ -9,9 +9,9 @@ import pickle
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,16 +26,22 @@ from benchmark.config import (
     Component,
     ConfigError,
     Fault,
-    as_name,
     build,
     reason_of,
     typed,
+    unknown_setting,
 )
-from benchmark.grid import TWINS, Cell, participants, spelled
+from benchmark.grid import TWINS, Cell, axes_of, participants, raw, spelled
 from benchmark.keys import KEY_SCHEMA, canonical, digest
+from benchmark.overrides import as_name, compose
 
 _COMPONENTS = ("attack", "schedule", "aggregator", "data", "partition", "model")
 _PARTS = (*_COMPONENTS, "pre_aggregator", "fl", "seed")  # of the configuration, that make a cell
+_ONCE = (  # are read once for all cells of a command
+    *("grid", "sweep_defaults", "outputs", "engine", "executor", "report", "search", "plan"),
+    "shard",
+)
+_NAMES = (*_COMPONENTS, "fl", "engine", "executor")  # groups of which one is chosen
 _ALIASES = {"little_is_enough": "alie"}
 # Groups whose choices usually change nothing but their own part, and decide what is feasible.
 _SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")
@@ -72,9 +78,9 @@ class _Base:
         """Where a part was taken from; if it was not, this."""
         return self.sources[top].source(top) if top in self.sources else self
 
-    def copy(self, top: str) -> DictConfig:
+    def copy(self, top: str | None) -> DictConfig:
         """One part of the configuration, to be changed; all of it if there is no such part."""
-        if top not in self.config:
+        if top is None or top not in self.config:
             return pickle.loads(self.pickled)
         if top not in self._parts:
             part = OmegaConf.create({top: self.config[top]})
@@ -101,22 +107,30 @@ class _Part:
 
 
 class Composer:
-    """Composes jobs into cells, remembering everything that several of them share."""
+    """Composes jobs into cells, remembering everything that several of them share.
 
-    def __init__(self, config_name: str = "config"):
-        self.config_name = config_name
+    Args:
+        common: the configuration that settings beside the cells' own are taken from, such as
+            `outputs`; all jobs must agree with it. None: they need not.
+    """
+
+    def __init__(self, common: DictConfig | None = None):
+        self._common = {} if common is None else {top: _once(common, top) for top in _ONCE}
+        self._cache_of = common
         loader = GlobalHydra.instance().config_loader()
         self._parser = OverridesParser.create(config_loader=loader)
         self._is_group = loader.repository.group_exists
         self._parsed, self._bases, self._parts, self._built = {}, {}, {}, {}
         self._first, self._apart = {}, {}
         self._problems, self._scenarios = {}, {}
+        self._agreeing, self._latest = set(), (None, None)
 
     def cell(self, job: list[str]) -> Cell:
         """The cell of a job.
 
         Raises:
-            ConfigError: if a setting is unknown or of the wrong type.
+            ConfigError: if a setting is unknown or of the wrong type, or differs from that of other
+                cells though it is read once for all.
         """
         groups, values, by_part = [], [], {}
         for line in map(as_name, job):
@@ -124,6 +138,10 @@ class Composer:
                 override = self._parser.parse_override(line)
                 chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
                 named = override.value() if chooses else None
+                if isinstance(named, list) and override.key_or_group in _NAMES:
+                    names = ",".join(map(str, named))
+                    key = override.key_or_group
+                    raise ConfigError(f"{line}: choose one; a sweep is -m {key}={names}")
                 if isinstance(named, list) and len(set(map(str, named))) < len(named):
                     raise ConfigError(f"{line}: name each only once")
                 self._parsed[line] = override, chooses
@@ -133,14 +151,19 @@ class Composer:
                 by_part.setdefault(override.key_or_group.partition(".")[0], []).append(line)
         base = self._base(tuple(groups))
         linked = base.linked or any("${" in line for line in values)
+
+        def part(top):
+            if linked:
+                return self._part(base, top, values)
+            return self._part(base.source(top), top, by_part.get(top, ()))
+
         beside = [top for top in by_part if top not in _PARTS]  # such as engine: to be checked only
-        parts = {
-            top: self._part(base, top, values)
-            if linked
-            else self._part(base.source(top), top, by_part.get(top, ()))
-            for top in [*_PARTS, *beside]
-        }
-        return self._cell({top: parts[top] for top in _PARTS})
+        agreeing = base.groups, tuple(values if linked else chain(*map(by_part.get, beside)))
+        if agreeing not in self._agreeing:
+            for top in dict.fromkeys([*beside, *self._common]):
+                part(top)
+            self._agreeing.add(agreeing)
+        return self._cell({top: part(top) for top in _PARTS})
 
     def _part(self, base: _Base, top: str, lines: Iterable[str]) -> _Part | None:
         """A part as value overrides leave it: its own, or all if settings refer to each other."""
@@ -149,15 +172,26 @@ class Composer:
             config = base.config
             if lines:
                 linked = base.linked or any("${" in line for line in lines)
-                config = pickle.loads(base.pickled) if linked else base.copy(top)
-                overrides = [self._parsed[line][0] for line in lines]
-                _make_way(config, overrides)
-                for override in overrides:
-                    _apply(config, override)
+                config = self._changed(base, None if linked else top, name[2])
             self._parts[name] = self._made(top, config, base)
         return self._parts[name]
 
+    def _changed(self, base: _Base, top: str | None, lines: tuple[str, ...]) -> DictConfig:
+        """A part of the configuration as value overrides leave it; all of it if `top` is None."""
+        name = base.groups, top, lines
+        if self._latest[0] == name:  # all of it serves all parts
+            return self._latest[1]
+        config = base.copy(top)
+        overrides = [self._parsed[line][0] for line in lines]
+        _make_way(config, overrides)
+        for override in overrides:
+            _apply(config, override)
+        self._latest = name, config
+        return config
+
     def _made(self, top: str, config: DictConfig, base: _Base) -> _Part | None:
+        if top in self._common and _once(config, top) != self._common[top]:
+            raise ConfigError(_disagreement(top, self._common[top], _once(config, top)))
         if top in _COMPONENTS:
             built = self._build(config[top], top)
             label = self._label(top, config, base.config, base.choices)
@@ -228,8 +262,10 @@ class Composer:
         return self._bases[groups]
 
     def _whole(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict, dict]:
-        config = compose(self.config_name, list(groups), return_hydra_config=True)
+        config = compose(list(groups), return_hydra_config=True)
         choices = dict(config.hydra.runtime.choices)
+        if self._cache_of is not None:  # of resolvers such as ${now:}
+            OmegaConf.copy_cache(self._cache_of, config)
         with open_dict(config):
             del config["hydra"]
         return config, choices, {}
@@ -341,17 +377,31 @@ def _apply(config: DictConfig, override) -> None:
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
         if not OmegaConf.is_dict(node) or last not in node:
-            raise unknown_setting(key, node)
+            raise unknown_setting(key, config)
     ConfigLoaderImpl._apply_overrides_to_config([override], config)
 
 
-def unknown_setting(key: str, node: Any) -> ConfigError:
-    """The error for a setting that does not exist beside those of `node`."""
-    parent = key.rpartition(".")[0]
-    if not OmegaConf.is_dict(node):
-        return ConfigError(f"{key}: no such setting, and there is no {parent}")
-    there = ", ".join(sorted(str(k) for k in node))
-    return ConfigError(f"{key}: no such setting; {parent or 'at the top'} has {there or 'none'}")
+def _once(config: DictConfig, top: str) -> Any:
+    """A part that is read once, plain. Axes are what they are written as: cells differ in them."""
+    if top not in config or top == "sweep_defaults":
+        return raw(config.get(top))
+    if top == "grid":
+        return axes_of(config), config.grid and config.grid.get("where")
+    value = config[top]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _disagreement(top: str, ours: Any, theirs: Any) -> str:
+    """Why a setting that is read once cannot differ between cells."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        key = next(k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k))
+        return _disagreement(f"{top}.{key}", ours.get(key), theirs.get(key))
+    if top in ("grid", "sweep_defaults") or top.startswith("sweep_defaults."):
+        return f"{top} differs between the jobs, such as presets: give a command for each"
+    return (
+        f"{top}: {ours} for some cells and {theirs} for others, but it is read once for all; give "
+        "a command for each"
+    )
 
 
 def _chain(stages: dict, rule: Any) -> Chain:

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from functools import partial, wraps
 from math import cos, isfinite, pi
 from pathlib import Path
@@ -260,6 +261,34 @@ def _demand(condition: bool, name: str, value: Any, right: str) -> None:
         raise ConfigError(f"fl.{name}={value} {right}")
 
 
+def unknown_setting(key: str, config: Any) -> ConfigError:
+    """The error for a setting that a configuration does not have."""
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    names = {name.rpartition(".")[2]: name for name in _settings(config, "")}
+    near = names.get(last)
+    there = ""
+    if OmegaConf.is_dict(node):
+        siblings = sorted({str(key) for key in node} - {"hydra"})
+        near = next(iter(get_close_matches(last, siblings, 1)), None) or near
+        if near in siblings and parent:
+            near = f"{parent}.{near}"
+        there = f"; {parent or 'at the top'} has {', '.join(siblings) or 'none'}"
+    elif parent:
+        there = f", and there is no {parent}"
+    meant = f"; did you mean {near}?" if near else ""
+    return ConfigError(f"{key}: no such setting{there}{meant}")
+
+
+def _settings(node: Any, where: str) -> Iterator[str]:
+    """The settings of a configuration, dotted."""
+    for key in node:
+        yield f"{where}{key}"
+        child = node._get_node(key)
+        if OmegaConf.is_dict(child) and not child._is_interpolation() and not child._is_none():
+            yield from _settings(child, f"{where}{key}.")
+
+
 def typed(schema: type, node: Any, where: str) -> Any:
     """An instance of the dataclass `schema` from a mapping, checked for names and types.
 
@@ -356,11 +385,21 @@ _PLUGINS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
 }
+NO_PARAMS = ": axes are not given there but as grid: {SETTING: [VALUES]}"
+_FOLDERS = {  # of Hydra's own, which nothing is written to
+    "run.dir": ".", "sweep.dir": ".", "sweep.subdir": ".", "output_subdir": None, "job.chdir": None,
+}  # fmt: skip
 
 
-def demand_harmless(config: Any) -> None:
+def demand_harmless(config: Any, overrides: list[str]) -> None:
     """Demand that Hydra's own settings, `config.hydra`, have nothing imported that is not allowed,
-    see `imported`. Interpolations could come to something else later, so none may stand for a node.
+    see `imported`, and ask for nothing that is not done.
+
+    Interpolations could come to something else later, so none may stand for a node.
+
+    Args:
+        config: composed.
+        overrides: that it was composed from.
 
     Raises:
         ConfigError: if they do.
@@ -381,6 +420,16 @@ def demand_harmless(config: Any) -> None:
             where = f"hydra.{name}._target_"
             if target not in _PLUGINS and not inspect.isclass(imported(target, where)):
                 raise ConfigError(f"{where}={target} must be a class")
+    if hydra["sweeper"].get("_target_") != "hydra_plugins.benchmark_grid.GridSweeper":
+        raise ConfigError("hydra.sweeper must be grid, which knows the axes of presets")
+    if hydra["sweeper"].get("params") is not None:
+        raise ConfigError(f"hydra.sweeper.params{NO_PARAMS}")
+    for name, right in _FOLDERS.items():
+        value = OmegaConf.select(config.hydra, name)
+        if value != right and value is not False:
+            raise ConfigError(f"hydra.{name}={value}: results go to outputs=FOLDER; leave it out")
+    if sorted(hydra["overrides"]["hydra"] + hydra["overrides"]["task"]) != sorted(overrides):
+        raise ConfigError("hydra.overrides: overrides belong on the command line")
 
 
 def _targets(node: Any) -> Iterator[Any]:
@@ -473,16 +522,3 @@ def _help_of(main: Callable) -> str:
     settings = (conf_dir() / file[1]).read_text(encoding="utf-8").strip() if file else ""
     text = f"{doc}\n\n{settings}".strip()
     return re.sub(r"python -m benchmark\.(\w+)", lambda found: spelled(found[1]), text)
-
-
-def as_name(override: str) -> str:
-    """The override with quotes where Hydra's grammar would want them: about a condition, and about
-    attacks called like numbers, `nan` and `inf`."""
-    key, equals, values = override.partition("=")
-    if key == "grid.where" and values[:1] not in ("'", '"') and values != "null":
-        quote = '"' if "'" in values else "'"
-        return f"{key}={quote}{values}{quote}"
-    if key.lstrip("+") != "attack":
-        return override
-    names = [f"'{v}'" if v in ("nan", "inf") else v for v in values.split(",")]
-    return key + equals + ",".join(names)

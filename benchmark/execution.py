@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from benchmark.composer import Composer
 from benchmark.config import FAILURES, ConfigError, Engine, Fault, build, imported, reason_of, typed
 from benchmark.data import DataError
-from benchmark.grid import Cell, expand, merged, selected
+from benchmark.grid import Cell, axes_of, expand, merged, raw, selected
 from benchmark.index import FINAL
 from benchmark.progress import Progress
 from benchmark.store import Store
@@ -45,23 +45,6 @@ class Result:
             self.problems.append((cell, status, reason))
 
 
-def axes_of(config: DictConfig) -> tuple[list[dict], list[dict]]:
-    """The blocks of axes of a preset, and axes that vary together.
-
-    Raises:
-        ConfigError: if the grid is no mapping with lists of mappings for `union` and `zip`.
-    """
-    grid = OmegaConf.to_container(config.grid, resolve=True) if config.grid else {}
-    lists = {}
-    for name in ("union", "zip"):
-        lists[name] = grid.pop(name, None) or [] if isinstance(grid, dict) else None
-        if not isinstance(lists[name], list) or not all(isinstance(b, dict) for b in lists[name]):
-            raise ConfigError(f"grid.{name} must be a list of mappings: setting -> values")
-    grid.pop("where", None)
-    blocks = [grid | block for block in lists["union"]] or ([grid] if grid else [])
-    return blocks, lists["zip"]
-
-
 def is_grid(config: DictConfig) -> bool:
     """Whether a preset names axes."""
     return any(axes_of(config))
@@ -71,20 +54,15 @@ def jobs_of(overrides: list[str], config: DictConfig, sweep: bool) -> list[list[
     """The jobs that overrides and the preset among them ask for.
 
     Args:
-        overrides: see `overrides_of`.
+        overrides: of the command line.
         config: composed from them.
         sweep: whether to add the default axes; a preset's grid is complete without.
     """
     axes, zipped = axes_of(config)
     defaults = {}
     if sweep and not axes:
-        defaults = OmegaConf.to_container(config.sweep_defaults, resolve=True)
+        defaults = raw(config.sweep_defaults)
     return expand(overrides, axes, zipped, defaults)
-
-
-def overrides_of(given) -> list[str]:
-    """The overrides of the command line, `hydra.overrides`, that decide what is composed."""
-    return [*(o for o in given.hydra if o.startswith("hydra.searchpath=")), *given.task]
 
 
 @dataclass
@@ -132,7 +110,7 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
     if not isinstance(config.outputs, str) or not config.outputs:
         raise ConfigError(f"outputs={config.outputs} must be a folder")
     store = Store(config.outputs)
-    composer = Composer()
+    composer = Composer(config)
     by_key = {}
     for job in jobs:
         cell = composer.cell(job)
@@ -146,7 +124,7 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
             (plan.refused if cell.problem else plan.todo).append(cell)
     plan.executor = _executor(config)
     if plan.todo and not (alone and plan.refused):
-        _refuse(plan, config.outputs)
+        _refuse(plan, str(store.folder))
     if alone and plan.refused and not isinstance(plan.refused[0].problem, Fault):
         raise ConfigError(plan.refused[0].problem)  # a component's fault is stored with a traceback
     return plan

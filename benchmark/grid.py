@@ -5,21 +5,23 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
-from omegaconf import DictConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.aggregators.base import Chain
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
-from benchmark.config import FL, ConfigError, as_name
+from benchmark.config import FL, ConfigError
 from benchmark.keys import key_of
+from benchmark.overrides import as_name, compose, demand_listed, text
 
 _METHODS = ("isin", "isna", "notna", "abs", "startswith", "endswith", "contains")
 TWINS = (  # settings that replace each other
@@ -110,19 +112,10 @@ def expand(
         ConfigError: if an override sweeps in a way that has no finite list of values, or zipped
             lists differ in length.
     """
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    named, given = {}, {}
-    for override in parser.parse_overrides(list(map(as_name, overrides))):
-        key = override.get_key_element()
-        if override.is_sweep_override():
-            if not override.is_discrete_sweep():
-                raise ConfigError(f"{override.input_line}: only lists, range() and glob() sweep")
-            named[key] = [(f"{key}={value}",) for value in override.sweep_string_iterator()]
-            values = override.sweep_iterator()
-        else:
-            named[key] = [(override.input_line,)]
-            values = [override.value()]
-        given[key.lstrip("+~")] = key, list(map(_plain, values))
+    given, named = {}, {}
+    for key, (lines, values) in _alternatives(overrides).items():
+        named[key] = lines
+        given[key.lstrip("+~")] = key, values
     taken = set(given)
     for block in zipped:
         together = _without_taken(block, taken)
@@ -182,12 +175,65 @@ def _only_adds(block: dict, other: dict, key: str) -> bool:
     )  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    return value.text if isinstance(value, QuotedString) else value
+def axes_of(config: DictConfig) -> tuple[list[dict], list[dict]]:
+    """The blocks of axes of a preset, and axes that vary together.
+
+    Raises:
+        ConfigError: if the grid is no mapping with lists of mappings for `union` and `zip`.
+    """
+    grid = raw(config.get("grid")) or {}
+    lists = {}
+    for name in ("union", "zip"):
+        lists[name] = grid.pop(name, None) or [] if isinstance(grid, dict) else None
+        if not isinstance(lists[name], list) or not all(isinstance(b, dict) for b in lists[name]):
+            raise ConfigError(f"grid.{name} must be a list of mappings: setting -> values")
+    grid.pop("where", None)
+    blocks = [grid | block for block in lists["union"]] or ([grid] if grid else [])
+    return blocks, lists["zip"]
 
 
-def _lines(key: str, values: list) -> list[tuple[str]]:
-    return [(f"{key}={spelled(value)}",) for value in values]
+def raw(node: Any) -> Any:
+    """A plain value in which `${...}` stands as it is written, for each cell to have it resolved;
+    but what stands for a list or a mapping is that."""
+    if not OmegaConf.is_config(node):
+        return node
+    written = OmegaConf.to_container(node, resolve=False)
+    if not isinstance(written, dict | list):
+        return written
+    keys = list(written) if isinstance(written, dict) else range(len(written))
+    for key in keys:
+        if OmegaConf.is_interpolation(node, key):
+            with suppress(OmegaConfBaseException):
+                found = node[key]
+                written[key] = raw(found) if OmegaConf.is_config(found) else written[key]
+        elif isinstance(written[key], dict | list):
+            written[key] = raw(node[key])
+    return written
+
+
+def _alternatives(overrides: list[str]) -> dict[str, tuple[list[tuple[str]], list]]:
+    """The lines that each override stands for, several if it sweeps, by what it sets; and the plain
+    values."""
+    loader = GlobalHydra.instance().config_loader()
+    found, lines = {}, list(map(as_name, overrides))
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(lines):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            found[key] = [(override.input_line,)], [override.value()]
+            continue
+        demand_listed(override)
+        values = [Override._convert_value(value) for value in override.sweep_iterator()]
+        found[key] = _lines(key, values, override.input_line), values
+    return found
+
+
+def _lines(key: str, values: list, given: str | None = None) -> list[tuple[str]]:
+    if not values:
+        raise ConfigError(f"{given or f'grid.{key}=[]'}: there is no value to try")
+    if GlobalHydra.instance().config_loader().repository.group_exists(key.lstrip("+")):
+        # its choices are names, whatever they look like
+        values = [v if isinstance(v, str | list | dict) else text(v) for v in values]
+    return [(f"{key}={text(value)}",) for value in values]
 
 
 def selected(cells: list[Cell], where: str | None, shard: str | None) -> list[Cell]:
@@ -282,21 +328,13 @@ def _demand_harmless(where: str) -> None:
 
 def first_of(overrides: list[str]) -> DictConfig:
     """The configuration of the first of the jobs that overrides sweep over."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    first = []
-    for override in parser.parse_overrides(list(map(as_name, overrides))):
-        if override.is_sweep_override() and override.is_discrete_sweep():
-            values = override.sweep_string_iterator()
-            first.append(f"{override.get_key_element()}={next(iter(values))}")
-        else:
-            first.append(override.input_line)
-    return compose("config", first)
+    return compose([lines[0][0] for lines, _ in _alternatives(overrides).values()])
 
 
 def _without_taken(axes: dict, taken: set) -> dict:
     """Axes that are not named elsewhere, neither themselves nor by their twin."""
     replaced = taken.union(*(pair for pair in TWINS if taken.intersection(pair)))
-    return {key: values for key, values in _listed(axes).items() if key not in replaced}
+    return {key: values for key, values in _listed(axes).items() if key.lstrip("+") not in replaced}
 
 
 def _listed(axes: dict) -> dict[str, list]:
@@ -304,7 +342,7 @@ def _listed(axes: dict) -> dict[str, list]:
 
 
 def spelled(value: Any) -> str:
-    """A plain value as an override writes it."""
+    """A plain value as a label shows it."""
     if isinstance(value, list):
         return "[" + ",".join(spelled(v) for v in value) + "]"
     if isinstance(value, bool) or value is None:

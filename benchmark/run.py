@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import sys
+import warnings
 
 from benchmark.cli import spelled
 
@@ -25,22 +26,30 @@ if __name__ == "__main__":  # a Ctrl-C before `main` can catch it; nothing is be
 import hydra
 from hydra._internal import hydra as internals
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import SearchPathElement
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import ConfigError, allow_typed, as_name, conf_dir, demand_harmless
+from benchmark.config import ConfigError, allow_typed, conf_dir, demand_harmless, unknown_setting
 from benchmark.entry import enter
+from benchmark.overrides import from_shell, typed_overrides
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _hydra_main(config: DictConfig) -> None:
-    """Without -m: the one cell, or the grid of a preset."""
-    from benchmark.execution import is_grid, jobs_of, overrides_of, perform
+    """Without -m: the one cell, or the grid of a preset. With another launcher: one of the jobs."""
+    from benchmark.execution import is_grid, jobs_of, perform
 
+    jobs = [typed_overrides()]
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        if perform(jobs, config):
+            raise ConfigError("a cell failed")
+        return
     try:
-        jobs = jobs_of(overrides_of(HydraConfig.get().overrides), config, sweep=False)
+        jobs = jobs_of(*jobs, config, sweep=False)
         _ended.update(failed=perform(jobs, config, alone=not is_grid(config)))
     except Exception as error:  # raised again outside: Hydra would print a line of its own
         _ended.update(error=error)
@@ -49,28 +58,79 @@ def _hydra_main(config: DictConfig) -> None:
 class _Loader(internals.ConfigLoaderImpl):
     """Hydra's, which looks at what it has composed before Hydra imports anything for it."""
 
-    def load_configuration(self, config_name, *args, **kwargs):
+    def load_configuration(self, config_name, overrides, *args, **kwargs):
         """Called by Hydra; without a name for `--hydra-help`, which reads no file of ours. What
         `hydra.compose` is asked for, not from the shell, Hydra itself does not use."""
-        config = super().load_configuration(config_name, *args, **kwargs)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", r"provider=.* is not available")
+                config = super().load_configuration(config_name, overrides, *args, **kwargs)
+        except UserWarning as warning:
+            raise ConfigError(f"hydra.searchpath: {warning}") from None
+        except KeyError as error:  # a variable that there is not
+            raise ConfigError(f"hydra.job.env_copy: there is no {error} to copy") from None
+        except ConfigCompositionException as error:
+            found = _UNKNOWN.match(str(error))
+            if not found:
+                raise
+            others = [line for line in overrides if line.partition("=")[0] != found[1]]
+            config = self.load_configuration(config_name, others, *args, **kwargs)
+            raise unknown_setting(found[1], config) from None
         if config_name is not None and kwargs.get("from_shell", True):
-            demand_harmless(config)
+            demand_harmless(config, overrides)
+            self._remember(config.hydra.searchpath)
         return config
 
+    def _remember(self, folders) -> None:
+        """Look for files there as well from now on: for names in groups, not just this once."""
+        known = self.config_search_path.get_path()
+        for folder in folders or ():
+            if folder not in [source.path for source in known]:
+                known.insert(-1, SearchPathElement("hydra.searchpath", folder))
+        self.repository.initialize_sources(self.config_search_path)
 
-_NO_NAME = re.compile(
-    r"(attack|aggregator|pre_aggregator|data|partition|model|fl|engine|executor)="
-    r"(.*,)?(null|true|false|[-+.\d]+)(,.*)?"
-)
+
+_UNKNOWN = re.compile(r"Could not override '([^']+)'\.\nTo append to your config use")
 _ended: dict = {}  # how the task ended; Hydra passes no results on
 
 
 def one_line(error: Exception) -> str:
     """A Hydra or OmegaConf error as one line."""
-    parts = [str(error).split("\nConfig search path")[0]]
+    parts = [str(error).split("\nConfig search path")[0].split("\n    full_key")[0]]
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        parts.insert(0, f"{error.full_key}:")
     if isinstance(error.__cause__, OmegaConfBaseException):
         parts.append(str(error.__cause__).split("\n    full_key")[0])
     return " ".join(" ".join(parts).split())
+
+
+def _arguments(given: list[str]) -> list[str]:
+    """The command line as Hydra takes it: switches anywhere, and quotes where its grammar wants
+    them.
+
+    Raises:
+        ConfigError: if a switch is unknown, or some do not go together.
+    """
+
+    def refuse(message):
+        raise ConfigError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse
+    parsed = parser.parse_intermixed_args(given)
+    if parsed.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: no file is unpickled; give the command again")
+    modes = ("run", "multirun", "cfg", "info", "shell_completion")
+    asked = [f"--{name.replace('_', '-')}" for name in modes if getattr(parsed, name)]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} do not go together")
+    if not parsed.cfg and (parsed.package or (parsed.resolve and not parsed.help)):
+        raise ConfigError(f"--{'package' if parsed.package else 'resolve'} belongs to --cfg job")
+    switches = list(given)
+    for override in parsed.overrides:
+        switches.remove(override)
+    overrides = list(map(from_shell, parsed.overrides))
+    return [*overrides, *switches] if parsed.info else [*switches, *overrides]
 
 
 def main() -> None:
@@ -82,9 +142,7 @@ def main() -> None:
         from benchmark.data import DataError
 
         allow_typed(sys.argv[1:])
-        sys.argv[1:] = map(as_name, sys.argv[1:])
-        if get_args_parser().parse_known_args()[0].experimental_rerun is not None:
-            raise ConfigError("--experimental-rerun: no file is unpickled; give the command again")
+        sys.argv[1:] = _arguments(sys.argv[1:])
         internals.ConfigLoaderImpl = _Loader
         _hydra_main()
         if "error" in _ended:
@@ -95,11 +153,6 @@ def main() -> None:
         sys.exit(130)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        given = [line for line in sys.argv[1:] if _NO_NAME.fullmatch(line)]
-        sys.exit(f"error: {' '.join(given) or error}: the choice of a config group must be a name")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {one_line(error)}")
     finally:

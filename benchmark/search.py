@@ -9,7 +9,6 @@ that was interrupted goes on where it was.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from benchmark.config import ConfigError, typed
 from benchmark.disk import make_folder, share
 from benchmark.execution import execute
 from benchmark.grid import Cell
+from benchmark.overrides import text
+from benchmark.store import Store
 
 
 @dataclass
@@ -59,9 +60,9 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
     """
     search = typed(Search, config.search, "search")
     seedless = {tuple(line for line in job if not line.startswith("seed=")): None for job in jobs}
-    lines, tables = [], []
-    for job in map(list, seedless):
-        cell = Composer().cell([*job, f"seed={search.seeds[0]}"])
+    composer, lines, tables = Composer(config), [], []
+    cells = [composer.cell([*job, f"seed={search.seeds[0]}"]) for job in seedless]
+    for job, cell in zip(map(list, seedless), cells, strict=True):
         title = cell.title.rpartition(" seed=")[0]
         if cell.problem:
             lines.append(f"infeasible: {title}: {cell.problem}")
@@ -71,7 +72,7 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
         lines.append(f"{title}: {_verdict(table)}")
     if tables:
         digest = hashlib.sha256(repr((list(seedless), search)).encode()).hexdigest()[:12]
-        path = Path(config.outputs, "searches", f"{digest}.csv")
+        path = Store(config.outputs).folder / "searches" / f"{digest}.csv"
         try:
             make_folder(path.parent, parents=True)
             pd.concat(tables).to_csv(path, index=False)
@@ -157,12 +158,12 @@ def _short(value: Any) -> Any:
 def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator[dict]:
     """For each of several settings the last accuracies, mean over seeds; NaN if a cell failed."""
     jobs = [
-        [[*job, *(f"attack.{k}={_text(v)}" for k, v in setting.items()), f"seed={seed}"]
+        [[*job, *(f"attack.{k}={text(v)}" for k, v in setting.items()), f"seed={seed}"]
          for seed in seeds]
         for setting in settings
     ]  # fmt: skip
     result = execute([each for some in jobs for each in some], config)
-    composer = Composer()
+    composer = Composer(config)
     for some in jobs:
         last = [result.store.last_round(composer.cell(each).key) for each in some]
         score = {}
@@ -173,12 +174,6 @@ def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator
                 f"{name}_std": values.std(ddof=1) if len(seeds) > 1 else 0.0,
             }
         yield score
-
-
-def _text(value: Any) -> str:
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
 
 
 def _verdict(table: pd.DataFrame) -> str:

@@ -79,7 +79,7 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
+        self.folder = Path(os.path.expanduser(folder))  # as the shell does, but not always
         self.cells = self.folder / "cells"
         self.index = Index(self.folder)
         self.damaged_plans: dict[Path, str] = {}

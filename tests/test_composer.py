@@ -101,7 +101,7 @@ def test_choices_that_were_composed_one_by_one_are_joined(watched):
 
 def test_joining_saves_compositions(hydra):
     composer = Composer()
-    with mock.patch("benchmark.composer.compose", wraps=hydra_compose) as composed:
+    with mock.patch("hydra.compose", wraps=hydra_compose) as composed:
         cells = [
             composer.cell([f"attack={attack}", f"aggregator={rule}", f"seed={seed}"])
             for attack in ("alie", "ipm", "none", "random")

@@ -64,7 +64,7 @@ with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     config = first_of(sweep)
     jobs = jobs_of(sweep, config, sweep=True)
     composer = execution.Composer()
-    execution.Composer = lambda: composer
+    execution.Composer = lambda _: composer
     [composer.cell(job) for job in jobs]
     for line in sys.stdin:
         config.outputs, fate = json.loads(line)

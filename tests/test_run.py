@@ -4,12 +4,14 @@ import io
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from cells import composing
 from commands import command
 
@@ -116,8 +118,34 @@ ERRORS = {
     "unknown choice in a sweep": (["-m", "attack=random,nothing"], ["attack/nothing"]),
     "unknown preset": (["+experiment=nothing"], ["experiment/nothing"]),
     "unknown group": (["atack=random"], ["atack"]),
-    "no choice": (["attack=null", "seed=0"], ["attack=null: the choice of a config group"]),
-    "no choice in a sweep": (["-m", "aggregator=krum,null"], ["aggregator=krum,null: the choice"]),
+    "no choice": (["attack=null", "seed=0"], ["attack/null"]),
+    "no choice in a sweep": (["-m", "aggregator=krum,null"], ["aggregator/null"]),
+    "a number for a preset": (["+experiment=3"], ["experiment/3"]),
+    "several choices": (["attack=[alie,ipm]"], ["attack=[alie,ipm]: choose one", "-m attack=alie"]),
+    "no match": (["-m", "attack=glob(zz*)"], ["attack=glob(zz*): there is no value"]),
+    "empty range": (["-m", "seed=range(5,0)"], ["seed=range(5,0): there is no value"]),
+    "interval": (["seed=interval(0,1)"], ["seed=interval(0,1): only lists"]),
+    "interval in a sweep": (["-m", "seed=interval(0,1)"], ["seed=interval(0,1): only lists"]),
+    "a stage's setting": (
+        ["pre_aggregator=bucketing", "pre_aggregator.s=2"],
+        ["pre_aggregator.s: no such", "did you mean pre_aggregator.bucketing.s?"],
+    ),
+    "others' settings": (["fl.optimizer=adam"], ["fl.optimizer: no such setting; fl has"]),
+    "others' settings in a sweep": (["-m", "fl.loss=a,b"], ["fl.loss: no such setting; fl has"]),
+    "others' switches": (["force=true"], ["force: no such setting; at the top has", "seed"]),
+    "misspelt setting": (["fl.round=3"], ["did you mean fl.rounds?"]),
+    "variable": (["report=${oc.env:NOPE}/x"], ["report", "variable 'NOPE' not found"]),
+    "variable in a sweep": (["-m", "report=${oc.env:NOPE}/x", "seed=0,1"], ["report", "'NOPE'"]),
+    "reference": (["-m", "seed=${nope}", "attack=alie,ipm"], ["seed", "'nope' not found"]),
+    "folders": (["-m", "data.root=/a,/b"], ["data.root=/a,/b: is one folder", "'/a,/b'"]),
+    "comma in what cannot be read": (["report=a(b,c=)"], ["report='a(b,c=)'"]),
+    "axes of Hydra's sweeper": (["-m", "hydra.sweeper.params.seed=0,1"], ["as grid: {"]),
+    "folder of presets": (["hydra.searchpath=[file:///nope]"], ["/nope is not available"]),
+    "unknown switch": (["--nothing"], ["unrecognized arguments: --nothing"]),
+    "switches": (["--cfg", "job", "-m"], ["--multirun and --cfg do not go together"]),
+    "resolve": (["--resolve"], ["--resolve belongs to --cfg job"]),
+    "package": (["--package", "fl"], ["--package belongs to --cfg job"]),
+    "info": (["--info", "seed=0"], ["--info", "seed=0", "defaults-tree"]),
     "wrong type": (["fl.rounds=abc"], ["fl.rounds=abc", "Integer"]),
     "wrong type in a sweep": (["-m", "fl.rounds=1,abc"], ["fl.rounds=abc", "Integer"]),
     "negative f": (["fl.num_byzantine=-1"], ["fl.num_byzantine=-1 must not be negative"]),
@@ -152,6 +180,36 @@ def test_errors_are_one_line_that_names_the_setting(arguments, words, tmp_path):
     assert "Traceback" not in ended.err and "HYDRA_FULL_ERROR" not in ended.err
     if "report" not in arguments[0]:
         assert ended.out == "" and not Store(tmp_path).keys()
+
+
+READ_ONCE = {
+    "engine.threads=1,2": "engine.threads: 1 for some cells and 2 for others, but it is read once",
+    "executor=inline,processes": "executor._target_: benchmark.executors.Inline for some cells and",
+    "shard=1/2,2/2": "shard: 1/2 for some cells",
+    "report=a.b,c.d": "report: a.b for some cells",
+    "plan=false,true": "plan: False for some cells",
+    "engine.device=cpu,${model._target_}": "engine.device: cpu for some cells and benchmark.mo",
+    "+experiment=tutorial_027,demo": "grid differs between the jobs",
+    "+experiment=glob(*o*)": "grid differs between the jobs",
+    "grid.where=seed == ${seed}": "grid differs between the jobs",
+}
+
+
+@pytest.mark.parametrize(("line", "words"), READ_ONCE.items())
+def test_what_is_read_once_is_not_swept(line, words, tmp_path):
+    ended = command("-m", line, "fl.rounds=1", *FEW, "seed=0,1", f"outputs={tmp_path}")
+    assert ended.code == 1 and ended.out == ""
+    assert len(ended.err.splitlines()) == 1 and f"error: {words}" in ended.err
+    assert not Store(tmp_path).keys()
+
+
+def test_outputs_are_not_swept(tmp_path):
+    for line in (f"{tmp_path}/a,{tmp_path}/b", f"{tmp_path}/${{seed}}"):
+        ended = command("-m", f"outputs={line}", *TINY, *FEW, "seed=0,1")
+        assert ended.code == 1 and re.match(
+            r"error: outputs[:=].* (once|one folder) for all", ended.err
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bug_shows_its_traceback(monkeypatch, tmp_path):
@@ -208,6 +266,128 @@ def test_presets(tmp_path, name):
     ended = command(*settings, f"outputs={tmp_path}")
     assert ended.code == 0, ended
     assert re.search(r"^\d+ cells?: \d+ trained", ended.out, re.MULTILINE)
+
+
+SWITCHES = {
+    "nothing": [],
+    "--config-dir": ["--config-dir", "{more}", "+experiment=own"],
+    "--config-name": ["--config-dir", "{more}", "--config-name", "mine"],
+    "--config-path": ["--config-path", "{whole}"],
+    "both": ["--config-path", "{whole}", "--config-name", "mine"],
+    "hydra.searchpath": ["hydra.searchpath=[file://{more}]", "+experiment=own"],
+    "hydra.job.name": ["hydra.job.name=mine", "seed=4"],
+    "hydra.verbose": ["hydra.verbose=true"],
+    "hydra.mode": ["hydra.mode=MULTIRUN", "seed=5"],
+    "hydra/launcher": ["hydra/launcher=basic"],
+}
+
+
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_what_is_shown_is_what_is_trained(switches, mode, tmp_path):
+    more, whole, outputs = tmp_path / "more", tmp_path / "whole", tmp_path / "outputs"
+    shutil.copytree(conf_dir(), whole)
+    (whole / "config.yaml").write_text(
+        (whole / "config.yaml").read_text().replace("seed: 0", "seed: 2")
+    )
+    (more / "experiment").mkdir(parents=True)
+    (more / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 3\n")
+    for folder in (more, whole):
+        (folder / "mine.yaml").write_text(
+            "defaults: [config, _self_]\nseed: 1\nattack: {scale: 3}\n"
+        )
+    settings = [s.format(more=more, whole=whole) for s in switches]
+    settings += [*TINY, "fl.num_clients=8", f"outputs={outputs}", "sweep_defaults=null"]
+    shown = yaml.safe_load(command("--cfg", "job", "--resolve", *settings).out)
+    ended = command(*mode, "fl.num_byzantine=1", *settings)
+    assert ended.code == 0, ended
+    (key,) = Store(outputs).keys()
+    stored = yaml.safe_load((outputs / "cells" / key / "config.yaml").read_text())
+    for part in ("attack", "aggregator", "data", "partition", "model", "schedule", "seed"):
+        assert stored[part] == shown[part]
+    assert stored["fl"]["rounds"] == shown["fl"]["rounds"] == 2
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+@pytest.mark.parametrize("line", [
+    "hydra.job.chdir=true", "hydra.run.dir=elsewhere", "hydra.sweep.dir=elsewhere",
+    "hydra.sweep.subdir=a", "hydra.output_subdir=.hydra", "hydra/sweeper=basic",
+    "hydra.overrides.task=['seed=3']", "hydra.job.env_copy=[PATH]", "hydra.job.env_copy=[NOPE]",
+])  # fmt: skip
+def test_what_hydra_is_asked_for_in_vain(line, mode, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = command(*mode, line, *TINY, *FEW, "seed=0")
+    assert ended.code == 1 and ended.out == "" and len(ended.err.splitlines()) == 1
+    assert ended.err.startswith("error: hydra.") and re.split(r"[./=]", line)[1] in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_refer_to_others_are_each_cells_own(tmp_path):
+    """On the command line, and in a preset's axes and defaults."""
+    (tmp_path / "experiment").mkdir()
+    axes = "{fl.rounds: ['${seed}'], seed: [1, 2]}"
+    for name, lines in {"own": f"grid: {axes}", "more": f"sweep_defaults: {axes}"}.items():
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{lines}\n")
+    presets = ["--config-dir", tmp_path]
+    for number, command_line in enumerate([
+        ["-m", "fl.rounds=${seed}", "seed=1,2"], ["-m", "++fl.rounds=${.evaluate_every}",
+         "fl.evaluate_every=${seed}", "seed=1,2"], [*presets, "+experiment=own"],
+        [*presets, "-m", "+experiment=more"],
+    ]):  # fmt: skip
+        outputs = tmp_path / f"outputs{number}"
+        ended = command(*command_line, "model=logistic", *FEW, f"outputs={outputs}")
+        assert ended.code == 0, ended
+        stored = [yaml.safe_load(path.read_text()) for path in outputs.glob("cells/*/config.yaml")]
+        assert sorted((each["fl"]["rounds"], each["seed"]) for each in stored) == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("name", [
+    "a=b(1)/ä", "a [x] {y}", "~a b", "2026", "1e3", "null.", "a'b\"c", "a\\b", "a#b%c&d;e!",
+])  # fmt: skip
+def test_folders_as_they_are_typed(name, tmp_path):
+    for quote in ("", "'") if "'" not in name else ("",):
+        line = f"outputs={quote}{tmp_path}/{name}{quote}"
+        assert command(line, "plan=true", *TINY, *FEW).code == 0
+    ended = command(line, *TINY, *FEW)
+    assert ended.code == 0 and Store(tmp_path / name).keys(), ended
+
+
+def test_a_folder_whose_name_is_a_number_or_below_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for line in ("outputs=2026", "outputs=~/results"):
+        assert command(line, *TINY, *FEW).code == 0
+    assert Store(tmp_path / "2026").keys() == Store(tmp_path / "home" / "results").keys() != []
+
+
+def test_switches_may_stand_anywhere(tmp_path):
+    ended = command("attack=none", "-m", "aggregator=mean,krum", "seed=0", *TINY, *FEW,
+                    "--config-dir", tmp_path, f"outputs={tmp_path / 'out'}")  # fmt: skip
+    assert ended.out.startswith("2 cells: 2 trained")
+
+
+def test_attacks_that_are_called_like_numbers(tmp_path):
+    ended = command("-m", "attack=glob(n*)", "seed=0", *TINY, *FEW, f"outputs={tmp_path}")
+    assert ended.out.startswith("3 cells: 3 trained"), ended
+
+
+@pytest.mark.parametrize("where", [
+    "'alie' == attack", "attack == 'alie'", '"alie" == attack or attack == \'x\'',
+    "'attack == \"alie\"'", "attack in ('alie', \"x\")",
+])  # fmt: skip
+def test_quotes_in_conditions(where, tmp_path):
+    ended = command("-m", "attack=alie,ipm", f"grid.where={where}", "seed=0", *TINY, *FEW,
+                    f"outputs={tmp_path}")  # fmt: skip
+    assert ended.code == 0 and ended.out.splitlines()[1].startswith("attack=alie "), ended
+
+
+def test_another_launcher_trains_a_cell_a_job(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    axes = "union: [{attack: [none]}, {attack: [ipm], pre_aggregator: [none, nnm]}]"
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\ngrid: {{{axes}}}\n")
+    ended = command("-m", "hydra/launcher=basic", "--config-dir", tmp_path, "+experiment=own",
+                    "aggregator=krum", *TINY, *FEW, f"outputs={tmp_path / 'out'}")  # fmt: skip
+    assert ended.code == 0 and len(Store(tmp_path / "out").keys()) == 3
 
 
 def test_the_configuration_can_be_looked_at():

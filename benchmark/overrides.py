@@ -1,0 +1,109 @@
+"""Overrides as texts: what is typed, and how a value is written in Hydra's grammar."""
+
+import re
+from functools import cache
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from benchmark.config import NO_PARAMS, ConfigError, conf_dir
+
+_FOLDERS = ("outputs", "executor.folder", "data.root")  # settings that are folders
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_NO_TEXT = re.compile(r"null|true|false|[-+]?(inf|nan|[\d_.]+(e[-+]?\d+)?)", re.IGNORECASE)
+_PLAIN = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
+
+
+def from_shell(argument: str) -> str:
+    """An override as people type it, with quotes where Hydra's grammar wants them.
+
+    These are about conditions, about folders and whatever else the grammar cannot read, and about
+    choices that are called like numbers, `attack=nan`.
+
+    Raises:
+        ConfigError: if a folder has a comma, the grammar cannot read a value that has one, or it
+            sweeps over something endless.
+    """
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("+")
+    if not equals or _QUOTED.fullmatch(value):
+        return argument
+    if name == "grid.where":
+        return argument if value == "null" else f"{key}={quoted(value)}"
+    if name in _FOLDERS and "," in value:
+        raise ConfigError(
+            f"{argument}: is one folder for all cells; one whose name has a comma is written in "
+            f"quotes, {key}={quoted(value)}"
+        )
+    if name.startswith("hydra.sweeper.params"):
+        raise ConfigError(f"{argument}{NO_PARAMS}")
+    argument = as_name(argument)
+    try:
+        override = demand_listed(OverridesParser.create().parse_override(argument))
+    except HydraException as error:
+        if "," in value:
+            hint = f"a text is written in quotes, {key}={quoted(value)}"
+            raise ConfigError(f"{str(error).splitlines()[0]}: {hint}") from None
+        return f"{key}={quoted(value)}"
+    read_otherwise = name in _FOLDERS and override.value() not in (value, None)
+    return f"{key}={quoted(value)}" if read_otherwise else argument
+
+
+def demand_listed(override: Override) -> Override:
+    """The override, which must not sweep over anything but a list.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line}: only lists, range() and glob() sweep")
+    return override
+
+
+def as_name(override: str) -> str:
+    """The override with quotes about choices of a group that are called like numbers, `nan`."""
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") not in _groups():
+        return override
+    names = [quoted(name) if _NO_TEXT.fullmatch(name) else name for name in value.split(",")]
+    return key + equals + ",".join(names)
+
+
+@cache
+def _groups() -> set[str]:
+    return {path.name for path in conf_dir().iterdir() if path.is_dir()}
+
+
+def quoted(value: str) -> str:
+    """A text in quotes, as an override has it."""
+    return QuotedString(value, Quote.double if "'" in value else Quote.single).with_quotes()
+
+
+def text(value: Any) -> str:
+    """A plain value as an override writes it; a text that refers to settings, `${seed}`, goes on
+    doing so."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{text(k)}:{text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(text, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, str) and (_NO_TEXT.fullmatch(value) or not _PLAIN.fullmatch(value)):
+        return quoted(value)
+    return str(value)
+
+
+def compose(overrides: list[str], **more: Any) -> DictConfig:
+    """What Hydra composes of the command's primary configuration, by default the suite's."""
+    name = HydraConfig.get().job.config_name if HydraConfig.initialized() else "config"
+    return hydra.compose(name, overrides, **more)
+
+
+def typed_overrides() -> list[str]:
+    """The overrides of the command as they were typed, without Hydra's own."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
