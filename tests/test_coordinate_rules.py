@@ -492,7 +492,7 @@ def test_impossible_settings_are_an_error_of_one_line(make, setting):
 def test_lasa_wants_the_layers_of_these_updates():
     with pytest.raises(ValueError, match="LASA needs 'layers'"):
         LASA()(draw(5, 6), f=1)
-    with pytest.raises(ValueError, match="the layers have 4 parameters, the updates 6"):
+    with pytest.raises(ValueError, match=r"context\.layers have 4 parameters, the updates 6"):
         LASA()(draw(5, 6), f=1, context=with_layers(4))
 
 

@@ -2,11 +2,14 @@
 
 import io
 import json
+import re
 from inspect import isclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from hydra import compose, initialize_config_dir
 from rule_table import EXEMPTIONS, STYLES, TABLE, D, F, N, behind, call, knowledge, sample
@@ -30,7 +33,9 @@ from benchmark.aggregators import (
     TrimmedMean,
     Updates,
     WeightsRule,
+    Zeno,
 )
+from benchmark.aggregators.base import layers_of
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.config import build, conf_dir
 
@@ -280,6 +285,31 @@ NO_MATRIX = [
     [torch.zeros(2), np.zeros(2)],
     [["a"], ["b"]],
     None,
+    3,
+    "abc",
+    {"w": torch.zeros(4, 2)},
+    [{"w": torch.zeros(2)}] * 4,
+    [[torch.zeros(2, 2), torch.zeros(3)]] * 4,
+    [np.zeros(2), torch.zeros(2)],
+    [torch.zeros(2, 2)] * 4,
+    (row for row in np.zeros((4, 2))),
+    np.zeros((4, 2), object),
+    np.zeros((4, 2), bool),
+    [[True, False]] * 4,
+    np.zeros(4, [("a", float)]),
+    np.ma.masked_less(np.arange(8.0).reshape(4, 2), 3),
+    [np.ma.masked_less(np.arange(2.0), 1)] * 4,
+    pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}),
+    pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}),
+    scipy.sparse.csr_array(np.zeros((4, 2))),
+    torch.zeros(4, 2).to_sparse(),
+    [torch.zeros(2).to_sparse()] * 4,
+    torch.zeros(4, 2, dtype=torch.float8_e4m3fn),
+    torch.quantize_per_tensor(torch.zeros(4, 2), 0.1, 0, torch.qint8),
+    torch.nested.nested_tensor([torch.zeros(2)] * 4),
+    torch.nested.nested_tensor([torch.zeros(2)] * 4, layout=torch.jagged),
+    torch.zeros(4, 2, device="meta"),
+    torch.zeros(4, 2, dtype=torch.bool),
     np.zeros((4, 2), complex),
     torch.zeros(4, 2, dtype=torch.complex64),
     torch.zeros(0, 3),
@@ -292,6 +322,74 @@ def test_what_is_no_matrix_is_an_error_of_one_line(thing):
         with pytest.raises(ValueError) as error:
             thing(updates, f=0)
         assert one_line(error)
+        assert re.match("updates must be |there are no updates", str(error.value))
+
+
+class Marked(torch.Tensor):
+    """A tensor of another class."""
+
+
+@everything
+def test_other_kinds_of_matrices(thing):
+    x, known = torch.from_numpy(draw()), {"context": knowledge(draw())}
+    wanted = thing(x, f=F, **known)
+    negated = torch.complex(x, -x).conj().imag
+    assert negated.is_neg()
+    for given in (negated, torch.complex(x, x).real, x.as_subclass(Marked), x.T.contiguous().T):
+        result = thing(given, f=F, **known)
+        assert type(result) is torch.Tensor
+        torch.testing.assert_close(result, wanted, rtol=1e-8, atol=1e-11)
+    for given in (pd.DataFrame(x), np.ma.array(x), np.asmatrix(x), [pd.Series(r) for r in x]):
+        result = thing(given, f=F, **known)
+        assert type(result) is np.ndarray and np.array_equal(result, wanted)
+
+
+WRONG = {
+    "model": ([D - 1], [D + 1], [D, 1], "nan", "list", "complex", None),
+    "root_update": ([D - 1], [900], [D, 1], "nan", "list", "complex", None),
+    "layers": (layers_of([(D - 1,)]), layers_of([(D + 1,)]), layers_of([(D,)] * 2)),
+    "server_step": (np.nan, np.inf),
+}
+
+
+def wrong_vector(kind):
+    """What is no vector of D finite numbers."""
+    good = torch.linspace(-1, 1, D, dtype=torch.float64)
+    named = {"nan": good * torch.nan, "list": good.tolist(), "complex": good + 0j, None: None}
+    return torch.ones(kind) if isinstance(kind, list) else named[kind]
+
+
+@everything
+@pytest.mark.parametrize("part", WRONG)
+def test_what_the_server_tells_is_checked(thing, part):
+    """The numbers behind the end of a vector that is too short are not read."""
+    for wrong in WRONG[part]:
+        given = wrong_vector(wrong) if part in ("model", "root_update") else wrong
+        if given is None and part == "model":
+            continue  # a need that is not met
+        value = (lambda given=given: given) if part == "root_update" else given
+        context = knowledge(draw(), **{part: value})
+        if getattr(context.only(thing), part) is None:
+            assert np.isfinite(thing(draw(), f=F, context=context)).all()
+            continue
+        if part == "root_update" and isinstance(thing, Zeno):
+            continue  # it looks at the loss only
+        with pytest.raises(ValueError, match=rf"^context\.{part}") as error:
+            thing(draw(), f=F, context=context)
+        assert one_line(error)
+
+
+def test_losses_on_root_data_are_one_for_each_model():
+    context = knowledge(draw(), root_loss=lambda models: np.ones(3))
+    with pytest.raises(ValueError, match=r"context.root_loss must give a loss for each of 1 mod"):
+        Zeno()(draw(), f=F, context=context)
+
+
+@pytest.mark.parametrize("counts", [["a"] * N, [[1.0], [1.0, 2.0]], [1.0] * (N - 1), 3])
+def test_counts_are_checked(counts):
+    with pytest.raises(ValueError, match=r"^counts ") as error:
+        Mean(weighted=True)(draw(), f=F, counts=counts)
+    assert one_line(error)
 
 
 @everything

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful, rows_of_states
 from benchmark.checks import whole
 from benchmark.kernels.blocks import wide
@@ -93,6 +94,49 @@ class Context:
                     )
         return replace(self, **withheld) if withheld else self
 
+    def checked(self, d: int) -> "Context":
+        """Return the context with its parts checked against updates of d numbers, or to be checked
+        as soon as they are computed.
+
+        Raises:
+            ValueError: if a part is not as said above.
+        """
+        whole("context.round", self.round, 1)
+        parts = {}
+        if self.model is not None:
+            parts["model"] = as_vector("context.model", self.model, d)
+        if self.server_step is not None and not np.isfinite(self.server_step):
+            raise ValueError(f"context.server_step must be finite, got {self.server_step}")
+        if self.layers is not None:
+            _check_layers(self.layers, d)
+        if self.root_update is not None:
+            parts["root_update"] = lambda: as_vector("context.root_update()", self.root_update(), d)
+        if self.root_loss is not None:
+            parts["root_loss"] = lambda models: _losses(self.root_loss(models), len(models))
+        return replace(self, **parts) if parts else self
+
+
+def _check_layers(layers: tuple[Layer, ...], d: int) -> None:
+    stop = 0
+    for layer in layers:
+        if layer.start != stop or layer.stop - layer.start != prod(layer.shape):
+            raise ValueError(
+                f"context.layers must lie one behind the other, got {layer} behind column {stop}"
+            )
+        stop = layer.stop
+    if stop != d:
+        raise ValueError(f"context.layers have {stop} parameters, the updates {d}")
+
+
+def _losses(losses, count: int) -> np.ndarray:
+    losses = np.asarray(losses, float)
+    if losses.shape != (count,):
+        raise ValueError(
+            f"context.root_loss must give a loss for each of {count} models, got shape "
+            f"{losses.shape}"
+        )
+    return losses
+
 
 NEEDS = {
     "model": ("model", "server_step"),
@@ -128,6 +172,12 @@ class Updates:
         self.ids = np.arange(len(self)) if ids is None else np.asarray(ids)
         self._basis = basis
         self._rows = None
+        if mixing is not None and mixing.shape[1] != len(clients):
+            raise ValueError(f"mixing is for {mixing.shape[1]} vectors, not for {len(clients)}")
+        if not len(self) == len(self.counts) == len(self.ids):
+            raise ValueError(
+                f"{len(self)} vectors have {len(self.counts)} counts and {len(self.ids)} ids"
+            )
 
     def __len__(self) -> int:
         return len(self.clients) if self.mixing is None else len(self.mixing)
@@ -383,14 +433,22 @@ class Rule(_Component):
         if reason:
             raise Infeasible(reason)
         if counts is not None:
-            counts = np.asarray(counts, float)
-            if counts.shape != (len(matrix),):
-                raise ValueError(f"counts has {counts.size} entries for {len(matrix)} vectors")
-            if not (counts.min() >= 0 and 0 < counts.sum() < np.inf):
-                raise ValueError("counts must be finite, not negative and not all zero")
-        context = (context or Context()).only(self)
+            counts = _checked_counts(counts, len(matrix))
+        context = (context or Context()).only(self).checked(matrix.shape[1])
         vector, _, report = self.step(Updates(matrix, counts=counts), f, self.init(), context)
         return vector, report, restore
+
+
+def _checked_counts(counts, n: int) -> np.ndarray:
+    try:
+        counts = np.asarray(counts, float)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f"counts must be {n} numbers, got {type(counts).__name__}") from None
+    if counts.shape != (n,):
+        raise ValueError(f"counts has {counts.size} entries for {n} vectors")
+    if not (counts.min() >= 0 and 0 < counts.sum() < np.inf):
+        raise ValueError("counts must be finite, not negative and not all zero")
+    return counts
 
 
 def combined(
@@ -445,7 +503,7 @@ class Stage(_Component):
         reason = feasibility(self, len(matrix), f)
         if reason:
             raise Infeasible(reason)
-        context = (context or Context()).only(self)
+        context = (context or Context()).only(self).checked(matrix.shape[1])
         mixed, _, _ = self.apply(Updates(matrix), f, self.init(), context)
         return restore(mixed.rows().clone())
 
@@ -580,42 +638,6 @@ def feasibility(component: _Component, n: int, f: int) -> str | None:
     if f >= n:
         return f"f must be smaller than n, got n={n}, f={f}"
     return component.check(n, f)
-
-
-def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """A list, array or tensor of n vectors as an (n, d) tensor, and the way back to its kind.
-
-    Raises:
-        ValueError: if it is not a matrix of finite floating-point numbers.
-    """
-    if isinstance(updates, torch.Tensor):
-        matrix, restore = updates.detach(), lambda result: result
-    elif (
-        isinstance(updates, list | tuple) and len(updates) and isinstance(updates[0], torch.Tensor)
-    ):
-        try:
-            matrix, restore = torch.stack([u.detach() for u in updates]), lambda result: result
-        except (AttributeError, RuntimeError) as error:
-            raise ValueError(f"updates must be n vectors of d numbers: {error}") from None
-    else:
-        array = np.asarray(updates)
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"updates must be numbers, got an array of {array.dtype}")
-        size = array.dtype.itemsize if array.dtype.kind == "f" else 8
-        array = np.array(array, {2: np.float16, 4: np.float32}.get(size, np.float64))
-        matrix, restore = torch.from_numpy(array), lambda result: result.numpy()
-    if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
-        raise ValueError(f"updates must be n vectors of d numbers, got shape {tuple(matrix.shape)}")
-    if matrix.is_complex() or matrix.dtype == torch.bool:
-        raise ValueError(f"updates must be numbers, got a tensor of {matrix.dtype}")
-    if not matrix.is_floating_point():
-        matrix = matrix.to(torch.float32)
-    # A finite sum has finite terms only; the slow look is for sums that overflowed.
-    if not bool(torch.isfinite(matrix.sum())) and not all(
-        bool(torch.isfinite(row).all()) for row in matrix
-    ):
-        raise ValueError("updates must be finite: drop non-finite rows before calling the rule")
-    return matrix, restore
 
 
 def positive(name: str, value: float) -> None:

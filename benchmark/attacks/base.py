@@ -296,7 +296,7 @@ class Attack(Stateful):
             raise Infeasible(reason)
         if f == 0:
             return restore(matrix[:0].clone())
-        context = context or Context()
+        context = (context or Context()).checked(matrix.shape[1])
         given = {"own": own, "model": model, "previous": previous}
         held = {name: _vectors(name, value, f, matrix)
                 for name, value in given.items() if value is not None}  # fmt: skip

@@ -40,6 +40,8 @@ def source(mixing, x):
     if mixing is None:
         return np.empty((0, 0), x.dtype), np.empty(0, np.int64), len(x)
     m, n = mixing.shape
+    if n != len(x):
+        raise ValueError(f"mixing is for {n} vectors, not for {len(x)}")
     rows = mixing.argmax(1)
     if np.array_equal(mixing, np.eye(n)[rows]):
         return np.empty((0, 0), x.dtype), rows, m

@@ -82,6 +82,10 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
     Raises:
         ValueError: if squared lengths exceed what float64 holds.
     """
+    if extra is not None and extra.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"vectors of {x.shape[1]} numbers, and others of shape {tuple(extra.shape)}"
+        )
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if suits(x):
         inner = _symmetric(*as_array(x), _extra_rows(extra, x))

@@ -32,6 +32,9 @@ def offsets(
     Raises:
         ValueError: if squared lengths exceed what float64 holds.
     """
+    for point in (centre,) if direction is None else (centre, direction):
+        if point.shape != x.shape[1:]:
+            raise ValueError(f"vectors of {x.shape[1]} numbers, a point of {tuple(point.shape)}")
     squared, along = _summed(x, centre, direction)
     if not (np.isfinite(squared).all() and np.isfinite(along).all()):
         raise ValueError("updates are too long: their squared lengths must be below 1e308")

@@ -18,6 +18,8 @@ def permutation(uniform: torch.Tensor) -> torch.Tensor:
 
 def permuted(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """x[:, order] for x (n, d) and order (d,) int32, as a new tensor."""
+    if order.shape != x.shape[1:]:
+        raise ValueError(f"an order of {len(order)} for vectors of {x.shape[1]} numbers")
     if not suits(x):
         return x.index_select(1, order.to(x.device))
     out = x.new_empty(x.shape)
