@@ -1,8 +1,14 @@
-# make help lists the targets. PYTHON picks the interpreter (3.11 or newer) of the environment.
-PYTHON ?= python3
+# make help lists the targets. PYTHON picks the interpreter of the environment, by default the first
+# one that is there and that the lock has wheels for. TORCH_INDEX picks another build of torch than
+# PyPI's.
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+PYTHON ?= $(firstword $(foreach name,$(PYTHONS),$(shell $(name) -c '$(FITS)' 2>&- && echo $(name))))
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 
 # Bytecode is written where it is missing, whatever the shell says: without it torch's sources are
 # compiled anew by every process.
@@ -15,12 +21,17 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv with the pinned requirements
+	@$(BIN)/python -c 'import platform, torch; print("$(VENV): Python", platform.python_version(), "and torch", torch.__version__)'
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@$(or $(PYTHON),false) -c '$(FITS)' || { echo "error: no Python 3.11 to 3.14: make setup PYTHON=..."; exit 1; }
+	@echo "setting up $(VENV): up to 5 GB on Linux, where PyPI's torch brings its libraries for GPUs"
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+ifneq ($(TORCH_INDEX),)
+	$(PIP) --no-deps --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.lock)
+endif
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@# Writes the bytecode of what is used (pip would for all, in a minute) and numba's cache.
 	$(BIN)/python -m benchmark.run fl.rounds=1 outputs=$(VENV)/first >/dev/null
 	@touch $@
