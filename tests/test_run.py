@@ -30,11 +30,14 @@ RESULT = (
 
 
 def process(*arguments, module="benchmark.run", folder=ROOT, **environment):
-    """The command as people give it, in a process of its own."""
-    return subprocess.run(
+    """The command as people give it, in a process of its own; without what is said of compiling,
+    which depends on what was run before."""
+    ended = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
+    ended.stderr = re.sub(r"(?m)^compiling kernels .*\n", "", ended.stderr)
+    return ended
 
 
 # -------------------------------------------------------------------------- processes of their own

@@ -5,6 +5,6 @@ how much work was handed over at once. CPU tensors go through numba or MKL, all 
 plain torch operations.
 """
 
-from benchmark.kernels.cache import share
+from benchmark.kernels.cache import set_up
 
-share()
+set_up()
