@@ -1,5 +1,11 @@
 """Checks of what comes from outside, with errors of one line."""
 
+from dataclasses import fields, is_dataclass
+from functools import cache
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
 import numpy as np
 
 
@@ -15,3 +21,64 @@ def whole(name: str, value, least: int | None = None) -> None:
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def settings_have_their_types(component: Any) -> None:
+    """Raise a ValueError that names the first setting of a dataclass that is not of its type.
+
+    Whole numbers, finite numbers, truth values, text and lists of numbers are looked at; what else
+    a component takes it checks itself. None is taken where the type has it.
+    """
+    for name, kind in _types(type(component)).items():
+        value = getattr(component, name)
+        if not _fits(value, kind):
+            raise ValueError(f"{name} must be {_in_words(kind)}, got {value!r}")
+
+
+@cache
+def _types(component: type) -> dict[str, Any]:
+    if not is_dataclass(component):
+        return {}
+    known = [field for field in fields(component) if field.init]
+    try:
+        hints = get_type_hints(component)
+    except NameError:  # some of names that only type checkers know
+        hints = {field.name: field.type for field in known}
+    return {field.name: hints[field.name] for field in known}
+
+
+def _is_finite(value) -> bool:
+    number = isinstance(value, int | float | np.integer | np.floating)
+    return number and not isinstance(value, bool) and isfinite(value)
+
+
+_KINDS = {
+    int: (is_whole, "a whole number"),
+    float: (_is_finite, "a finite number"),
+    bool: (lambda value: isinstance(value, bool | np.bool_), "true or false"),
+    str: (lambda value: isinstance(value, str), "text"),
+    NoneType: (lambda value: value is None, "None"),
+    list: (lambda value: isinstance(value, list | tuple), "a list"),
+}
+
+
+def _fits(value, kind) -> bool:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is list:
+        names = parts == (str,)  # in their place there may be components
+        return _fits(value, list) and (names or all(_fits(part, parts[0]) for part in value))
+    return kind not in _KINDS or _KINDS[kind][0](value)
+
+
+def _in_words(kind) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_in_words, parts))
+    if origin is list:
+        several = {int: "whole numbers", float: "finite numbers", str: "names"}
+        return (
+            f"a list of {several.get(parts[0]) or 'lists' + _in_words(parts[0])[len('a list') :]}"
+        )
+    return _KINDS[kind][1] if kind in _KINDS else str(kind)

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
 from math import cos, isfinite, pi
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -25,6 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.cli import spelled
+from benchmark.loading import conf_dir as conf_dir
 
 
 class ConfigError(Exception):
@@ -84,14 +84,6 @@ def reason_of(where: str, check: Callable[..., str | None], *arguments) -> str |
     reason = " ".join(reason.split())
     named = re.match(rf"{where}[.=: ]", reason)
     return reason if named else f"{where}: {reason}"
-
-
-def conf_dir() -> Path:
-    """Return the folder of configuration files: inside the package in a wheel, beside it in a
-    checkout. What lies beside a wheel belongs to others."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 @dataclass

@@ -7,10 +7,13 @@ to an adaptive attacker, and written to a checkpoint and read back without pickl
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
+
+from benchmark.checks import settings_have_their_types
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,24 @@ class Memory:
 
 
 class Stateful:
-    """What rules, stages and attacks share: their name, and a state that goes in and out of a
-    step."""
+    """What rules, stages and attacks share: their name, settings of the types that their fields
+    have, and a state that goes in and out of a step."""
+
+    def __init_subclass__(cls, **arguments):
+        """Have types checked before a class's own `__post_init__`, which need not call this one."""
+        super().__init_subclass__(**arguments)
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+
+            @wraps(own)
+            def checked(self, *given):
+                settings_have_their_types(self)
+                own(self, *given)
+
+            cls.__post_init__ = checked
+
+    def __post_init__(self):
+        settings_have_their_types(self)
 
     @property
     def title(self) -> str:

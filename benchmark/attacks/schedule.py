@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from benchmark.checks import settings_have_their_types
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -35,6 +37,7 @@ class Schedule:
     churn_every: int = 10
 
     def __post_init__(self):
+        settings_have_their_types(self)
         for name in ("start", "every", "lasting", "churn_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -69,8 +72,8 @@ class Schedule:
             return 0
         if not self.shares:
             return f
-        share = max((pair for pair in self.shares if pair[0] <= round), default=(0, 0.0))[1]
-        return int(np.ceil(share * f - 1e-9))
+        share = [share for start, share in self.shares if start <= round][-1:] or [0.0]
+        return int(np.ceil(share[0] * f - 1e-9))
 
     def compromised(
         self, stream: Callable[[str, int], np.random.Generator], n: int, f: int, round: int

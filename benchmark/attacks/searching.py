@@ -351,6 +351,9 @@ class WorstOf(Attack):
         one_of("knowledge", self.knowledge, tuple(POPULATIONS))
         if not self.attacks:
             raise ValueError("attacks must not be empty")
+        for attack in self.attacks:
+            if not isinstance(attack, str | Attack):
+                raise ValueError(f"attacks must be names or attacks, got {attack!r}")
         for member in self.members:
             if member.poisons or Knowledge.DATA in member.reads:
                 raise ValueError(f"attacks: {member.title} works through training data, which "
