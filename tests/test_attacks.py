@@ -41,6 +41,7 @@ from benchmark import attacks
 from benchmark.aggregators import FLANDERS, LASA, FLTrust, Infeasible, Krum, Mean, Median
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.attacks import (
+    Adaptive,
     ALittleIsEnough,
     Attack,
     Forbidden,
@@ -651,6 +652,39 @@ def test_what_the_rule_needs_must_be_given():
         with pytest.raises(ValueError, match=f"needs '{name}': pass context=Context") as error:
             OptimalIPM()(draw(7), f=2, rule=rule)
         assert one_line(error)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"own": draw(F - 1)}, r"own must have shape \(3, 29\), got \(2, 29\)"),
+    ({"own": [[1.0, 2.0], [3.0]]}, "own: updates must be n vectors of d numbers, got rows of 2, 1"),
+    ({"own": torch.from_numpy(draw(F)).to_sparse()}, "own: updates must be n vectors of d numbers"),
+    ({"model": draw(1, D + 1)[0]}, "model must be d=29 numbers, as the updates are, got 30"),
+    ({"model": [1.0, 2.0]}, "model must be d=29 numbers"),
+    ({"model": np.full(D, np.nan)}, "model must be d=29 finite numbers"),
+    ({"previous": draw(1, D)}, "previous must be d=29 finite numbers, got shape"),
+    ({"counts": [1.0] * 3}, "counts has 3 entries for 10 vectors"),
+    ({"declared": 1.5}, "declared must be a whole number, got 1.5"),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"seed": True}, "seed must be a whole number, got True"),
+    ({"context": replace(context(draw(1), D), root_update=lambda: torch.zeros(7))},
+     r"context.root_update\(\) must be d=29 numbers, as the updates are, got 7"),
+])  # fmt: skip
+def test_what_an_attack_is_told_is_checked(given, message):
+    attack = Adaptive(knows_root=True)
+    told = knowledge(attack) | {"context": context(draw(1), D)} | given
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        attack(draw(H), f=F, **told)
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("honest", [
+    torch.from_numpy(draw(H)).to_sparse(), [[1.0, 2.0], [3.0]], {"a": 1}, np.full((3, 2), np.nan),
+    np.ma.masked_array(draw(3), mask=True), "abc", None, [torch.ones(2), torch.ones(3)],
+], ids=["sparse", "ragged", "dict", "nan", "masked", "text", "nothing", "lengths"])  # fmt: skip
+def test_honest_vectors_are_checked_as_rules_check_updates(honest):
+    with pytest.raises(ValueError, match=r"^updates must be ") as error:
+        NoAttack()(honest, f=1, own=draw(1))
+    assert one_line(error)
 
 
 def test_impossible_settings_are_an_error_of_one_line():

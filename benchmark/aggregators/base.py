@@ -433,13 +433,18 @@ class Rule(_Component):
         if reason:
             raise Infeasible(reason)
         if counts is not None:
-            counts = _checked_counts(counts, len(matrix))
+            counts = checked_counts(counts, len(matrix))
         context = (context or Context()).only(self).checked(matrix.shape[1])
         vector, _, report = self.step(Updates(matrix, counts=counts), f, self.init(), context)
         return vector, report, restore
 
 
-def _checked_counts(counts, n: int) -> np.ndarray:
+def checked_counts(counts, n: int) -> np.ndarray:
+    """Return the training examples behind n vectors as floats.
+
+    Raises:
+        ValueError: if they are not n finite numbers, none negative and not all zero.
+    """
     try:
         counts = np.asarray(counts, float)
     except (ValueError, TypeError, RuntimeError):

@@ -101,7 +101,7 @@ def as_vector(name: str, value, d: int) -> torch.Tensor:
         ValueError: if it is something else; it names the argument.
     """
     try:
-        matrix, _ = as_matrix(value[None])
+        matrix, _ = as_matrix([value] if isinstance(value, list | tuple) else value[None])
     except (ValueError, TypeError, IndexError) as error:
         reason = str(error).partition(", got ")[2] or "numbers that are not finite"
         raise ValueError(f"{name} must be d={d} finite numbers, got {reason}") from None

@@ -15,11 +15,12 @@ from benchmark.aggregators.base import (
     Context,
     Infeasible,
     Layer,
-    as_matrix,
+    checked_counts,
     feasibility,
     layers_of,
     one_of,
 )
+from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.checks import whole
@@ -296,10 +297,15 @@ class Attack(Stateful):
             raise Infeasible(reason)
         if f == 0:
             return restore(matrix[:0].clone())
-        context = (context or Context()).checked(matrix.shape[1])
-        given = {"own": own, "model": model, "previous": previous}
-        held = {name: _vectors(name, value, f, matrix)
-                for name, value in given.items() if value is not None}  # fmt: skip
+        d = matrix.shape[1]
+        context = (context or Context()).checked(d)
+        counts = None if counts is None else checked_counts(counts, n)
+        whole("seed", seed, 0)
+        held = {name: as_vector(name, value, d).to(matrix)
+                for name, value in (("model", model), ("previous", previous))
+                if value is not None}  # fmt: skip
+        if own is not None:
+            held["own"] = _own(own, f, matrix)
         if previous is None:
             held["previous"] = None
         held |= {"honest": matrix, "honest_ids": np.arange(len(matrix))}
@@ -313,6 +319,7 @@ class Attack(Stateful):
         if rule is not None:
             chain = rule if isinstance(rule, Chain) else Chain([rule])
             declared = f if declared is None else declared
+            whole("declared", declared)
             reason = feasibility(chain, n, declared)
             if reason:
                 raise Infeasible(reason)
@@ -326,17 +333,20 @@ class Attack(Stateful):
         return restore(sent.to(matrix).clone())
 
 
-def _vectors(name: str, value, f: int, like: torch.Tensor) -> torch.Tensor:
-    """One vector, or f of them if it is the clients' own, like the honest ones.
+def _own(value, f: int, like: torch.Tensor) -> torch.Tensor:
+    """Return the f clients' own vectors as a tensor like that of the honest ones.
 
     Raises:
-        ValueError: if the shape is another.
+        ValueError: if they are no such vectors.
     """
-    rows = as_matrix(value if name == "own" else [value])[0].to(like)
-    wanted = (f if name == "own" else 1, like.shape[1])
+    try:
+        rows = as_matrix(value)[0].to(like)
+    except ValueError as error:
+        raise ValueError(f"own: {error}") from None
+    wanted = (f, like.shape[1])
     if rows.shape != wanted:
-        raise ValueError(f"{name} must have shape {wanted}, got {tuple(rows.shape)}")
-    return rows if name == "own" else rows[0]
+        raise ValueError(f"own must have shape {wanted}, got {tuple(rows.shape)}")
+    return rows
 
 
 @dataclass(frozen=True)
