@@ -29,6 +29,7 @@ _FILES = 64  # more are joined to one
 METRICS = (
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
     "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
+    "discarded_honest", "discarded_byzantine", "f_lowered",
 )  # fmt: skip
 _MEASURED = ("test_accuracy", "test_loss", "validation_accuracy", "honest_accuracy")
 FINAL = ("done", "diverged")  # statuses of cells that are not computed again

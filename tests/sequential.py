@@ -152,12 +152,19 @@ class Reference:
 
     def run(self):
         """All rounds; the metrics as columns."""
-        self.metrics.append({"round": 0, "byzantine_clients": 0, "discarded": 0} | self.evaluate(0))
+        none = ("byzantine_clients", "discarded", "discarded_honest", "discarded_byzantine")
+        self.metrics.append({"round": 0} | dict.fromkeys(none, 0) | self.evaluate(0))
         for round in range(1, self.fl.rounds + 1):
             record = {"round": round} | self.train(round)
-            if round % self.fl.evaluate_every == 0 or round == self.fl.rounds:
+            broken = not bool(torch.isfinite(self.model).all())
+            idle = round == self.fl.rounds and not self.rounds
+            if not (broken or idle) and (
+                round % self.fl.evaluate_every == 0 or round == self.fl.rounds
+            ):
                 record |= self.evaluate(round)
             self.metrics.append(record)
+            if broken:
+                break
         names = {name for record in self.metrics for name in record}
         return {name: [r.get(name, math.nan) for r in self.metrics] for name in names}
 
@@ -290,9 +297,11 @@ class Reference:
     def attacked(self, own, honest, byzantine, round, context):
         """What the Byzantine clients send."""
         attack, cell, step = self.cell.attack, self.cell, self.server_step(round)
+        here = len(honest) + len(byzantine)
+        honest = [c for c in honest if bool(torch.isfinite(own[c]).all())]  # the others are lost
         n, f, d = len(honest) + len(byzantine), len(byzantine), len(self.model)
-        declared = math.ceil(self.fl.declared_byzantine * n / cell.n)
-        if "rule" in attack.reads and feasibility(cell.rule, n, declared):
+        declared = self.declared(here, n)
+        if "rule" in attack.reads and declared is None:
             return [torch.full((d,), math.nan)] * f
         everybody = [*honest, *byzantine]
         order = sorted(range(n), key=lambda i: everybody[i])
@@ -341,10 +350,11 @@ class Reference:
         """The server's part: drop what is not finite, aggregate, step."""
         fl, n = self.fl, self.cell.n
         left = [c for c in here if bool(torch.isfinite(sent[c]).all())]
-        discarded = len(here) - len(left)
-        declared = max(0, math.ceil(fl.declared_byzantine * len(here) / n) - discarded)
-        record = {"discarded": discarded}
-        if not left or feasibility(self.cell.rule, len(left), declared):
+        lost = [c in self.attackers for c in here if c not in left]
+        record = {"discarded": len(lost), "discarded_byzantine": sum(lost)}
+        record["discarded_honest"] = len(lost) - sum(lost)
+        declared = self.declared(len(here), len(left))
+        if declared is None:
             return record
         received = torch.stack([sent[c] for c in left])
         counts = np.array([len(self.shards[c]) for c in left])
@@ -352,6 +362,8 @@ class Reference:
             Updates(received, counts=counts, ids=np.array(left)), declared, self.rule_state, context
         )
         self.rounds.append(Round(np.array(left), received, aggregate))
+        told = math.ceil(fl.declared_byzantine * len(here) / n)
+        record["f_lowered"] = told - declared + report.lowered
         honest = self.stacked([sent[c] for c in left if c not in self.attackers])
         bad = np.flatnonzero([c in self.attackers for c in left])
         record["aggregation_error"] = float((aggregate - honest.mean(0)).norm())
@@ -363,6 +375,14 @@ class Reference:
         fill(self.module, self.model + self.server_step(round) * step)
         self.previous = step
         return record
+
+    def declared(self, here, left):
+        """The f that bounds the Byzantine among those left of the clients here: what is declared,
+        whoever was lost, or the largest f below for which the rule is defined."""
+        f = math.ceil(self.fl.declared_byzantine * here / self.cell.n)
+        while f >= 0 and feasibility(self.cell.rule, left, f):
+            f -= 1
+        return f if f >= 0 else None
 
     def server_step(self, round):
         if self.fl.algorithm == "fedavg":
@@ -383,25 +403,24 @@ class Reference:
                 left = np.setdiff1d(np.arange(len(y)), self.server.root)
                 x, y = x[left], y[left]
             scores = self.module(x)
-            record[f"{name}_accuracy"] = float((scores.argmax(1) == y).double().mean())
+            record[f"{name}_accuracy"] = float(np.mean(right(scores, y)))
             record[f"{name}_loss"] = float(F.cross_entropy(scores, y))
         if self.cell.attack.targeted:
             record["attack_success_rate"] = self.success_rate()
         if self.fl.evaluate_train:
             honest = [c for c in range(self.cell.n) if c not in self.byzantine]
             own = np.array(sorted({int(i) for c in honest for i in self.shards[c]}))
-            scores = self.module(torch.from_numpy(self.data.train_x[own])).numpy()
-            record["honest_accuracy"] = float(np.mean(scores.argmax(1) == self.data.train_y[own]))
+            scores = self.module(torch.from_numpy(self.data.train_x[own]))
+            labels = torch.from_numpy(self.data.train_y[own])
+            record["honest_accuracy"] = float(np.mean(right(scores, labels)))
         return record
 
     def success_rate(self):
         """How often the attacker gets the label that it wants, where another one is right."""
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         taken, shown, wanted = self.cell.attack.challenge(x, y, self.data.num_classes, self.span)
-        said = self.module(shown).argmax(1)
-        hits = [
-            bool(said[i] == wanted[i]) for i, j in enumerate(taken.tolist()) if y[j] != wanted[i]
-        ]
+        said = right(self.module(shown), wanted)
+        hits = [said[i] for i, j in enumerate(taken.tolist()) if y[j] != wanted[i]]
         return float(np.mean(hits)) if hits else math.nan
 
 
@@ -442,6 +461,13 @@ class PlainLocal:
 
     def sent(self, moves):
         return moves / self.server_step
+
+
+def right(scores, labels):
+    """Which answers are right; none is whose scores are not finite."""
+    finite = [all(map(math.isfinite, row)) for row in scores.tolist()]
+    return [ok and int(row.argmax()) == int(y)
+            for ok, row, y in zip(finite, scores, labels, strict=True)]  # fmt: skip
 
 
 def mirrored(x, mask):

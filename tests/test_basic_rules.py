@@ -529,7 +529,7 @@ def test_stages_by_hand():
     assert MedianDistance(0.6).filtered(line, f=2).ravel().tolist() == [1, 2, 3, 4]
     assert len(MedianDistance().filtered(line, f=0)) == 6
     _, f, _ = MedianDistance().apply(Updates(torch.from_numpy(line)), 2, None, Context())
-    assert f == 1
+    assert f == 2
     context = Context(generator=lambda: Dealt([4, 0, 2, 1, 3]))
     mixed, _, _ = Bucketing(2).apply(Updates(torch.from_numpy(line[:5])), 1, None, context)
     assert mixed.rows().ravel().tolist() == [(4 + 0) / 2, (2 + 1) / 2, 3]

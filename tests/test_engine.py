@@ -13,7 +13,7 @@ from cells import thinned
 from hydra import initialize_config_dir
 from sequential import Recorded, Reference
 
-from benchmark.aggregators import Mean, Rule
+from benchmark.aggregators import Detector, Mean, Median, Rule
 from benchmark.attacks import Attack, LabelFlip
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, conf_dir
@@ -21,7 +21,10 @@ from benchmark.data import Dataset, Digits
 from benchmark.models import Logistic
 from benchmark.modules import build_model
 from benchmark.simulation import simulate
+from benchmark.simulation.evaluation import evaluate, score
+from benchmark.simulation.run import Run, compromised
 from benchmark.simulation.streams import torch_generator
+from benchmark.simulation.workload import Workloads
 
 HERE = __name__
 SERIAL = Engine()  # so that what a rule notes down is seen here
@@ -37,7 +40,7 @@ SMALL = [
 MLP = ["model=mlp", "model.hidden=[10]"]
 IMAGES = [f"data._target_={HERE}.Images", "partition=iid", "fl.num_clients=5", "fl.batch_size=4"]
 IMAGES += ["fl.num_byzantine=1", "fl.rounds=3", "fl.evaluate_every=1", "seed=1"]
-EXACT = {"round", "byzantine_clients", "discarded"}
+EXACT = {"round", "byzantine_clients", "discarded", "discarded_honest", "discarded_byzantine"}
 
 
 def choices(group):
@@ -59,8 +62,9 @@ class Images:
         x = rng.standard_normal((count, 1, 28, 28), dtype=np.float32)
         x[np.arange(count), 0, 2 * y + 3, 20 - y] += 8
         train, held = slice(0, self.size), slice(self.size, None)
-        x[train][rng.random(self.size) < self.broken] = np.nan
-        return Dataset("images", x[train], y[train], x[held], y[held], x[held], y[held], 10)
+        data = Dataset("images", x[train], y[train], x[held], y[held], x[held], y[held], 10)
+        x[train][rng.random(self.size) < self.broken] = np.nan  # which no data set may hold
+        return data
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def trained(cells, engine=None):
     """The metrics of every cell, in the order of `cells`."""
     outcomes = {id(outcome.cell): outcome for outcome in simulate(cells, engine or SERIAL)}
     assert len(outcomes) == len(cells)
-    assert all(outcome.status == "done" for outcome in outcomes.values()), [
+    assert all(outcome.status != "failed" for outcome in outcomes.values()), [
         outcome.traceback for outcome in outcomes.values()
     ]
     return [outcomes[id(cell)].metrics for cell in cells]
@@ -310,6 +314,164 @@ def test_convolutions(compose, settings):
     agree(compose("attack=ipm", "aggregator=trimmed_mean", *IMAGES, *settings))
 
 
+# ------------------------------------------------------------------ clients that are lost
+
+
+def losing(cell, lost):
+    """The outcome of a cell with so many honest clients whose data are not finite."""
+    workloads = Workloads("cpu")
+    workload = workloads.of(cell)
+    honest = np.setdiff1d(np.arange(cell.n), compromised(cell, 1))[cell.n - cell.f - lost :]
+    x, y = workload.splits["train"]
+    workload.splits["train"] = x.clone(), y
+    for client in honest:
+        workload.splits["train"][0][workload.shards(cell)[client]] = math.nan
+    (outcome,) = simulate([cell], SERIAL, workloads)
+    assert outcome.status == "done", outcome.traceback
+    return outcome.metrics
+
+
+TWENTY = ["model=logistic", "fl.num_clients=20", "fl.num_byzantine=4", "fl.rounds=25"]
+TWENTY += ["fl.learning_rate=0.5", "fl.evaluate_every=25", "attack=sign_flip", "attack.scale=20"]
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "lost"),
+    [("trimmed_mean", 1), ("mda", 1), ("faba", 1), ("cge", 1), ("monna", 1), ("caf", 2)],
+)
+def test_a_defence_holds_when_honest_clients_are_lost(compose, aggregator, lost):
+    metrics = losing(compose(*TWENTY, f"aggregator={aggregator}"), lost)
+    assert metrics["test_accuracy"][-1] > 0.85
+    assert metrics["discarded_honest"][1:] == metrics["discarded"][1:] == [lost] * 25
+    assert metrics["discarded_byzantine"][1:] == metrics["f_lowered"][1:] == [0] * 25
+
+
+@pytest.mark.parametrize("aggregator", ["trimmed_mean", "multi_krum", "mda", "caf", "bulyan"])
+def test_an_attacker_that_sends_no_numbers_gains_nothing(compose, aggregator):
+    base = [*TWENTY[:-1], f"aggregator={aggregator}"]
+    mute, honest = trained([compose(*base, "attack=nan"), compose(*base, "attack=none")])
+    assert mute["test_accuracy"][-1] > honest["test_accuracy"][-1] - 0.02
+    assert mute["discarded_byzantine"][1:] == mute["discarded"][1:] == [4] * 25
+
+
+@dataclass(frozen=True)
+class Notes(Rule):
+    """The median; notes how many vectors it sees and what f it is told."""
+
+    seen: list = field(default_factory=list)
+
+    def step(self, updates, f, state, context):
+        self.seen.append((len(updates), f))
+        return Median().step(updates, f, state, context)
+
+
+@dataclass(frozen=True)
+class DropsFirst(Detector):
+    """Throws the first vectors out, whoever sent them."""
+
+    count: int = 3
+
+    def accept(self, updates, f, state, context):
+        return np.arange(self.count, len(updates)), None
+
+
+def noted(cell, lost):
+    """Metrics, and what the rule was told."""
+    cell.rule.stages[-1].seen.clear()  # composed cells share their parts
+    return losing(cell, lost), cell.rule.stages[-1].seen
+
+
+NOTES = [*TWENTY[:-1], f"aggregator._target_={HERE}.Notes"]
+
+
+DROPS = f"+pre_aggregator.drops._target_={HERE}.DropsFirst"
+LOST = {
+    "an honest one": ([], (19, 4), 0),
+    "attackers": (["attack=nan"], (15, 4), 0),
+    "an overestimated f": (["fl.declared_byzantine=7"], (19, 7), 0),
+    "too large an f for those left": (["fl.declared_byzantine=9", "attack=nan"], (15, 7), 2),
+    "churn": (["schedule.churn=0.5", "schedule.churn_every=1"], (19, 4), 0),
+    "a detector": ([DROPS], (16, 4), 0),
+    "a harsh detector": (
+        [DROPS, "+pre_aggregator.drops.count=12"], (7, 3), 1,
+    ),
+    "a very harsh detector": (
+        [DROPS, "+pre_aggregator.drops.count=18"], (1, 0), 4,
+    ),
+    "buckets": (["pre_aggregator=bucketing"], (10, 4), 0),
+    "attackers and buckets": (["pre_aggregator=bucketing", "attack=nan"], (8, 3), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "seen", "lowered"), LOST.values(), ids=LOST)
+def test_f_bounds_the_byzantine_among_those_left(compose, settings, seen, lowered):
+    metrics, told = noted(compose(*NOTES, "fl.rounds=2", *settings), 1)
+    assert told == [seen] * 2
+    assert metrics["f_lowered"][1:] == [lowered] * 2
+
+
+def test_f_of_a_sample_stays_when_some_of_it_are_lost(compose):
+    metrics, told = noted(compose(*NOTES, "fl.rounds=8", "fl.client_fraction=0.5"), 6)
+    lost = metrics["discarded_honest"][1:]
+    assert max(lost) > min(lost)
+    assert told == [(10 - count, 2) for count in lost]
+
+
+def test_the_attacker_asks_the_rule_as_the_server_will(compose):
+    """It knows which updates get lost; what it is told of the others is finite."""
+    metrics, told = noted(compose(*NOTES, "fl.rounds=2", "attack=optimal_ipm"), 2)
+    assert len(told) > 4 and set(told) == {(18, 4)}
+    assert metrics["discarded_byzantine"][1:] == [0, 0]
+
+
+@pytest.mark.parametrize("attack", ["alie", "ipm", "min_max", "mimic", "fang_krum"])
+def test_an_attack_goes_on_when_honest_clients_are_lost(compose, attack):
+    cell = compose(*TWENTY[:-1], "fl.rounds=3", "aggregator=median", f"attack={attack}")
+    metrics = losing(cell, 2)
+    assert metrics["discarded_byzantine"][1:] == [0, 0, 0]
+    assert metrics["discarded_honest"][1:] == [2, 2, 2]
+
+
+# ------------------------------------------------------------------ runs that break
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_a_model_that_is_not_finite_ends_its_cell(compose, algorithm):
+    base = [*SMALL, f"fl={algorithm}", "fl.rounds=6", "fl.server_learning_rate=20"]
+    good, bad = compose(*base), compose(*base, f"aggregator._target_={HERE}.Overflows")
+    outcomes = {o.cell.key: o for o in simulate([bad, good], SERIAL)}
+    outcome = outcomes[bad.key]
+    assert outcome.status == "diverged" and outcome.traceback is None
+    assert outcome.reason == "model not finite after round 3"
+    assert outcome.metrics["round"] == [0, 1, 2, 3] and outcome.timings["round"] == [1, 2, 3]
+    assert math.isfinite(outcome.metrics["test_accuracy"][2])
+    assert math.isnan(outcome.metrics["test_accuracy"][3])
+    assert same(outcomes[good.key].metrics, trained([good])[0])
+
+
+@dataclass(frozen=True)
+class Overflows(Rule):
+    """The mean, and in the third round a step that is too large for float32."""
+
+    def step(self, updates, f, state, context):
+        vector, state, report = Mean().step(updates, f, state, context)
+        return (torch.full_like(vector, 3e38) if context.round == 3 else vector), state, report
+
+
+@pytest.mark.parametrize("scores", [math.nan, math.inf])
+def test_answers_that_are_no_numbers_are_wrong(compose, scores):
+    cell = compose(*SMALL, "attack=targeted_label_flip")
+    workload = Workloads("cpu").of(cell)
+    run = Run(cell, workload)
+    x, y = workload.splits["test"]
+    with mock.patch.object(
+        workload.model, "logits", lambda p, x: torch.full((1, x.shape[1], 10), scores)
+    ):
+        assert score(run, x, y)[0] == 0
+        record = evaluate(run, 1)
+    assert record["test_accuracy"] == 0 and record["attack_success_rate"] == 0
+
+
 # ------------------------------------------------------------------ updates that are not finite
 
 
@@ -336,17 +498,23 @@ def test_a_round_without_any_finite_update_leaves_the_model(compose, algorithm, 
     cell = compose(*settings, "+data.broken=1", "attack=none")
     metrics = agree(cell)
     assert metrics["discarded"] == [0, 5, 5, 5]
-    assert len(set(metrics["test_loss"])) == 1 and np.isfinite(metrics["test_loss"][0])
+    assert len(set(metrics["test_loss"][:3])) == 1 and np.isfinite(metrics["test_loss"][0])
+    assert np.isnan(metrics["test_loss"][3])
     assert np.isnan(metrics["aggregation_error"]).all()
+    (outcome,) = simulate([cell], SERIAL)
+    assert outcome.status == "diverged"
+    assert outcome.reason == "no step was taken in 3 rounds: every update was discarded"
 
 
 def test_too_few_finite_updates_for_the_rule_leave_the_model(compose):
     settings = [f"attack._target_={HERE}.Infinite", "aggregator=krum", *IMAGES, "model=logistic"]
     settings += ["fl.num_byzantine=3", "fl.declared_byzantine=1"]
-    metrics = agree(compose(*settings))  # Krum with n = 3 and f = 0
+    metrics = agree(compose(*settings))  # Krum with n = 3 is not defined for f = 1
+    assert metrics["f_lowered"][1:] == [1, 1, 1]
     assert metrics["discarded"] == [0, 2, 2, 2] and len(set(metrics["test_loss"])) == 4
     metrics = agree(compose(*settings, "+attack.every=1"))  # with n = 2 it is not defined
-    assert metrics["discarded"] == [0, 3, 3, 3] and len(set(metrics["test_loss"])) == 1
+    assert metrics["discarded"] == [0, 3, 3, 3] and len(set(metrics["test_loss"][:3])) == 1
+    assert np.isnan(metrics["f_lowered"]).all() and np.isnan(metrics["test_loss"][3])
 
 
 # --------------------------------------------------------------------------------- in any company

@@ -426,7 +426,7 @@ def test_dnc_by_hand():
     np.testing.assert_allclose(rule(x, f=1, context=both), [2 / 3, 2 / 3])
     np.testing.assert_allclose(rule(x, f=1, context=only), [11 / 4, 2 / 4])
     _, left, _ = rule.apply(Updates(torch.from_numpy(x)), 1, None, both)
-    assert left == 0
+    assert left == 1
     # Every coordinate throws out another one: nobody is left, and the model stays.
     rule, context = DnC(b=1, iterations=3), dealing([2], [0], [1])
     assert rule(9 * np.eye(3), f=1, context=context).tolist() == [0, 0, 0]

@@ -437,7 +437,7 @@ def test_one_round_by_hand(rule, wanted):
     assert rule.filtered(LINE, f=1, context=now).ravel().tolist() == LINE[wanted].ravel().tolist()
     np.testing.assert_allclose(rule(LINE, f=1, context=now), LINE[wanted].mean(0))
     _, f, _ = rule.apply(Updates(torch.from_numpy(LINE)), 2, None, now)
-    assert f == max(0, 2 - (5 - len(wanted)))
+    assert f == 2
 
 
 def steady(rounds, away=1.0, n=5):
@@ -505,9 +505,9 @@ def test_flanders_by_hand():
     earlier = state["rounds"][0]
     assert earlier["ids"].tolist() == [0, 2] and earlier["models"].ravel().tolist() == [4, 16]
     assert earlier["result"].tolist() == [5]
-    # keep = 2 without an f; f is counted down by how many went, not by who they were
+    # keep = 2 without an f; f stays, whoever went
     kept, f, _ = FLANDERS(keep=1).apply(updates_of(third), 1, state, context(step=1.0))
-    assert len(kept) == 1 and f == 0
+    assert len(kept) == 1 and f == 1
 
 
 def test_flanders_is_defined_for_negative_zero_and_repeated_models():

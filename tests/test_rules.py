@@ -3,8 +3,11 @@
 import io
 import json
 import re
+from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -18,15 +21,18 @@ from benchmark import aggregators
 from benchmark.aggregators import (
     NNM,
     RLR,
+    Bucketing,
     Bulyan,
     Chain,
     Clipping,
+    Context,
     Detector,
     FedSECA,
     Infeasible,
     Krum,
     Mean,
     Median,
+    NormFilter,
     Rule,
     SignMajority,
     Stage,
@@ -589,3 +595,119 @@ def test_behind_a_stage_that_mixes(rule):
     wanted, _, _ = one_step(rule, Updates(mixed))
     vector, _, _ = one_step(rule, Updates(x, mixing))
     np.testing.assert_allclose(vector, wanted, rtol=1e-7, atol=1e-9)
+
+
+# ------------------------------------------------------------------- f where vectors are thrown out
+
+
+@dataclass(frozen=True)
+class Keeps(Detector):
+    """Keeps certain rows."""
+
+    rows: Any = ()
+
+    def accept(self, updates, f, state, context):
+        return self.rows, state
+
+
+def test_f_stays_when_honest_vectors_are_thrown_out():
+    """Four honest vectors are long and go; all four attackers stay, and are trimmed all the same.
+    Of 1..8 and four times 20 the trimmed mean is that of 5..8."""
+    line = np.array([*range(1, 9), 20, 20, 20, 20, 900, 900, 900, 900], float)[:, None]
+    chain = Chain([NormFilter(0.0, 40.0), TrimmedMean()])
+    assert NormFilter(0.0, 40.0).filtered(line, f=4).ravel().tolist() == line.ravel()[:12].tolist()
+    assert chain(line, f=4) == pytest.approx(6.5)
+    assert Chain([NormFilter(0.0, 40.0), NormFilter(upper=4.0), TrimmedMean()])(line, f=4) == 6.5
+
+
+@pytest.mark.parametrize(
+    ("stages", "n", "f", "lowered"),
+    [
+        ([Keeps(rows=np.arange(9)), TrimmedMean()], 9, 4, 0),
+        ([Keeps(rows=np.arange(8)), TrimmedMean()], 8, 3, 1),
+        ([Keeps(rows=np.arange(9)), Krum()], 9, 3, 1),
+        ([Keeps(rows=np.arange(9)), NNM(), Krum()], 9, 3, 1),
+        ([Keeps(rows=np.arange(9)), Bucketing(), Median()], 5, 2, 2),
+        ([Keeps(rows=np.arange(9)), Keeps(rows=np.arange(5)), Median()], 5, 2, 2),
+        ([Keeps(rows=np.arange(9)), Chain([Keeps(rows=np.arange(5)), Median()])], 5, 2, 2),
+        ([Keeps(rows=[3]), Mean()], 1, 0, 4),
+    ],
+)
+def test_f_is_lowered_by_as_little_as_the_rule_needs(stages, n, f, lowered):
+    told = []
+    last = stages[-1].stages[-1] if isinstance(stages[-1], Chain) else stages[-1]
+    step = type(last).step
+    with mock.patch.object(
+        type(last),
+        "step",
+        lambda rule, u, f, s, c: told.append((len(u), f)) or step(rule, u, f, s, c),
+    ):
+        _, _, report = one_step(Chain(stages), Updates(torch.from_numpy(draw())), 4)
+    assert told == [(n, f)] and report.lowered == lowered
+
+
+@pytest.mark.parametrize("rows", [[], [0, 1]])
+def test_too_few_that_are_left_leave_the_model(rows):
+    """Krum is defined for no f with two vectors."""
+    chain = Chain([Keeps(rows=rows), Krum()])
+    vector, _, report = one_step(chain, Updates(torch.from_numpy(draw())), 1)
+    assert not vector.any() and report.share(np.arange(N)).sum() == 0
+
+
+# ----------------------------------------------------------------- what a user's own may return
+
+
+@dataclass(frozen=True)
+class Returns(Rule):
+    """Returns what it is told to."""
+
+    result: Any = None
+
+    def step(self, updates, f, state, context):
+        return self.result
+
+
+@dataclass(frozen=True)
+class Applies(Stage):
+    """Returns what it is told to."""
+
+    result: Any = None
+
+    def apply(self, updates, f, state, context):
+        return self.result
+
+
+FOUR = Updates(torch.ones(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([Returns(torch.zeros(2))], r"Returns: step must return \(aggregate, state, report\), got"),
+        ([Returns((torch.zeros(2), None))], r"step must return .* got \(Tensor, NoneType\)"),
+        ([Returns((torch.zeros(3), None, None))], r"must be a tensor \(2,\) .* got .*\(3,\)"),
+        ([Returns((torch.zeros(1, 2), None, None))], r"got an array \(1, 2\)"),
+        ([Returns((torch.zeros(2).double(), None, None))], r"float32, got .*float64"),
+        ([Returns((torch.zeros(2).long(), None, None))], r"float32, got .*int64"),
+        ([Returns((np.zeros(2, np.float32), None, None))], r"must be a tensor"),
+        ([Returns((torch.zeros(2), None, {}))], r"the report must be a Report or None, got dict"),
+        ([Applies(FOUR), Mean()], r"Applies: apply must return \(Updates, f, state\), got Updates"),
+        ([Applies((FOUR, 1)), Mean()], r"apply must return"),
+        ([Applies((torch.ones(4, 2), 1, None)), Mean()], r"apply must return"),
+        ([Applies((FOUR, 0.5, None)), Mean()], r"apply must return"),
+        ([Keeps(rows=np.array([True, False, True, True])), Mean()], r"Keeps: accept must return"),
+        ([Keeps(rows=[0, 4]), Mean()], r"rows below 4 in ascending order, got \[0, 4\]"),
+        ([Keeps(rows=[1, 0])], r"rows below 4 in ascending order, got \[1, 0\]"),
+        ([Keeps(rows=[-1, 0])], r"rows below 4"),
+    ],
+)
+def test_what_does_not_keep_the_contract_is_refused(stages, message):
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        Chain(stages)(torch.ones(4, 2), f=1)
+    assert one_line(error)
+
+
+def test_a_report_may_be_missing():
+    chain = Chain([Returns((torch.zeros(2), None, None))])
+    vector, _, report = chain.step(FOUR, 1, chain.init(), Context())
+    assert vector.tolist() == [0, 0] and np.isnan(report.share(np.arange(3))).tolist() == [True] * 3

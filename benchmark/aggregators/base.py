@@ -8,7 +8,7 @@ vectors, so that a chain touches the long vectors once for the Gram matrix and o
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from math import prod
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ import torch
 
 from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful, rows_of_states
-from benchmark.checks import whole
+from benchmark.checks import is_whole, whole
 from benchmark.kernels.blocks import wide
 from benchmark.kernels.gram import Gram, gram, squared_distances
 
@@ -334,15 +334,22 @@ class Report:
         share: maps client rows (k,) to the (k,) shares of the total weight they received; the
             absolute coefficient in a combination, the share of coordinates in a selection.
         coefficients: (n,) of the clients' vectors in the aggregate; None if it is no combination.
+        lowered: by how much f was lowered because so few vectors were left, see `feasible_f`.
     """
 
     share: Callable[[np.ndarray], np.ndarray]
     coefficients: np.ndarray | None = None
+    lowered: int = 0
 
     @staticmethod
     def of_coefficients(coefficients: np.ndarray) -> "Report":
         """Report of a linear combination of the clients' vectors, (n,) coefficients."""
         return Report(Report.of_shares(np.abs(coefficients)).share, coefficients)
+
+    @staticmethod
+    def unknown() -> "Report":
+        """Return the report of a rule that does not tell the clients' weights."""
+        return Report(lambda rows: np.full(len(rows), np.nan))
 
     @staticmethod
     def of_shares(shares: np.ndarray, mixing: np.ndarray | None = None) -> "Report":
@@ -387,7 +394,8 @@ class Rule(_Component):
     def step(
         self, updates: Updates, f: int, state: Any, context: Context
     ) -> tuple[torch.Tensor, Any, Report]:
-        """One round: the aggregate (d,), the new state and a report."""
+        """Return the aggregate (d,), of the updates' dtype, the new state, and a report; None for
+        the report if the clients' weights are not known: what is told of them is NaN then."""
         raise NotImplementedError
 
     def kappa(self, n: int, f: int) -> float | None:
@@ -490,8 +498,7 @@ class Stage(_Component):
     def apply(
         self, updates: Updates, f: int, state: Any, context: Context
     ) -> tuple[Updates, int, Any]:
-        """The vectors that go on, the number of Byzantine ones the next stage must reckon with,
-        and the new state."""
+        """Return the vectors that go on, how many of these may be Byzantine, and the new state."""
         raise NotImplementedError
 
     def after(self, n: int, f: int) -> tuple[int, int]:
@@ -517,8 +524,8 @@ class Detector(Rule, Stage):
     """Throws suspicious vectors out. Before a rule it is a filter stage; by itself the rule that
     averages what is left. Subclasses define `accept`.
 
-    The next stage reckons with as many Byzantine vectors fewer as were thrown out. Where nobody is
-    left the aggregate is zero: the model stays as it is.
+    The next stage reckons with f Byzantine vectors as before: those that were thrown out may have
+    been honest. Where nobody is left the aggregate is zero: the model stays as it is.
     """
 
     filtered = Stage.__call__
@@ -531,20 +538,37 @@ class Detector(Rule, Stage):
 
     def apply(self, updates, f, state, context):
         """See `Stage.apply`."""
-        kept, state = self.accept(updates, f, state, context)
-        return updates.selected(kept), max(0, f - len(updates) + len(kept)), state
+        kept, state = self._accepted(updates, f, state, context)
+        return updates.selected(kept), f, state
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
-        kept, state = self.accept(updates, f, state, context)
+        kept, state = self._accepted(updates, f, state, context)
         weights = np.zeros(len(updates))
         weights[kept] = 1.0 / max(1, len(kept))
         return combined(updates, weights, state)
+
+    def _accepted(self, updates, f, state, context) -> tuple[np.ndarray, Any]:
+        result = self.accept(updates, f, state, context)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(f"{self.title}: accept must return (rows, state), got {_kind(result)}")
+        rows, m = np.asarray(result[0]), len(updates)
+        sound = rows.ndim == 1 and (rows.dtype.kind in "iu" or not len(rows))
+        if not (sound and np.array_equal(rows, np.unique(rows)) and np.isin(rows, range(m)).all()):
+            raise ValueError(
+                f"{self.title}: accept must return numbers of rows below {m} in ascending order, "
+                f"got {rows.tolist()}"
+            )
+        return rows.astype(np.int64, copy=False), result[1]
 
 
 @dataclass(frozen=True)
 class Chain(Rule):
     """Stages one after the other, then a rule: ``Chain([NNM(), TrimmedMean()])(updates, f=4)``.
+
+    Where a stage throws so many vectors out that those behind it are not defined for f, f is
+    lowered by as little as that needs, see `feasible_f`. If not even f = 0 will do, the aggregate
+    is zero.
 
     Attributes:
         stages: any number of `Stage`, then exactly one `Rule`.
@@ -581,8 +605,11 @@ class Chain(Rule):
 
     def check(self, n: int, f: int) -> str | None:
         """The first stage's objection, with n and f as they reach that stage."""
+        return self._check_from(0, n, f)
+
+    def _check_from(self, start: int, n: int, f: int) -> str | None:
         merged = None
-        for stage in self.stages:
+        for stage in self.stages[start:]:
             reason = stage.check(n, f)
             if reason:
                 return reason
@@ -617,16 +644,72 @@ class Chain(Rule):
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""
-        states = list(state)
+        states, lowered = list(state), 0
         for index, stage in enumerate(self.stages[:-1]):
-            updates, f, states[index] = stage.apply(updates, f, state[index], context.only(stage))
-            if not len(updates):  # nobody is trusted: the aggregate is zero
+            expected = stage.after(len(updates), f)
+            updates, f, states[index] = _applied(stage, updates, f, state[index], context)
+            if (len(updates), f) == expected:
+                continue
+            left = feasible_f(partial(self._check_from, index + 1), len(updates), f)
+            if left is None:  # nobody is trusted, or too few are
                 nothing = np.zeros(len(updates.clients))
                 vector = torch.zeros_like(updates.clients[0])
                 return vector, tuple(states), Report.of_coefficients(nothing)
+            f, lowered = left, lowered + f - left
         rule = self.stages[-1]
-        vector, states[-1], report = rule.step(updates, f, state[-1], context.only(rule))
+        vector, states[-1], report = _stepped(rule, updates, f, state[-1], context)
+        if lowered:
+            report = replace(report, lowered=report.lowered + lowered)
         return vector, tuple(states), report
+
+
+def _stepped(rule: Rule, updates: Updates, f: int, state: Any, context: Context) -> tuple:
+    """Return what a rule's step returns, which may be a user's own.
+
+    Raises:
+        TypeError: if that is not what the contract says.
+    """
+    result = rule.step(updates, f, state, context.only(rule))
+    if not (isinstance(result, tuple) and len(result) == 3):
+        raise TypeError(
+            f"{rule.title}: step must return (aggregate, state, report), got {_kind(result)}"
+        )
+    vector, state, report = result
+    wanted = updates.clients
+    if not isinstance(vector, torch.Tensor) or (vector.shape, vector.dtype) != (
+        wanted.shape[1:], wanted.dtype
+    ):  # fmt: skip
+        raise TypeError(
+            f"{rule.title}: the aggregate must be a tensor ({wanted.shape[1]},) of {wanted.dtype}, "
+            f"got {_kind(vector)}"
+        )
+    if not isinstance(report, Report | None):
+        raise TypeError(f"{rule.title}: the report must be a Report or None, got {_kind(report)}")
+    return vector, state, report or Report.unknown()
+
+
+def _applied(stage: Stage, updates: Updates, f: int, state: Any, context: Context) -> tuple:
+    """Return what a stage returns, which may be a user's own.
+
+    Raises:
+        TypeError: if that is not what the contract says.
+    """
+    result = stage.apply(updates, f, state, context.only(stage))
+    sound = isinstance(result, tuple) and len(result) == 3 and isinstance(result[0], Updates)
+    if not (sound and is_whole(result[1]) and result[1] >= 0):
+        raise TypeError(
+            f"{stage.title}: apply must return (Updates, f, state), got {_kind(result)}"
+        )
+    return result
+
+
+def _kind(value: Any) -> str:
+    """Return in a few words what a value is."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return f"an array {tuple(value.shape)} of {value.dtype}"
+    if isinstance(value, tuple):
+        return f"({', '.join(type(part).__name__ for part in value)})"
+    return type(value).__name__
 
 
 def feasibility(component: _Component, n: int, f: int) -> str | None:
@@ -643,6 +726,18 @@ def feasibility(component: _Component, n: int, f: int) -> str | None:
     if f >= n:
         return f"f must be smaller than n, got n={n}, f={f}"
     return component.check(n, f)
+
+
+def feasible_f(check: Callable[[int, int], str | None], n: int, f: int) -> int | None:
+    """Return the f that a server reckons with when only n vectors are left: f itself, which bounds
+    the Byzantine ones among those who are left, whoever was lost; or if a rule is not defined for
+    it the largest smaller one for which it is. None if there is none.
+
+    Args:
+        check: of the rule.
+        n, f: vectors that are left, and the f before.
+    """
+    return next((g for g in range(min(f, n - 1), -1, -1) if check(n, g) is None), None)
 
 
 def positive(name: str, value: float) -> None:

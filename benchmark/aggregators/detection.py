@@ -20,8 +20,7 @@ class MedianDistance(Detector):
 
     With distances r_i, the robust z-score is z_i = (r_i - median(r)) / (1.4826 MAD(r)), MAD being
     the median absolute deviation (Iglewicz, Hoaglin, "How to Detect and Handle Outliers", 1993).
-    Vectors with z_i > threshold go, the farthest first and f at most, and the next stage reckons
-    with as many Byzantine ones fewer; so whatever is feasible before the filter is so behind it.
+    Vectors with z_i > threshold go, the farthest first and f at most.
 
     Requires n >= 2f + 1.
 

@@ -19,6 +19,7 @@ COLUMNS = [
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
     "status", "reason", "scenario", "validation_accuracy", "honest_accuracy", "discarded",
     "num_classes", "defence", "seconds", "attack_success_rate",
+    "discarded_honest", "discarded_byzantine", "f_lowered",
 ]
 # fmt: on
 

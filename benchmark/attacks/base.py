@@ -333,6 +333,26 @@ class Attack(Stateful):
         return restore(sent.to(matrix).clone())
 
 
+def checked(attack: Attack, result: Any, like: torch.Tensor) -> tuple:
+    """Return what the step of an attack returned, which may be a user's own.
+
+    Raises:
+        TypeError: if that is not (f, d) vectors and a state.
+    """
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"{attack.title}: step must return (vectors, state)")
+    vectors = result[0]
+    if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
+        found = getattr(vectors, "dtype", type(vectors).__name__)
+        raise TypeError(f"{attack.title}: what is sent must be a tensor of floats, got {found}")
+    if vectors.shape != like.shape:
+        raise TypeError(
+            f"{attack.title}: what is sent must have shape {tuple(like.shape)}, "
+            f"got {tuple(vectors.shape)}"
+        )
+    return result
+
+
 def _own(value, f: int, like: torch.Tensor) -> torch.Tensor:
     """Return the f clients' own vectors as a tensor like that of the honest ones.
 

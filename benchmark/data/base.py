@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmark.checks import is_whole
+
 SPLIT_SEED = 20170817  # of every fixed split; a constant, so that no setting can change a test set
 
 
@@ -22,12 +24,13 @@ class Dataset:
         train_x: float32, (N, F) for tables and (N, C, H, W) for images.
         train_y: int64, (N,), classes counted from 0.
         validation_x, validation_y: held out of training, for every choice that is made.
-        test_x, test_y: held out of training, for the accuracy that is reported.
+        test_x, test_y: held out of training, for the accuracy that is reported; if empty, none is.
         num_classes: number of classes.
         clients: int64, (N,), the natural client of every training example, or None.
 
     Raises:
-        ValueError: examples and labels do not match in number, type or range, or none is there.
+        ValueError: examples and labels do not match in number, type or range, some number is not
+            finite, or there is no training example.
     """
 
     name: str
@@ -41,8 +44,17 @@ class Dataset:
     clients: np.ndarray | None = None
 
     def __post_init__(self):
+        if not is_whole(self.num_classes) or self.num_classes < 1:
+            raise ValueError(
+                f"data {self.name}: num_classes={self.num_classes!r} must be a whole number above 0"
+            )
         for split in ("train", "validation", "test"):
             x, y = getattr(self, f"{split}_x"), getattr(self, f"{split}_y")
+            if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
+                raise ValueError(
+                    f"data {self.name}: {split}_x is a {type(x).__name__} and {split}_y a "
+                    f"{type(y).__name__}, should be NumPy arrays"
+                )
             if x.dtype != np.float32 or y.dtype != np.int64:
                 raise ValueError(
                     f"data {self.name}: {split}_x is {x.dtype} and {split}_y {y.dtype}, "
@@ -58,12 +70,31 @@ class Dataset:
                     f"data {self.name}: {split}_y has labels from {y.min()} to {y.max()}, "
                     f"should be within 0 to {self.num_classes - 1}"
                 )
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not np.isfinite(x.sum()):  # a finite sum has finite terms only
+                    self._refuse_broken(f"{split}_x", x)
+        if not self.input_shape or 0 in self.input_shape:
+            raise ValueError(
+                f"data {self.name}: train_x {self.train_x.shape} holds no features: it should be "
+                "(N, F) or (N, C, H, W)"
+            )
         if not self.train_y.size:
             raise ValueError(f"data {self.name}: no training example is left")
         if self.clients is not None and self.clients.shape != self.train_y.shape:
             raise ValueError(
                 f"data {self.name}: clients {self.clients.shape} should have one entry "
                 f"per training example, {self.train_y.shape}"
+            )
+
+    def _refuse_broken(self, name: str, x: np.ndarray) -> None:
+        """Raise a ValueError that counts the numbers that are not finite and names the first."""
+        broken = np.flatnonzero(~np.isfinite(x))
+        if len(broken):
+            example, *feature = (int(i) for i in np.unravel_index(broken[0], x.shape))
+            where = feature[0] if len(feature) == 1 else tuple(feature)
+            raise ValueError(
+                f"data {self.name}: {len(broken)} of the {x.size} numbers in {name} are not finite "
+                f"(first: example {example}, feature {where}): fill the gaps or drop the examples"
             )
 
     @property

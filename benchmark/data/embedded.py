@@ -95,6 +95,10 @@ def _split_and_scale(
     """Holds out test and validation; scales with training statistics over `axis`."""
     y = y.astype(np.int64)
     rest, test = hold_out(y, source.test_fraction)
+    if not len(test):
+        raise ValueError(
+            f"data.test_fraction={source.test_fraction} leaves nothing to test on: raise it"
+        )
     train, validation = (rest[part] for part in hold_out(y[rest], source.validation_fraction, 1))
     mean, std = x[train].mean(axis=axis), x[train].std(axis=axis)
     x = ((x - mean) / std).astype(np.float32)

@@ -205,22 +205,23 @@ def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Ou
         with _everybodys_memory():
             for run in runs:
                 checkpoints.restore(run)
-    done = []
+    ended = []
     for round in sorted({run.round for run in runs}):  # most often there is one
-        done += _train([run for run in runs if run.round == round], failed, checkpoints)
+        ended += _train([run for run in runs if run.round == round], failed, checkpoints)
     share = (time.perf_counter() - began) / len(cells)
     classes = workload.dataset.num_classes
     return failed + [
-        Outcome(run.cell, "done", run.metrics, run.timings, seconds=run.seconds + share,
-                num_classes=classes, notes=workload.notes(run.cell))
-        for run in done
+        Outcome(run.cell, "diverged" if run.diverged else "done", run.metrics, run.timings,
+                run.diverged, seconds=run.seconds + share, num_classes=classes,
+                notes=workload.notes(run.cell))
+        for run in ended
     ]  # fmt: skip
 
 
 def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
-    """From the round where these runs are to the last; those that get there."""
+    """Train from the round where these runs are to the last; return those that did not fail."""
     began = time.perf_counter()
-    rounds = runs[0].cell.fl.rounds
+    rounds, diverged = runs[0].cell.fl.rounds, []
     for round in range(runs[0].round + 1, rounds + 1):
         if round:
             runs = [r for r in runs if _guarded(r.cell, failed, partial(r.start_round, round))]
@@ -229,14 +230,14 @@ def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
         for run in runs:
             finish = run.record_start if round == 0 else lambda r=run, t=round: r.finish_round(t)
             if _guarded(run.cell, failed, finish):
-                alive.append(run)
+                (diverged if run.diverged else alive).append(run)
         runs = alive
         if checkpoints and runs and checkpoints.due(round, rounds):
             share = (time.perf_counter() - began) / len(runs)
             with _everybodys_memory():
                 for run in runs:
                     checkpoints.save(run, share)
-    return runs
+    return runs + diverged
 
 
 def _compute(runs: list, round: int, failed: list) -> list:

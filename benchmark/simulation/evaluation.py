@@ -64,7 +64,8 @@ def success_rate(run, x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy on examples x with labels y."""
+    """Accuracy and mean cross-entropy on examples x with labels y. An answer with scores that are
+    not finite is wrong, whatever the label."""
     correct, loss = 0, 0.0
     chunk = chunk_of(run.workload.model)
     if isinstance(run.workload.model, TorchModel):  # it may look at the whole batch: none is short
@@ -72,7 +73,8 @@ def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     for start in range(0, len(y), chunk):
         labels = y[start : start + chunk]
         scores = run.workload.model.logits(run.parameters, x[None, start : start + chunk])[0]
-        correct += int((scores.argmax(1) == labels).sum())
+        right = (scores.argmax(1) == labels) & torch.isfinite(scores).all(1)
+        correct += int(right.sum())
         loss += float(F.cross_entropy(scores, labels, reduction="sum"))
     return correct / len(y), float(np.float64(loss) / len(y))
 

@@ -2,12 +2,13 @@
 
 import math
 import time
+from functools import partial
 
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Updates, feasibility, layers_of
-from benchmark.attacks.base import Knowledge, View
+from benchmark.aggregators.base import Updates, feasibility, feasible_f, layers_of
+from benchmark.attacks.base import Knowledge, View, checked
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
 from benchmark.grid import participants
@@ -18,8 +19,10 @@ from benchmark.simulation.streams import generator, key, torch_generator
 METRICS = (
     "round", "test_accuracy", "test_loss", "validation_accuracy", "validation_loss",
     "attack_success_rate", "honest_accuracy", "train_loss", "aggregation_error",
-    "byzantine_weight", "byzantine_clients", "discarded",
+    "byzantine_weight", "byzantine_clients", "discarded", "discarded_honest",
+    "discarded_byzantine", "f_lowered",
 )  # fmt: skip
+_OVERFLOWS = 1e18  # squares of larger numbers overflow in float32
 TIMINGS = ("round", "gradients", "attack", "aggregation", "evaluation")
 
 
@@ -38,6 +41,7 @@ class Run:
             itself keeps them.
         server: what it hands the rule.
         round: the last that is finished; -1 before the evaluation at the start.
+        diverged: why its training has ended before its time or in vain; None if it has not.
         seconds: taken before it was restored from a checkpoint.
     """
 
@@ -69,6 +73,7 @@ class Run:
         self.timings = {name: [] for name in TIMINGS}
         self.gradient_seconds = 0.0
         self.round = -1
+        self.diverged = None
         self.seconds = 0.0
         self.byzantine = None
 
@@ -106,13 +111,16 @@ class Run:
         """Attack, aggregate, step, evaluate where due, and record."""
         began = time.perf_counter()
         self._context = self.server.context(round, self.parameters, self._server_step(round))
+        self._arrive()
         self._attack(round)
         attacked = time.perf_counter()
         record = self._aggregate(round)
         aggregated = time.perf_counter()
         record["train_loss"] = float(self.train_loss)
         fl = self.cell.fl
-        if round % fl.evaluate_every == 0 or round == fl.rounds:
+        if round == fl.rounds and not self.diverged:
+            self.diverged = self._in_vain(record)
+        if not self.diverged and (round % fl.evaluate_every == 0 or round == fl.rounds):
             record |= evaluate(self, round)
         evaluated = time.perf_counter()
         self._record(round, record)
@@ -123,7 +131,8 @@ class Run:
 
     def record_start(self) -> None:
         """The evaluation before training, as round 0."""
-        self._record(0, evaluate(self, 0) | {"byzantine_clients": 0, "discarded": 0})
+        nobody = ("byzantine_clients", "discarded", "discarded_honest", "discarded_byzantine")
+        self._record(0, evaluate(self, 0) | dict.fromkeys(nobody, 0))
 
     def honest_examples(self) -> np.ndarray:
         """Indices of all training examples of the clients that are honest at the start."""
@@ -167,51 +176,75 @@ class Run:
         for name in METRICS:
             self.metrics[name].append(round if name == "round" else record.get(name, math.nan))
 
+    def _in_vain(self, record: dict) -> str | None:
+        """Return how it came that no step was ever taken, if so; `record` is of the last round."""
+        steps = [*self.metrics["f_lowered"], record.get("f_lowered", math.nan)]
+        if not all(map(math.isnan, steps)):
+            return None
+        fewest = min([*self.metrics["discarded"][1:], record["discarded"]])
+        lost = "every update was discarded"
+        why = lost if fewest == self._sampled else "too few updates were left for the rule"
+        return f"no step was taken in {self.cell.fl.rounds} rounds: {why}"
+
+    def _arrive(self) -> None:
+        """Tell which honest updates the server will look at: those that are finite."""
+        honest = self.buffer[len(self.byzantine) : self.received, : self.width]
+        self._honest, self._honest_ids = honest, self.honest
+        self._honest_mean = honest.mean(0)
+        # A mean is finite only if all rows are: one vector is read for all.
+        if len(honest) and not bool(torch.isfinite(self._honest_mean.sum())):
+            self._honest, kept = finite_rows(honest)
+            self._honest_ids = self.honest[kept]
+            self._honest_mean = self._honest.mean(0)
+
     def _attack(self, round: int) -> None:
         f, k = len(self.byzantine), self.received
         rows = self.buffer[:, : self.width]
-        honest, sent = rows[f:k], rows[k : k + f]
-        self._honest_mean = honest.mean(0)
         if not f:
             return
-        attack = self.cell.attack
-        if self._hopeless(rows):
+        sent = rows[k : k + f]
+        if self._hopeless(rows[:f]):
             sent.fill_(math.nan)
             return
-        view = self._view(round, rows)
-        vectors, self._attack_state = attack.step(view, self._attack_state)
+        attack = self.cell.attack
+        result = attack.step(self._view(round, rows), self._attack_state)
+        vectors, self._attack_state = checked(attack, result, sent)
         sent.copy_(vectors)
 
-    def _hopeless(self, rows: torch.Tensor) -> bool:
-        """Whether a well-informed attacker has nothing to do: some update that it would reckon with
-        is not finite, so training has diverged already; or the server will not aggregate."""
-        reads, f, k = self.cell.attack.reads, len(self.byzantine), self.received
-        if Knowledge.RULE in reads and feasibility(self.cell.rule, k, self._declared(k)):
+    def _hopeless(self, own: torch.Tensor) -> bool:
+        """Whether a well-informed attacker has nothing to do: the server will not aggregate, or
+        some update of its own that it would reckon with is not finite."""
+        reads = self.cell.attack.reads
+        if Knowledge.RULE in reads and self._feasible_f(self._arriving) is None:
             return True
-        # A mean is finite only if all rows are: one vector is read for all.
-        honest = self._honest_mean if k > f else rows[:0]
-        known = {Knowledge.HONEST: honest, Knowledge.OWN: rows[:f]}
         searches = reads & {Knowledge.HONEST, Knowledge.RULE}
-        return any(
-            searches and name in reads and not bool(torch.isfinite(part.sum()))
-            for name, part in known.items()
-        )
+        return bool(searches) and Knowledge.OWN in reads and not is_finite(own)
+
+    @property
+    def _arriving(self) -> int:
+        """Updates that the server will look at if all that the attacker sends are finite."""
+        return len(self._honest_ids) + len(self.byzantine)
+
+    def _feasible_f(self, left: int) -> int | None:
+        """The f that the server reckons with if so many updates are left, see `feasible_f`."""
+        check = partial(feasibility, self.cell.rule)
+        return feasible_f(check, left, self._declared(self.received))
 
     def _declared(self, k: int) -> int:
         """The f that the server reckons with among k clients."""
         return -(-self.cell.fl.declared_byzantine * k // self.cell.n)
 
     def _view(self, round: int, rows: torch.Tensor) -> View:
-        f, k, seed = len(self.byzantine), self.received, self.cell.seed
+        f, k, seed = len(self.byzantine), self._arriving, self.cell.seed
         attack, model, step = self.cell.attack, self.workload.model, self._server_step(round)
 
         def rule() -> Oracle:
-            ids = np.concatenate([self.honest, self.byzantine])
+            ids = np.concatenate([self._honest_ids, self.byzantine])
             order = np.argsort(ids)
             counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
             coins = key(seed, "attacker's coins", 0, round)
             context = outsiders_context(self._context, Knowledge.ROOT in attack.reads, coins)
-            return Oracle(self.cell.rule, self._declared(k), self._rule_state, context, k, order,
+            return Oracle(self.cell.rule, self._feasible_f(k), self._rule_state, context, k, order,
                           counts, ids[order])  # fmt: skip
 
         def local() -> Local:
@@ -232,8 +265,8 @@ class Run:
             layers=layers_of(model.shapes),
             own=rows[:f],
             local=local,
-            honest=rows[f:k],
-            honest_ids=self.honest,
+            honest=self._honest,
+            honest_ids=self._honest_ids,
             rule=rule,
             model=lambda: self.parameters[0, : self.width].clone(),
             server_step=step,
@@ -246,36 +279,38 @@ class Run:
 
     def _aggregate(self, round: int) -> dict:
         f, k = len(self.byzantine), self.received
-        updates = self.buffer[f : f + k, : self.width]
-        ids = np.concatenate([self.honest, self.byzantine])
-        declared = self._declared(k)
-        first_byzantine = len(self.honest)
-        suspects = self._honest_mean, updates[len(self.honest) :]
-        if not all(bool(torch.isfinite(part.sum())) for part in suspects):
-            finite = torch.stack([torch.isfinite(row).all() for row in updates])
-            kept = finite.cpu().numpy()
-            count = int(kept.sum())  # if only the last are lost the others need no copy
-            updates = updates[:count] if kept[:count].all() else updates[finite]
-            ids = ids[kept]
-            honest = updates[: kept[: len(self.honest)].sum()]
-            self._honest_mean = honest.mean(0)
-            first_byzantine = len(honest)
-        discarded = k - len(updates)
-        declared = max(0, declared - discarded)
-        record = {"byzantine_clients": f, "discarded": discarded}
-        if not len(updates) or feasibility(self.cell.rule, len(updates), declared):
+        rows = self.buffer[f : k + f, : self.width]
+        sent, byzantine = rows[k - f :], self.byzantine
+        if f and not bool(torch.isfinite(sent.sum())):
+            sent, kept = finite_rows(sent)
+            byzantine = byzantine[kept]
+        h, b = len(self._honest_ids), len(byzantine)
+        record = {
+            "byzantine_clients": f, "discarded": k - h - b,
+            "discarded_honest": k - f - h, "discarded_byzantine": f - b,
+        }  # fmt: skip
+        declared = self._feasible_f(h + b)
+        if declared is None:
             return record  # nothing to aggregate: the model stays as it is
+        if h + b < k:
+            rows = torch.cat([self._honest, sent]) if b else self._honest
+        ids = np.concatenate([self._honest_ids, byzantine])
         order = np.argsort(ids)
         counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
-        seen = Updates(updates, np.eye(len(ids))[order], counts, ids[order])
+        seen = Updates(rows, np.eye(len(ids))[order], counts, ids[order])
         vector, self._rule_state, report = self.cell.rule.step(
             seen, declared, self._rule_state, self._context
         )
         error = torch.linalg.vector_norm(vector - self._honest_mean)
-        rows = np.arange(first_byzantine, len(ids))
-        record["byzantine_weight"] = float(report.share(rows).sum()) if len(rows) else 0.0
-        record["aggregation_error"] = float(error)
         self._step(vector, round)
+        error, total = torch.stack([error, self.parameters.sum()]).tolist()  # one wait for both
+        if not math.isfinite(error) and not is_finite(vector):
+            refuse_overflow(self.cell.rule, rows)
+        if not math.isfinite(total) and not is_finite(self.parameters):
+            self.diverged = f"model not finite after round {round}"
+        record["byzantine_weight"] = float(report.share(np.arange(h, h + b)).sum()) if b else 0.0
+        record["aggregation_error"] = error
+        record["f_lowered"] = self._declared(k) - declared + report.lowered
         return record
 
     def _step(self, vector: torch.Tensor, round: int) -> None:
@@ -295,6 +330,24 @@ class Run:
         if fl.algorithm == "fedavg":
             return fl.server_learning_rate
         return -fl.rate(round) * fl.server_learning_rate
+
+
+def is_finite(x: torch.Tensor) -> bool:
+    """Return whether all numbers are finite; the slow look is for sums that overflow."""
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
+
+
+def finite_rows(x: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+    """Return the finite rows of x, and which these are."""
+    finite = torch.stack([torch.isfinite(row).all() for row in x])
+    return x[finite], finite.cpu().numpy()
+
+
+def refuse_overflow(rule, updates: torch.Tensor) -> None:
+    """Raise ValueError for an aggregate that is not finite unless the updates are so large that
+    their products overflow: then it is the attacker's doing, and the model diverges."""
+    if float(updates.abs().max()) < _OVERFLOWS:
+        raise ValueError(f"{rule.stages[-1].title}: the aggregate of finite updates is not finite")
 
 
 def keeps_rows(cell) -> bool:

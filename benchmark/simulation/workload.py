@@ -111,7 +111,9 @@ class Workloads:
             )
         splits = {
             name: tuple(
-                torch.from_numpy(getattr(dataset, f"{name}_{part}")).to(self.device)
+                torch.from_numpy(np.ascontiguousarray(getattr(dataset, f"{name}_{part}"))).to(
+                    self.device
+                )
                 for part in ("x", "y")
             )
             for name in ("train", "validation", "test")

@@ -127,7 +127,7 @@ def _received(
     attack: Attack, round: Round, f: int, draw: int, rule: Chain | None = None
 ) -> tuple[torch.Tensor, np.ndarray, int]:
     """The vectors that a server looks at, in random order, which of them are honest, and how many
-    it reckons with that are not: those that are not finite are dropped, as in training. It is the
+    of those may be Byzantine: those that are not finite are dropped, as in training. It is the
     first round: the server has made no move yet."""
     honest = round.honest
     sent = honest[:0]
@@ -138,7 +138,7 @@ def _received(
     rows = torch.cat([honest, sent.to(honest)])[torch.from_numpy(order)]
     finite = torch.isfinite(rows).all(1)
     kept = order[finite.numpy()]
-    return rows[finite], np.flatnonzero(kept < len(honest)), f - (len(rows) - len(kept))
+    return rows[finite], np.flatnonzero(kept < len(honest)), f
 
 
 def _measured(

@@ -139,14 +139,14 @@ def clipping(x, max_norm):
 
 
 def median_distance(x, f, threshold):
-    """The rows that stay, and how many Byzantine ones may still be among them."""
+    """The rows that stay, and how many Byzantine ones may be among them: f, whoever went."""
     centre = median(x)
     distances = np.array([_squared(row, centre) ** 0.5 for row in x])
     deviations = distances - np.median(distances)
     spread = 1.4826 * np.median(abs(deviations))
     suspects = [i for i in range(len(x)) if deviations[i] > threshold * spread]
     dropped = sorted(suspects, key=lambda i: (-distances[i], i))[:f]
-    return x[[i for i in range(len(x)) if i not in dropped]], f - len(dropped)
+    return x[[i for i in range(len(x)) if i not in dropped]], f
 
 
 def random(f, d, scale, generators, dtype=torch.float64):
