@@ -1,12 +1,20 @@
 """Defences against attacks on one round's vectors."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmark.aggregators.base import Chain, Context, Updates, feasibility, layers_of
+from benchmark.aggregators.base import (
+    Chain,
+    Context,
+    Updates,
+    feasibility,
+    feasible_f,
+    layers_of,
+)
 from benchmark.aggregators.state import packed
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.catalogue import chain, component
@@ -144,9 +152,13 @@ def _received(
 def _measured(
     rule: Chain, round: Round, vectors: torch.Tensor, honest: np.ndarray, f: int, draw: int
 ) -> dict:
+    f = feasible_f(partial(feasibility, rule), len(vectors), f)
+    if f is None:
+        return {"reason": f"{len(vectors)} finite vectors are too few for {rule.stages[-1].title}"}
     aggregate = rule(vectors, f=f, context=round.context(draw))
     error = torch.linalg.vector_norm(aggregate - round.honest.mean(0))
-    return {"error": float(error), "kappa_hat": kappa_hat(vectors, aggregate, f, [honest])}
+    start = honest[: len(vectors) - f]
+    return {"error": float(error), "kappa_hat": kappa_hat(vectors, aggregate, f, [start])}
 
 
 def _summary(frame: pd.DataFrame, rules: dict, n: int, f: int) -> pd.DataFrame:
