@@ -24,7 +24,12 @@ def choices(group: str) -> list[str]:
 
 def is_variant(group: str, name: str) -> bool:
     """Whether a choice only sets some fields of another one."""
-    return "defaults" in yaml.safe_load(Path(conf_dir(), group, f"{name}.yaml").read_text())
+    return "defaults" in yaml.safe_load(file_of(group, name).read_text())
+
+
+def file_of(group: str, name: str) -> Path:
+    """The file of a choice."""
+    return Path(conf_dir(), group, f"{name}.yaml")
 
 
 def settings_of(schema: type, name: str, overrides: list[str]) -> Any:
@@ -57,7 +62,7 @@ def results_folder(outputs: str, name: str) -> Path:
 
 @cache
 def component(group: str, name: str) -> Any:
-    """The component that a choice of `attack`, `aggregator` or `pre_aggregator` stands for.
+    """The component that a choice of a group stands for.
 
     Args:
         group: the config group.

@@ -1,11 +1,13 @@
-"""Prints the catalogue of rules, of stages or of attacks.
+"""Prints the catalogue of rules, of stages, of attacks, or of what else there is to choose from.
 
     python -m benchmark.list aggregators | pre_aggregators | attacks
+    python -m benchmark.list data | partitions | models | schedules
 
 Requirement and state are not written down anywhere but found by asking and running them.
 """
 
 from dataclasses import fields, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,28 @@ from benchmark.aggregators.base import Rule, Updates, feasibility
 from benchmark.aggregators.state import packed
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.training import Local
-from benchmark.catalogue import choices, component, is_variant
+from benchmark.catalogue import choices, component, file_of, is_variant
 from benchmark.cli import spelled
 from benchmark.config import ConfigError, small_command
 from benchmark.entry import enter
 from benchmark.models import Logistic
+from benchmark.overrides import text
 from benchmark.progress import console_of
 from benchmark.vectors.compare import Round
 
 _GROUPS = {
-    "aggregators": "aggregator", "pre_aggregators": "pre_aggregator", "attacks": "attack"
+    "aggregators": "aggregator", "pre_aggregators": "pre_aggregator", "attacks": "attack",
+    "data": "data", "partitions": "partition", "models": "model", "schedules": "schedule",
 }  # fmt: skip
+_COLUMNS = {
+    "aggregator": ("paper", "requires", "cost", "state", "needs"),
+    "pre_aggregator": ("paper", "requires", "cost", "state", "needs"),
+    "attack": ("paper", "kind", "knows", "partial", "cost", "state"),
+    "data": ("what", "settings", "here"),
+    "partition": ("what", "settings"),
+    "model": ("what", "settings", "parameters"),
+    "schedule": ("what", "settings"),
+}
 _ROUNDS = 12  # longer than the windows of most rules
 _CLASSES = 10
 _RULES_NOTE = (
@@ -40,6 +53,11 @@ _ATTACKS_NOTE = (
     "architecture; partial: with knowledge=byzantine. cost: arithmetic for n vectors of d numbers, "
     "T questions to the rule; state: numbers kept between rounds. Indented: a variant."
 )
+_NOTES = {
+    "aggregator": _RULES_NOTE, "pre_aggregator": _RULES_NOTE, "attack": _ATTACKS_NOTE,
+    "data": "here: whether it is on this machine; data.root, or $BENCHMARK_DATA, is where.",
+    "model": "parameters: for images of 28 x 28 pixels and ten classes.",
+}  # fmt: skip
 
 
 def requirement(thing, limit: int = 200) -> str:
@@ -157,24 +175,43 @@ def knows_in_part(attack: Attack) -> str:
     return knows(replace(attack, knowledge="byzantine"))
 
 
+def what(group: str, name: str) -> str:
+    """The comment at the head of its file, or the first sentence of its class."""
+    head = takewhile(lambda line: line.startswith("#"), file_of(group, name).open())
+    comment = " ".join(line.strip("# \n") for line in head)
+    return comment or " ".join(type(component(group, name)).__doc__.partition("\n\n")[0].split())
+
+
+def settings(thing) -> str:
+    """Its settings and their values."""
+    return ", ".join(f"{f.name}={text(getattr(thing, f.name))}" for f in fields(thing))
+
+
+def here(source) -> str:
+    """Whether the data of a source are on this machine."""
+    if not hasattr(source, "available"):
+        return "yes, nothing to fetch"
+    folder = source.available()
+    return f"yes, in {folder}" if folder else f"no, {source.remedy}"
+
+
 def table(group: str) -> Table:
-    """The catalogue of a group: `aggregator`, `pre_aggregator` or `attack`."""
+    """The catalogue of a group of the configuration."""
     shown = Table(show_lines=False)
-    columns = ["paper", "requires", "cost", "state", "needs"]
-    if group == "attack":
-        columns = ["paper", "kind", "knows", "partial", "cost", "state"]
-    for column in ("name", *columns):
+    for column in ("name", *_COLUMNS[group]):
         shown.add_column(column, no_wrap=column in ("name", "requires", "kind"))
     for name in choices(group):
         if name == "none" and group != "attack":
             continue
         thing = component(group, name)
         label = f"  {name}" if is_variant(group, name) else name
-        shown.add_row(label, thing.paper, *(_FACTS[column](thing) for column in columns[1:]))
+        facts = {"what": lambda _, name=name: what(group, name)} | _FACTS
+        shown.add_row(label, *(facts[column](thing) for column in _COLUMNS[group]))
     return shown
 
 
 _FACTS = {
+    "paper": lambda thing: thing.paper,
     "requires": requirement,
     "cost": lambda thing: thing.cost,
     "state": state,
@@ -182,6 +219,9 @@ _FACTS = {
     "kind": kind,
     "knows": knows,
     "partial": knows_in_part,
+    "settings": settings,
+    "here": here,
+    "parameters": lambda thing: f"{thing.build((1, 28, 28), 10).num_parameters:,}",
 }
 
 
@@ -190,8 +230,10 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1 or arguments[0] not in _GROUPS:
         raise ConfigError(f"say which: {spelled('list')} {' | '.join(_GROUPS)}")
     console = console_of(160)
-    console.print(table(_GROUPS[arguments[0]]))
-    console.print(_ATTACKS_NOTE if arguments[0] == "attacks" else _RULES_NOTE)
+    group = _GROUPS[arguments[0]]
+    console.print(table(group))
+    if group in _NOTES:
+        console.print(_NOTES[group])
 
 
 if __name__ == "__main__":

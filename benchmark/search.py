@@ -64,11 +64,13 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
     cells = [composer.cell([*job, f"seed={search.seeds[0]}"]) for job in seedless]
     for job, cell in zip(map(list, seedless), cells, strict=True):
         title = cell.title.rpartition(" seed=")[0]
-        if cell.problem:
-            lines.append(f"infeasible: {title}: {cell.problem}")
+        problem = cell.problem and _infeasible(job, cell, search, composer)
+        if problem:
+            lines.append(f"infeasible: {title}: {problem}")
             continue
         table = _study(job, cell, search, config)
-        tables.append(table.assign(attack=cell.labels["attack"], search=title))
+        told = {name: table[name].map(text) for name in table if "accuracy" not in name}
+        tables.append(table.assign(attack=cell.labels["attack"], search=title, **told))
         lines.append(f"{title}: {_verdict(table)}")
     if tables:
         digest = hashlib.sha256(repr((list(seedless), search)).encode()).hexdigest()[:12]
@@ -120,6 +122,19 @@ def space_of(cell: Cell, search: Search) -> dict[str, Any]:
     return space
 
 
+def _infeasible(job: list[str], cell: Cell, search: Search, composer: Composer) -> str | None:
+    """Why a cell that is infeasible is so not for its attack's own settings only."""
+    if cell.attack is None:
+        return cell.problem
+    space = space_of(cell, search).items()
+    one = {name: getattr(d, "low", getattr(d, "choices", (None,))[0]) for name, d in space}
+    return composer.cell(_with(job, one, search.seeds[0])).problem
+
+
+def _with(job: list[str], setting: dict, seed: int) -> list[str]:
+    return [*job, *(f"attack.{name}={text(v)}" for name, v in setting.items()), f"seed={seed}"]
+
+
 def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd.DataFrame:
     """The trials: settings, and mean and spread of the accuracies over the seeds."""
     try:
@@ -147,7 +162,9 @@ def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd
             failed = np.isnan(score["validation_accuracy"])
             state = optuna.trial.TrialState.FAIL if failed else None
             study.tell(trial, None if failed else score["validation_accuracy"], state)
-    return pd.DataFrame(rows)
+    # Of objects: a column of numbers would make NaN of a null.
+    own_types = {name: pd.Series([row[name] for row in rows], dtype=object) for name in space}
+    return pd.DataFrame(rows).assign(**own_types)
 
 
 def _short(value: Any) -> Any:
@@ -157,11 +174,7 @@ def _short(value: Any) -> Any:
 
 def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator[dict]:
     """For each of several settings the last accuracies, mean over seeds; NaN if a cell failed."""
-    jobs = [
-        [[*job, *(f"attack.{k}={text(v)}" for k, v in setting.items()), f"seed={seed}"]
-         for seed in seeds]
-        for setting in settings
-    ]  # fmt: skip
+    jobs = [[_with(job, setting, seed) for seed in seeds] for setting in settings]
     result = execute([each for some in jobs for each in some], config)
     composer = Composer(config)
     for some in jobs:
@@ -183,10 +196,14 @@ def _verdict(table: pd.DataFrame) -> str:
         return "all trials failed"
     worst, own = table.loc[table.loc[done, "validation_accuracy"].idxmin()], table.iloc[0]
     names = [n for n in table.columns if "accuracy" not in n]
-    found = ", ".join(f"{name}={worst[name]}" for name in names)
+    found = ", ".join(f"{name}={text(worst[name])}" for name in names)
+    standard = "its own settings cannot be trained"
+    if done.iloc[0]:
+        standard = (
+            f"with its own settings validation {own['validation_accuracy']:.1%}, "
+            f"test {own['test_accuracy']:.1%}"
+        )
     return (
         f"{found}: validation {worst['validation_accuracy']:.1%}, test "
-        f"{worst['test_accuracy']:.1%}; with its own settings validation "
-        f"{own['validation_accuracy']:.1%}, test {own['test_accuracy']:.1%} "
-        f"({len(table) - 1} trials)"
+        f"{worst['test_accuracy']:.1%}; {standard} ({len(table) - 1} trials)"
     )

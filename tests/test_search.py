@@ -89,6 +89,27 @@ def test_it_finds_the_worst(hydra):
     assert abs(np.log(best / 3)) < 0.1 * np.log(400)
 
 
+def test_a_setting_that_is_null_is_told_as_null(hydra):
+    patch, _ = fake(lambda z: 0.1 if z is None else 0.5)
+    config = hydra_compose("config", ["+experiment=worst_case", "attack=alie"])
+    cell = Composer().cell(["attack=alie", "seed=0"])
+    with patch:
+        table = module._study(["attack=alie"], cell, _typed(config, trials=3), config)
+    assert module._verdict(table).startswith("z=null: validation 10.0%")
+
+
+def test_an_attack_whose_own_settings_are_infeasible(hydra, tmp_path):
+    """ALIE with n = 6 and f = 1 is no attack without a z; the search finds one."""
+    few = ["fl.num_clients=6", "attack=alie", "fl.rounds=1"]
+    config = hydra_compose("config", ["+experiment=worst_case", *few, f"outputs={tmp_path}"])
+    config.search.trials = 2
+    config.search.seeds = [0]
+    found = module.learn([[*few, "fl.num_byzantine=1", "aggregator=mean"]], config)
+    assert "; its own settings cannot be trained (2 trials)" in found and "nan" not in found
+    bulyan = module.learn([[*few, "fl.num_byzantine=1", "aggregator=bulyan"]], config)
+    assert bulyan.startswith("infeasible: ") and "Bulyan needs" in bulyan
+
+
 def test_failed_trials_are_not_the_worst(hydra):
     patch, _ = fake(lambda epsilon: np.nan if epsilon > 1 else 0.5 + epsilon / 10)
     config = hydra_compose("config", ["+experiment=worst_case", "attack=ipm"])
