@@ -15,6 +15,9 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "pretended"
 _setup_privateuseone_for_python_backend(NAME)
+_backend = getattr(torch, NAME)
+_backend.get_rng_state = lambda device=None: torch.get_rng_state()
+_backend.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 
 

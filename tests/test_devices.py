@@ -1,7 +1,8 @@
 """Rules, attacks and whole cells on a GPU, or on one that pretends: nothing mixes devices, and the
 numbers are the CPU's."""
 
-from itertools import product
+import math
+from itertools import pairwise, product
 
 import numpy as np
 import pretended
@@ -103,12 +104,17 @@ class Images(test_engine.Images):
     """Noise of 28 x 28 pixels."""
 
 
+def net(input_shape, num_classes):
+    sizes = math.prod(input_shape), 12, num_classes
+    layers = [torch.nn.Linear(*pair) for pair in pairwise(sizes)]
+    return torch.nn.Sequential(torch.nn.Flatten(), layers[0], torch.nn.Tanh(), layers[1])
+
+
 TINY = ["model=logistic", "fl.num_clients=10", "fl.num_byzantine=3", "fl.rounds=3",
         "fl.batch_size=8", "fl.evaluate_every=3", "aggregator=trimmed_mean"]  # fmt: skip
 IMAGES = [f"data._target_={__name__}.Images", "partition=iid"]
 CELLS = {
     "mlp": ["model=mlp", "pre_aggregator=nnm", "attack=alie", "fl.momentum=0.9"],
-    "cnn": [*IMAGES, "model=cnn", "fl.rounds=1", "fl.batch_size=4", "fl.horizontal_flip=both"],
     "fedavg": ["fl=fedavg", "model=mlp", "fl.local_steps=2", "fl.local_epochs=null",
                "fl.momentum=0.9", "fl.weight_decay=0.1"],
     "sampling": ["fl.client_fraction=0.6", "fl.momentum=0.9", "fl.evaluate_train=true"],
@@ -117,6 +123,10 @@ CELLS = {
     "schedule": ["schedule=churn", "attack=min_max"],
     "not finite": ["attack=nan"],
 }  # fmt: skip
+MODULES = {
+    "cnn": [*IMAGES, "model=cnn", "fl.rounds=1", "fl.batch_size=4", "fl.horizontal_flip=both"],
+    "module": [f"model._target_={__name__}.net", "~model.hidden", "model=mlp"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +140,14 @@ def trained(cell, device):
     return outcome
 
 
-@pytest.mark.parametrize("name", [*CELLS, *thinned(originals("attack"))])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cnn", "module")]
+
+
+@pytest.mark.parametrize("name", [*CELLS, *SLOW, *thinned(originals("attack"))])
 def test_cells(compose, name):
     """Every algorithm, and every attack, also through the data."""
-    cell = compose(*TINY, *CELLS.get(name, [f"attack={name}"]))
+    given = CELLS.get(name) or MODULES.get(name) or [f"attack={name}"]
+    cell = compose(*TINY, *given)
     assert cell.problem is None
     expected = trained(cell, "cpu")
     with pretended.device():
