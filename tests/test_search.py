@@ -100,13 +100,12 @@ def test_a_setting_that_is_null_is_told_as_null(hydra):
 
 def test_an_attack_whose_own_settings_are_infeasible(hydra, tmp_path):
     """ALIE with n = 6 and f = 1 is no attack without a z; the search finds one."""
-    few = ["fl.num_clients=6", "attack=alie", "fl.rounds=1"]
-    config = hydra_compose("config", ["+experiment=worst_case", *few, f"outputs={tmp_path}"])
-    config.search.trials = 2
-    config.search.seeds = [0]
-    found = module.learn([[*few, "fl.num_byzantine=1", "aggregator=mean"]], config)
+    few = ["+experiment=worst_case", "fl.num_clients=6", "attack=alie", "fl.rounds=1"]
+    few += [f"outputs={tmp_path}", "search.trials=2", "search.seeds=[0]", "fl.num_byzantine=1"]
+    config = hydra_compose("config", few)
+    found = module.learn([[*few, "aggregator=mean"]], config)
     assert "; its own settings cannot be trained (2 trials)" in found and "nan" not in found
-    bulyan = module.learn([[*few, "fl.num_byzantine=1", "aggregator=bulyan"]], config)
+    bulyan = module.learn([[*few, "aggregator=bulyan"]], config)
     assert bulyan.startswith("infeasible: ") and "Bulyan needs" in bulyan
 
 
