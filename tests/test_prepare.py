@@ -117,6 +117,45 @@ def test_fetches_then_finds(mnist, tmp_path, capsys, monkeypatch):
     assert run(capsys, "data=mnist")[:2] == (0, f"mnist: already in {folder}, verified\n")
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{}", "{}.gz", "raw/{}", "MNIST/raw/{}", "MNIST/raw/{}.gz",  # torchvision's
+        "{dotted}", "{dotted}.gz", "{}/{}", "{dotted}/{dotted}",  # Kaggle's
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("root", [False, True], ids=["$BENCHMARK_DATA", "data.root"])
+def test_files_where_others_put_them(mnist, tmp_path, capsys, place, root):
+    """And beside them other data's files of the same names, which are passed over."""
+    base = tmp_path / ("mine" if root else "data")
+    if not root and not place.startswith("MNIST"):
+        base /= "mnist"  # of this data set's folder there only the files themselves
+        if "raw" in place:
+            pytest.skip("torchvision's root is the folder of all")
+    for name, content in mnist.items():
+        path = base / place.format(name, name, dotted=name.replace("-idx", ".idx"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+        if path.parent.name == "raw":
+            (base / name).write_bytes(b"Fashion-MNIST's")
+    arguments = [f"data.root={base}"] if root else []
+    code, out, _ = run(capsys, "data=mnist", *arguments)
+    assert code == 0 and "already in" in out and "verified" in out
+    assert len(MNIST(root=str(base) if root else None).load().test_y) == 10
+
+
+def test_what_is_not_found_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(DataError) as error:
+        MNIST(root=str(tmp_path)).load()
+    told = str(error.value)
+    assert told.startswith("data=mnist: no train-images-idx3-ubyte[.gz] or train-images.idx3-ubyte")
+    assert f"{tmp_path} or " in told and f"{tmp_path}/MNIST/raw;" in told and "\n" not in told
+    with pytest.raises(DataError, match=r"in data.root=.*absent, which is no folder; run python"):
+        MNIST(root=f"{tmp_path}/absent").load()
+    with pytest.raises(ValueError, match=r"data.root='': should be a folder, or null"):
+        MNIST(root="")
+
+
 def test_mends_only_what_is_broken(mnist, server, tmp_path, capsys):
     root = tmp_path / "root"
     root.mkdir()
@@ -338,7 +377,7 @@ def test_wrong_arguments(arguments, message, capsys):
 
 def test_folder_that_cannot_be_made(mnist, tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert "Not a directory" in failure(capsys, "data=mnist", f"data.root={tmp_path}/file/x")
+    assert f"{tmp_path}/file" in failure(capsys, "data=mnist", f"data.root={tmp_path}/file/x")
 
 
 def test_help(capsys):

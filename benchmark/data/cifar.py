@@ -33,6 +33,7 @@ class CIFAR10(ImageSource):
     """
 
     NAME: ClassVar[str] = "cifar10"
+    PLACES: ClassVar[tuple[str, ...]] = ("cifar-10-batches-py",)
     MEAN: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     STD: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
     ARCHIVE: ClassVar[str] = "cifar-10-binary.tar.gz"

@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -34,10 +34,23 @@ def home(name: str, root: str | None) -> Path:
     return Path(base).expanduser() / name
 
 
-def find(folders: Sequence[Path], filename: str) -> Path | None:
-    """The first file of that name, or the same with .gz, in the folders in order."""
-    candidates = (folder / (filename + suffix) for folder in folders for suffix in ("", ".gz"))
-    return next((path for path in candidates if path.is_file()), None)
+def read_any(paths: Iterable[Path], sha256: str) -> tuple[Path, bytes]:
+    """The first of some files that is there with the given SHA-256, and its content, see
+    `read_verified`; one with another may be of another data set.
+
+    Raises:
+        FileNotFoundError: none is there.
+        DataError: none is intact; of the first that is there.
+    """
+    first = None
+    for path in filter(os.path.isfile, paths):
+        try:
+            return path, read_verified(path, sha256)
+        except DataError as error:
+            first = first or error
+    if first is None:
+        raise FileNotFoundError
+    raise first
 
 
 def read_verified(path: Path, sha256: str) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark.cli import spelled
 from benchmark.data.base import DataError, Dataset, check_fraction, hold_out
-from benchmark.data.files import download, find, home, read_verified, write_atomically
+from benchmark.data.files import download, home, read_any, read_verified, write_atomically
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ImageSource:
     """
 
     NAME: ClassVar[str]
+    PLACES: ClassVar[tuple[str, ...]]
     MEAN: ClassVar[tuple[float, ...]]
     STD: ClassVar[tuple[float, ...]]
 
@@ -37,11 +38,27 @@ class ImageSource:
 
     def __post_init__(self):
         check_fraction("data.validation_fraction", self.validation_fraction)
+        if self.root is not None and not self.root.strip():
+            raise ValueError(f"data.root={self.root!r}: should be a folder, or null")
 
     @property
     def folder(self) -> Path:
         """Where the files belong."""
         return home(self.NAME, self.root)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where files are looked for: there, where torchvision puts them below that folder, and
+        below one for all data sets."""
+        own, base = self.folder, [self.folder] if self.root else [self.folder.parent]
+        return [own, *(folder / place for folder in base for place in self.PLACES)]
+
+    @property
+    def nowhere(self) -> str:
+        """What to say if nothing is found."""
+        if self.root and not self.folder.is_dir():
+            return f"in data.root={self.root}, which is no folder"
+        return f"in {' or '.join(map(str, self.folders))}"
 
     @property
     def remedy(self) -> str:
@@ -138,18 +155,23 @@ class IDXSource(ImageSource):
                 )
         return self.available() or self.folder
 
+    @property
+    def folders(self) -> list[Path]:
+        """See `ImageSource.folders`; by default also those of the system."""
+        return [*super().folders, *map(Path, () if self.root else self.SYSTEM_FOLDERS)]
+
     def _read(self, filename: str) -> tuple[Path, bytes]:
-        folders = [self.folder]
-        if not self.root:
-            folders += map(Path, self.SYSTEM_FOLDERS)
-        path = find(folders, filename)
-        if path is None:
-            where = " or ".join(map(str, folders))
-            raise DataError(f"data={self.NAME}: no {filename}[.gz] in {where}; {self.remedy}")
+        dotted = filename.replace("-idx", ".idx")  # as Kaggle has it, perhaps in such a folder
+        names = [name + end for name in (filename, dotted, f"{filename}/{filename}",
+                                         f"{dotted}/{dotted}") for end in ("", ".gz")]  # fmt: skip
+        paths = (folder / name for folder in self.folders for name in names)
         try:
-            return path, read_verified(path, self.FILES[filename])
+            return read_any(paths, self.FILES[filename])
+        except FileNotFoundError:
+            why = f"no {filename}[.gz] or {dotted}[.gz] {self.nowhere}"
         except DataError as error:
-            raise DataError(f"data={self.NAME}: {error}; {self.remedy}") from error
+            why = str(error)
+        raise DataError(f"data={self.NAME}: {why}; {self.remedy}")
 
 
 def parse_idx(content: bytes) -> np.ndarray:
@@ -180,6 +202,7 @@ class MNIST(IDXSource):
     """
 
     NAME: ClassVar[str] = "mnist"
+    PLACES: ClassVar[tuple[str, ...]] = ("raw", "MNIST/raw")
     MEAN: ClassVar[tuple[float, ...]] = (0.1307,)
     STD: ClassVar[tuple[float, ...]] = (0.3081,)
     FILES: ClassVar[dict[str, str]] = {
@@ -211,6 +234,7 @@ class FashionMNIST(IDXSource):
     """
 
     NAME: ClassVar[str] = "fashion_mnist"
+    PLACES: ClassVar[tuple[str, ...]] = ("raw", "FashionMNIST/raw")
     MEAN: ClassVar[tuple[float, ...]] = (0.2860,)
     STD: ClassVar[tuple[float, ...]] = (0.3530,)
     FILES: ClassVar[dict[str, str]] = {
