@@ -509,7 +509,7 @@ def small_command(main: Callable) -> Callable:
 
 def _help_of(main: Callable) -> str:
     """Return a command's help: its module's docstring, and its file of settings if it has one."""
-    doc = main.__globals__["__doc__"].strip()
+    doc = inspect.unwrap(main).__globals__["__doc__"].strip()
     file = re.search(r"conf/(\w+\.yaml)", doc)
     settings = (conf_dir() / file[1]).read_text(encoding="utf-8").strip() if file else ""
     text = f"{doc}\n\n{settings}".strip()

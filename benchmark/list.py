@@ -2,6 +2,7 @@
 
     python -m benchmark.list aggregators | pre_aggregators | attacks
     python -m benchmark.list data | partitions | models | schedules
+    python -m benchmark.list attacks --config-dir FOLDER
 
 Requirement and state are not written down anywhere but found by asking and running them.
 """
@@ -19,7 +20,7 @@ from benchmark.aggregators.base import Rule, Updates, feasibility
 from benchmark.aggregators.state import packed
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.training import Local
-from benchmark.catalogue import choices, component, file_of, is_variant
+from benchmark.catalogue import choices, component, file_of, finds_names, is_variant
 from benchmark.cli import spelled
 from benchmark.config import ConfigError, small_command
 from benchmark.entry import enter
@@ -225,6 +226,7 @@ _FACTS = {
 }
 
 
+@finds_names
 def main(arguments: list[str]) -> None:
     """Print a catalogue."""
     if len(arguments) != 1 or arguments[0] not in _GROUPS:

@@ -1,10 +1,13 @@
 """Overrides as texts: what is typed, and how a value is written in Hydra's grammar."""
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import SearchPathElement
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -102,6 +105,17 @@ def compose(overrides: list[str], **more: Any) -> DictConfig:
     """What Hydra composes of the command's primary configuration, by default the suite's."""
     name = HydraConfig.get().job.config_name if HydraConfig.initialized() else "config"
     return hydra.compose(name, overrides, **more)
+
+
+def look_in(loader: ConfigLoaderImpl, folders: Iterable[str]) -> None:
+    """Have Hydra look for files in more folders, `file://...`, from now on.
+
+    Its own `hydra.searchpath` holds for what one composition reads, not for names of groups.
+    """
+    known = loader.config_search_path.get_path()
+    new = [folder for folder in folders if folder not in [source.path for source in known]]
+    known[-1:-1] = [SearchPathElement("hydra.searchpath", folder) for folder in new]
+    loader.repository.initialize_sources(loader.config_search_path)
 
 
 def typed_overrides() -> list[str]:

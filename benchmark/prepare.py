@@ -3,8 +3,9 @@
     python -m benchmark.prepare data=mnist
     python -m benchmark.prepare data=cifar10 data.root=/scratch/cifar10
 
-The settings are those of conf/data/<name>.yaml. Run it once on a machine with internet; training
-never downloads. Exit code 1, and one line on standard error, if it cannot be done.
+The settings are those of conf/data/<name>.yaml; --config-dir FOLDER may have more data sets. Run it
+once on a machine with internet; training never downloads. Exit code 1, and one line on standard
+error, if it cannot be done.
 """
 
 from __future__ import annotations
@@ -16,30 +17,32 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import conf_dir, imported, small_command
+from benchmark.catalogue import finds_names, folders_of
+from benchmark.config import imported, small_command
 from benchmark.data import DataError
 from benchmark.entry import enter
 
 
-def parse(arguments: list[str], folder: Path) -> tuple[str, object]:
+def parse(arguments: list[str], *folders: Path) -> tuple[str, object]:
     """The name of the data set and its source, from `data=<name>` and `data.<field>=<value>`.
 
     Args:
         arguments: of the command line.
-        folder: conf/data, with one YAML file a data set.
+        folders: conf/data, with one YAML file a data set; the first that has a name counts.
 
     Raises:
         ConfigError: the source cannot be imported.
         ValueError: unknown data set, field or form of argument, or a value out of range.
     """
-    choices = sorted(path.stem for path in folder.glob("*.yaml"))
+    files = {path.stem: path for folder in folders[::-1] for path in folder.glob("*.yaml")}
+    choices = sorted(files)
     names = [value for key, _, value in (a.partition("=") for a in arguments) if key == "data"]
     if len(names) != 1:
         raise ValueError(f"name one data set as data=<name>: {', '.join(choices)}")
     if names[0] not in choices:
         raise ValueError(f"data={names[0]}: should be one of {', '.join(choices)}")
 
-    config = OmegaConf.load(folder / f"{names[0]}.yaml")
+    config = OmegaConf.load(files[names[0]])
     source = imported(config.pop("_target_"), "data._target_")
     known = [field.name for field in fields(source)]
     overrides = []
@@ -62,9 +65,10 @@ def parse(arguments: list[str], folder: Path) -> tuple[str, object]:
 
 
 @small_command
+@finds_names
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    name, source = parse(arguments, conf_dir() / "data")
+    name, source = parse(arguments, *folders_of("data"))
     if not hasattr(source, "prepare"):
         print(f"{name}: nothing to prepare, no download is needed")
         return 0

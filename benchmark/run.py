@@ -26,7 +26,6 @@ if __name__ == "__main__":  # a Ctrl-C before `main` can catch it; nothing is be
 import hydra
 from hydra._internal import hydra as internals
 from hydra._internal.utils import get_args_parser
-from hydra.core.config_search_path import SearchPathElement
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
@@ -35,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import ConfigError, allow_typed, conf_dir, demand_harmless, unknown_setting
 from benchmark.entry import enter
-from benchmark.overrides import from_shell, typed_overrides
+from benchmark.overrides import from_shell, look_in, typed_overrides
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -78,16 +77,8 @@ class _Loader(internals.ConfigLoaderImpl):
             raise unknown_setting(found[1], config) from None
         if config_name is not None and kwargs.get("from_shell", True):
             demand_harmless(config, overrides)
-            self._remember(config.hydra.searchpath)
+            look_in(self, config.hydra.searchpath or ())
         return config
-
-    def _remember(self, folders) -> None:
-        """Look for files there as well from now on: for names in groups, not just this once."""
-        known = self.config_search_path.get_path()
-        for folder in folders or ():
-            if folder not in [source.path for source in known]:
-                known.insert(-1, SearchPathElement("hydra.searchpath", folder))
-        self.repository.initialize_sources(self.config_search_path)
 
 
 _UNKNOWN = re.compile(r"Could not override '([^']+)'\.\nTo append to your config use")

@@ -22,7 +22,7 @@ from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
 from benchmark.data import Digits
 from benchmark.execution import axes_of, execute, jobs_of, plan_of
 from benchmark.executors import Inline
-from benchmark.grid import expand, first_of, selected
+from benchmark.grid import _lines, expand, first_of, selected
 from benchmark.models import Logistic
 from benchmark.simulation.workload import Workloads
 from benchmark.store import Store
@@ -263,6 +263,62 @@ def test_presets_that_come_with_the_suite(composer, name):
     ]
     cells = [composer.cell(job) for job in expand([f"+experiment={name}"], blocks)]
     assert any(cell.problem is None for cell in cells)
+
+
+def test_texts_of_axes_stay_what_they_are(composer, preset):
+    mine = preset(
+        "defaults:\n  - override /attack: worst_of\n"
+        "grid: {attack.attacks: [['ipm epsilon=0.5', zero], [zero]], seed: 1}\n"
+    )
+    cells = grid(composer, *mine)
+    assert [cell.attack.attacks for cell in cells] == [["ipm epsilon=0.5", "zero"], ["zero"]]
+    names = ["null", "true", "1e3", "a b", "a,b", "[a", "a=b", "it's", 'a"b', "${a", "", "\\"]
+    lines = [line for (line,) in _lines("report", names)]
+    assert [hydra_compose("config", [line]).report for line in lines[:9]] == names[:9]
+    nested = {"a": [1, None, {"b.c": "x y"}], "d": True}
+    (((line,),),) = [_lines("+report", [nested])]
+    assert hydra_compose("config", ["++" + line.lstrip("+")]).report == nested
+
+
+def test_axes_refer_to_what_each_cell_has(composer, preset):
+    mine = preset("grid: {fl.rounds: ['${seed}', 9], seed: [4, 5]}")
+    found = [(cell.fl.rounds, cell.seed) for cell in grid(composer, *mine)]
+    assert found == [(4, 4), (5, 5), (9, 4), (9, 5)]
+    mine = preset(
+        "grid: {fl.rounds: '${seed}', seed: '${fl.milestones}'}\nfl: {milestones: [6, 7]}"
+    )
+    assert [(cell.fl.rounds, cell.seed) for cell in grid(composer, *mine)] == [(6, 6), (7, 7)]
+    mine = preset("grid: {zip: [{seed: [1, 2], +partition.seed: ['${seed}', '${fl.rounds}']}]}")
+    jobs = jobs_of(mine, first_of(mine), sweep=False)
+    assert [job[-1] for job in jobs] == [
+        "+partition.seed='${seed}'",
+        "+partition.seed='${fl.rounds}'",
+    ]
+
+
+def test_an_axis_has_values(composer, preset):
+    with pytest.raises(ConfigError, match=r"^grid\.seed=\[\]: there is no value to try$"):
+        grid(composer, *preset("grid: {seed: []}"))
+
+
+@pytest.mark.parametrize("axis, setting", [
+    ("engine.threads: [1, 2]", "engine.threads"), ("engine.threads: [2]", "engine.threads"),
+    ("outputs: [a]", "outputs"), ("executor: [inline]", "executor._target_"),
+    ("plan: [true]", "plan"), ("grid.where: ['f > 1']", "grid"),
+])  # fmt: skip
+def test_what_is_read_once_is_no_axis(preset, axis, setting):
+    mine = preset(f"grid: {{{axis}}}")
+    config = first_of(mine)
+    composer = Composer(config)
+    with pytest.raises(ConfigError, match=rf"^{setting}:? .*(once for all|between the jobs)"):
+        [composer.cell(job) for job in jobs_of(mine, config, sweep=False)]
+
+
+def test_a_choice_is_one(composer):
+    with pytest.raises(
+        ConfigError, match=r"^attack=\[alie,ipm\]: choose one; a sweep is -m attack="
+    ):
+        composer.cell(["attack=[alie,ipm]"])
 
 
 def test_axes_that_vary_together(composer, preset):

@@ -15,10 +15,13 @@ import yaml
 from cells import composing
 from commands import command
 
-from benchmark import forecast
-from benchmark.config import Engine, conf_dir
+from benchmark import forecast, prepare
+from benchmark import list as catalogue_list
+from benchmark.catalogue import choices, finds_names
+from benchmark.config import ConfigError, Engine, conf_dir, small_command
 from benchmark.progress import Progress
 from benchmark.store import Store
+from benchmark.vectors import __main__ as vectors
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["model=logistic", "fl.rounds=2"]
@@ -383,6 +386,52 @@ def test_quotes_in_conditions(where, tmp_path):
     ended = command("-m", "attack=alie,ipm", f"grid.where={where}", "seed=0", *TINY, *FEW,
                     f"outputs={tmp_path}")  # fmt: skip
     assert ended.code == 0 and ended.out.splitlines()[1].startswith("attack=alie "), ended
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder with an attack, a rule and a data set; writes the attack's setting."""
+    for group, name in {"attack": "ipm", "aggregator": "median", "data": "mnist"}.items():
+        (tmp_path / group).mkdir()
+        shutil.copy(conf_dir() / group / f"{name}.yaml", tmp_path / group / f"my_{name}.yaml")
+    path = tmp_path / "attack" / "my_ipm.yaml"
+    lines = re.sub(r"epsilon: .*", "epsilon: {}", path.read_text())
+    return lambda epsilon: path.write_text(lines.format(epsilon))
+
+
+@pytest.mark.parametrize("where", [["--config-dir", "{}"], ["hydra.searchpath=[file://{}]"]])
+def test_attacks_of_ones_own_are_found_by_name(own, where, tmp_path):
+    """In `worst_of`, whose cells are told apart by what the names mean, and by glob()."""
+    where = [part.format(tmp_path) for part in where]
+    outputs = f"outputs={tmp_path / 'out'}"
+    worst = [*where, "attack=worst_of", "attack.attacks=[my_ipm,zero]", *TINY, *FEW, outputs]
+    for epsilon in (2.0, 2.0, 3.0):
+        own(epsilon)
+        assert command(*worst).code == 0
+    assert len(Store(tmp_path / "out").keys()) == 2
+    ended = command(*where, "-m", "attack=glob(my*)", "aggregator=my_median", "seed=0", *TINY, *FEW,
+                    outputs)  # fmt: skip
+    assert ended.code == 0 and "attack=my_ipm aggregator=my_median" in ended.out
+    ended = command("attack=worst_of", "attack.attacks=[my_ipm]", *TINY, *FEW)
+    assert ended.code == 1 and ended.err.startswith("error: attack=my_ipm: no such choice; ")
+
+
+def test_other_commands_find_names_of_ones_own(own, tmp_path, capsys, monkeypatch):
+    own(2.0)
+    where = ["--config-dir", str(tmp_path)]
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(catalogue_list, "_GROUPS", {"rules": "aggregator"})
+    few = lambda group: [*choices(group)[-3:], "my_median"]  # noqa: E731
+    monkeypatch.setattr(catalogue_list, "choices", few)
+    assert small_command(catalogue_list.main)([*where, "rules"]) == 0
+    assert "my_median" in capsys.readouterr().out
+    assert small_command(catalogue_list.main)(["--config-dir", "nowhere", "rules"]) == 1
+    assert capsys.readouterr().err == "error: --config-dir=nowhere: there is no such folder\n"
+    assert prepare.main([*where, "data=mine"]) == 1 and "my_mnist" in capsys.readouterr().err
+    with_vectors = finds_names(vectors.settings_of)
+    assert with_vectors([*where, "defences=[my_median]"]).defences == ["my_median"]
+    with pytest.raises(ConfigError, match="my_median: no such choice"):
+        with_vectors(["defences=[my_median]"])
 
 
 def test_another_launcher_trains_a_cell_a_job(tmp_path):

@@ -351,9 +351,13 @@ class WorstOf(Attack):
         one_of("knowledge", self.knowledge, tuple(POPULATIONS))
         if not self.attacks:
             raise ValueError("attacks must not be empty")
+        from benchmark.catalogue import in_full
+
         for attack in self.attacks:
             if not isinstance(attack, str | Attack):
                 raise ValueError(f"attacks must be names or attacks, got {attack!r}")
+        full = [a if isinstance(a, Attack) else in_full("attack", a) for a in self.attacks]
+        object.__setattr__(self, "attacks", full)
         for member in self.members:
             if member.poisons or Knowledge.DATA in member.reads:
                 raise ValueError(f"attacks: {member.title} works through training data, which "

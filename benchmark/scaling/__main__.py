@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from hydra import initialize_config_dir
 from rich.table import Table
 
 from benchmark import catalogue
 from benchmark.analysis.plots import save
 from benchmark.catalogue import chain
-from benchmark.config import ConfigError, conf_dir, small_command
+from benchmark.config import ConfigError, small_command
 from benchmark.disk import share
 from benchmark.entry import enter
 from benchmark.progress import console_of
@@ -128,6 +127,7 @@ def show(fitted: pd.DataFrame) -> None:
     console.print(shown)
 
 
+@catalogue.finds_names
 def main(arguments: list[str]) -> None:
     """Measure, print, and write all of it to the folder scaling of the outputs."""
     settings = settings_of(arguments)
@@ -136,12 +136,11 @@ def main(arguments: list[str]) -> None:
     over_n = [(n, settings.at_d) for n in sorted(settings.n)]
     over_d = [(settings.at_n, d) for d in sorted(settings.d)]
     speed = rates(*over_n[-1], fraction, repeats)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        table = pd.concat([
-            aggregations("n", rules, fraction, over_n, repeats),
-            aggregations("d", rules, fraction, over_d, repeats),
-            sweeps(sorted(settings.cells), settings.rounds, repeats),
-        ])  # fmt: skip
+    table = pd.concat([
+        aggregations("n", rules, fraction, over_n, repeats),
+        aggregations("d", rules, fraction, over_d, repeats),
+        sweeps(sorted(settings.cells), settings.rounds, repeats),
+    ])  # fmt: skip
     fitted = exponents(table)
     show(fitted)
     cluster = Cluster(settings.nodes, settings.cores, settings.memory_gb, settings.memory_gb_s,

@@ -130,6 +130,7 @@ def show(table: pd.DataFrame, settings: Settings) -> None:
         console.print(f"{row.defence}: {row.reason}", markup=False, highlight=False)
 
 
+@catalogue.finds_names
 def main(arguments: list[str]) -> None:
     """Compare, print, and write tables and figures to the folder vectors of the outputs."""
     settings = settings_of(arguments)
