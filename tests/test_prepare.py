@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import io
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -304,6 +305,68 @@ def test_cifar(archive, server, tmp_path, capsys, monkeypatch):
         assert run(capsys, "data=cifar10", f"data.root={root}")[:2] == (0, answer)
     assert {path.name for path in root.iterdir()} == {*BATCHES, MANIFEST}
     assert CIFAR10(root=str(root)).load().train_x.shape == (45, 3, 32, 32)
+
+
+def python_batch(labels, images):
+    """A batch as Python 2 pickled it."""
+    return (
+        b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x05a setq\x03U\x06labelsq\x04]q\x05("
+        + b"".join(b"K" + bytes([label]) for label in labels)
+        + b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08"
+        b"K\x00\x85"
+        b"U\x01b\x87Rq\t(K\x01K" + bytes([len(labels)])
+        + b"M\x00\x0c\x86cnumpy\ndtype\nq\nU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + len(images).to_bytes(4, "little")
+        + images
+        + b"tbU\tfilenamesq\x0c]q\r(U\x04a.pyU\x04b.pyeu."
+    )  # fmt: skip
+
+
+@pytest.fixture
+def python_version(monkeypatch):
+    """The files of CIFAR-10's version for Python, and the records in them."""
+    rng = np.random.default_rng(0)
+    files, records = {}, []
+    for name in CIFAR10.PYTHON_MD5:
+        labels, images = np.arange(10, dtype=np.uint8), rng.integers(0, 256, (10, 3072), np.uint8)
+        files[name] = python_batch(labels.tolist(), images.tobytes())
+        records.append(np.concatenate([labels[:, None], images], axis=1))
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(CIFAR10, "PYTHON_MD5", sums)
+    monkeypatch.setattr(CIFAR10, "BATCH_SIZE", 10)
+    return files, np.concatenate(records)
+
+
+def tarball(path, files):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("place", ["cifar-10-batches-py", ".", "archive"])
+def test_cifars_version_for_python(python_version, tmp_path, capsys, place):
+    files, records = python_version
+    unpickled = pickle.loads(files["test_batch"], encoding="bytes")
+    assert unpickled[b"data"].tolist() == records[50:, 1:].tolist()
+    root = tmp_path / "root"
+    (root / place).mkdir(parents=True)
+    if place == "archive":
+        tarball(root / CIFAR10.PYTHON_ARCHIVE, files)
+    for name, content in files.items() if place != "archive" else ():
+        (root / place / name).write_bytes(content)
+    loaded = CIFAR10(root=str(root), normalize=False, validation_fraction=0.0).load()
+    images = np.concatenate([loaded.train_x, loaded.test_x])
+    assert np.rint(images * 255).astype(int).reshape(60, -1).tolist() == records[:, 1:].tolist()
+    assert np.concatenate([loaded.train_y, loaded.test_y]).tolist() == records[:, 0].tolist()
+    code, out, _ = run(capsys, "data=cifar10", f"data.root={root}")
+    assert code == 0 and "verified" in out
+    if place == "archive":
+        assert {path.name for path in root.glob("*.bin")} == {*BATCHES}  # as after a download
+        return
+    (root / place / "test_batch").write_bytes(files["data_batch_1"])
+    assert "test_batch is corrupt: its MD5 is" in failure_of_load(root)
 
 
 def test_members_of_an_archive_cannot_escape(archive, tmp_path):

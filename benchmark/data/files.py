@@ -17,7 +17,7 @@ from benchmark.data.base import DataError
 from benchmark.disk import make_folder, replace, share
 
 ATTEMPTS = 3
-_LARGEST = 1 << 27  # bytes, twice the largest file there is: a few that expand to many stop here
+LARGEST = 1 << 27  # bytes, twice the largest file there is: a few that expand to many stop here
 PAUSE = 1.0  # seconds before the second attempt; twice that before the third
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -63,21 +63,21 @@ def read_verified(path: Path, sha256: str) -> bytes:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"  # by content: some servers decompress on the way
         with (gzip.open if zipped else open)(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
+            content = file.read(LARGEST + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is corrupt: incomplete or damaged gzip") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > _LARGEST:
+    if len(content) > LARGEST:
         raise DataError(f"{path} is corrupt: larger than any file of these data")
-    check_sha256(path, hashlib.sha256(content).hexdigest(), sha256)
+    check_sum(path, hashlib.sha256(content).hexdigest(), sha256)
     return content
 
 
-def check_sha256(path: Path, found: str, wanted: str) -> None:
+def check_sum(path: Path, found: str, wanted: str, kind: str = "SHA-256") -> None:
     """Raises DataError if the checksums differ."""
     if found != wanted:
-        raise DataError(f"{path} is corrupt: its SHA-256 is {found[:8]}..., not {wanted[:8]}...")
+        raise DataError(f"{path} is corrupt: its {kind} is {found[:8]}..., not {wanted[:8]}...")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
