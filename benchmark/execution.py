@@ -332,8 +332,10 @@ def _describe(store: Store, cell: Cell) -> None:
     last = store.last_round(cell.key)
     success = last["attack_success_rate"]
     targeted = f"attack success rate {success:.1%}, " if math.isfinite(success) else ""
+    split = "test" if math.isfinite(last["test_accuracy"]) else "validation"  # there may be none
     print(
-        f"{cell.title}: test accuracy {last['test_accuracy']:.1%} after round {last['round']}, "
+        f"{cell.title}: {split} accuracy {last[f'{split}_accuracy']:.1%} after round "
+        f"{last['round']}, "
         f"{targeted}train loss {last['train_loss']:.4g}, "
         f"aggregation error {last['aggregation_error']:.4g}, "
         f"Byzantine weight {last['byzantine_weight']:.1%}"

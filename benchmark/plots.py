@@ -29,8 +29,12 @@ def main(arguments):
 
     frame = analysis.load(outputs)
     if frame["test_accuracy"].isna().all():
-        counts = frame["status"].value_counts()
+        counts = frame.drop_duplicates("key")["status"].value_counts()
         states = ", ".join(f"{count} {status}" for status, count in counts.items())
+        if "done" in counts:
+            raise ValueError(
+                f"no test accuracy in {outputs} ({states}): its data have no test split"
+            )
         raise ValueError(f"no finished cell in {outputs} ({states}): see {spelled('status')}")
     make_folder(folder, parents=True)
     analysis.summary_table(frame).to_csv(folder / "summary.csv", index=False)

@@ -3,7 +3,8 @@
 The defence's accuracy on the validation split is what the attacker sees and lowers; the test split
 only tells, in the end, what it is worth. Optuna proposes settings (tree-structured Parzen
 estimator), a batch of them at a time, which train together; all cells are stored, so that a search
-that was interrupted goes on where it was.
+that was interrupted goes on where it was. A cell that diverges counts as an accuracy of 0, one that
+fails not at all.
 """
 
 import hashlib
@@ -178,7 +179,7 @@ def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator
     result = execute([each for some in jobs for each in some], config)
     composer = Composer(config)
     for some in jobs:
-        last = [result.store.last_round(composer.cell(each).key) for each in some]
+        last = [_last(result.store, composer.cell(each).key) for each in some]
         score = {}
         for name in ("validation_accuracy", "test_accuracy"):
             values = np.array([metrics.get(name, np.nan) for metrics in last])
@@ -187,6 +188,15 @@ def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator
                 f"{name}_std": values.std(ddof=1) if len(seeds) > 1 else 0.0,
             }
         yield score
+
+
+def _last(store: Store, key: str) -> dict:
+    """Return the metrics of the last round of a cell. One that diverged is an attacker's full
+    success: no answer of its model is right."""
+    metrics = store.last_round(key)
+    if store.status(key) == "diverged":
+        metrics |= {"validation_accuracy": 0.0, "test_accuracy": 0.0}
+    return metrics
 
 
 def _verdict(table: pd.DataFrame) -> str:

@@ -505,6 +505,9 @@ def test_command_errors_are_one_line(tmp_path):
     write_cell(tmp_path / "failed", status="failed", reason="boom")
     with pytest.raises(ValueError, match=r"^no finished cell in .* \(1 failed\): see [^\n]*$"):
         plots.main([f"outputs={tmp_path / 'failed'}"])
+    write_cell(tmp_path / "untested", np.nan, loss=np.nan)
+    with pytest.raises(ValueError, match=r"^no test accuracy in .* \(1 done\): .* no test split$"):
+        plots.main([f"outputs={tmp_path / 'untested'}"])
     with pytest.raises(ValueError, match=r"^unknown argument colour=red: [^\n]*$"):
         plots.main(["colour=red"])
     command = [sys.executable, "-m", "benchmark.plots", f"outputs={tmp_path}"]

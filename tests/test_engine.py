@@ -15,6 +15,7 @@ from sequential import Recorded, Reference
 
 from benchmark.aggregators import Detector, Mean, Median, Rule
 from benchmark.attacks import Attack, LabelFlip
+from benchmark.attacks.schedule import Schedule
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, conf_dir
 from benchmark.data import Dataset, Digits
@@ -456,6 +457,97 @@ class Overflows(Rule):
     def step(self, updates, f, state, context):
         vector, state, report = Mean().step(updates, f, state, context)
         return (torch.full_like(vector, 3e38) if context.round == 3 else vector), state, report
+
+
+@dataclass(frozen=True)
+class Broken(Rule):
+    """A sum that a rule divides by zero, as rules do."""
+
+    def step(self, updates, f, state, context):
+        return torch.full_like(updates.clients[0], math.nan), state, None
+
+
+@dataclass(frozen=True)
+class Short(Attack):
+    """Sends a vector too few, or what is none."""
+
+    what: str = "rows"
+
+    def step(self, view, state):
+        sent = view.like.new_zeros(view.f, view.like.shape[1])
+        return {
+            "rows": (sent[1:], state),
+            "columns": (sent[:, 1:], state),
+            "dtype": (sent.long(), state),
+            "array": (sent.numpy(), state),
+            "state": sent,
+        }[self.what]
+
+
+@dataclass(frozen=True)
+class Strange(Schedule):
+    """More attackers than are compromised, or clients that there are not."""
+
+    ids: list = field(default_factory=list)
+
+    def count(self, round, f):
+        return f if self.ids else f + 1
+
+    def compromised(self, stream, n, f, round):
+        return np.array(self.ids or [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["aggregator", "Broken"], "ValueError: Broken: the aggregate of finite updates is not"),
+        (["attack", "Short"], "TypeError: Short: what is sent must have shape (2, 650), got (1, 6"),
+        (["attack", "Short", "columns"], "TypeError: Short: what is sent must have shape (2, 650)"),
+        (["attack", "Short", "dtype"], "TypeError: Short: what is sent must be a tensor of floats"),
+        (["attack", "Short", "array"], "TypeError: Short: what is sent must be a tensor of floats"),
+        (["attack", "Short", "state"], "TypeError: Short: step must return (vectors, state)"),
+    ],
+)
+def test_a_contract_that_is_broken_fails_its_cell_only(compose, settings, reason):
+    group, name, *what = settings
+    more = [f"+{group}.what={what[0]}"] if what else []
+    bad = compose(*SMALL, "fl.rounds=1", f"{group}._target_={HERE}.{name}", *more)
+    good = compose(*SMALL, "fl.rounds=1")
+    outcomes = {o.cell.key: o for o in simulate([bad, good], SERIAL)}
+    assert outcomes[bad.key].status == "failed" and outcomes[good.key].status == "done"
+    assert outcomes[bad.key].reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        ([], "Strange: count must be one of 0 to 2, got 3"),
+        ([1, 1], "Strange: compromised must return 2 different ids of 11 clients, got [1, 1]"),
+        ([1, 11], "Strange: compromised must return 2 different ids of 11 clients, got [1, 11]"),
+        ([1], "Strange: compromised must return 2 different ids of 11 clients, got [1]"),
+    ],
+)
+def test_a_schedule_that_breaks_its_contract_fails(compose, ids, reason):
+    cell = replace(compose(*SMALL, "fl.rounds=1"), schedule=Strange(ids=ids))
+    (outcome,) = simulate([cell], SERIAL)
+    assert outcome.status == "failed" and outcome.reason == f"ValueError: {reason}"
+
+
+def test_updates_so_large_that_a_rule_overflows_diverge(compose):
+    """It is no fault of the rule's."""
+    cell = compose(*SMALL, "fl.rounds=2", f"aggregator._target_={HERE}.Broken", "attack=scale")
+    attack = replace(cell.attack, scale=1e30)
+    (outcome,) = simulate([replace(cell, attack=attack)], SERIAL)
+    assert outcome.status == "diverged" and outcome.reason == "model not finite after round 1"
+
+
+def test_an_initial_model_that_is_not_finite_fails(compose):
+    cell = compose(*SMALL)
+    workloads = Workloads("cpu")
+    model = workloads.of(cell).model
+    with mock.patch.object(model, "initial", lambda g: torch.full((650,), math.nan)):
+        (outcome,) = simulate([cell], SERIAL, workloads)
+    assert outcome.reason == "ValueError: model: its initial parameters are not finite"
 
 
 @pytest.mark.parametrize("scores", [math.nan, math.inf])

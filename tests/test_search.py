@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -118,6 +119,15 @@ def test_failed_trials_are_not_the_worst(hydra):
     assert table["validation_accuracy"].isna().any()
     assert "epsilon=0.0" in module._verdict(table) and "(30 trials)" in module._verdict(table)
     assert module._verdict(table[table["epsilon"] > 1]) == "all trials failed"
+
+
+def test_a_trial_that_diverges_is_the_attackers_full_success(tmp_path):
+    """Its model answers nothing right."""
+    stored = {"a": "diverged", "b": "done", "c": "failed"}
+    last = {"a": {"validation_accuracy": np.nan}, "b": {"validation_accuracy": 0.3}, "c": {}}
+    store = SimpleNamespace(status=stored.get, last_round=last.get)
+    assert module._last(store, "a") == {"validation_accuracy": 0.0, "test_accuracy": 0.0}
+    assert module._last(store, "b") == last["b"] and module._last(store, "c") == {}
 
 
 def _typed(config, **changes):

@@ -43,7 +43,8 @@ def final_cells(frame):
             f"cells {one['key']} and {other['key']} differ in settings but not in labels: both are "
             f"{one['attack']}, {one['defence']}, f={one['f']}, seed={one['seed']}"
         )
-    without = cells[cells["f"] == 0].sort_values("status", kind="stable")  # "done" comes first
+    without = cells[cells["f"] == 0]
+    without = without.sort_values("status", key=lambda status: status != "done", kind="stable")
     without = without.drop_duplicates([name for name in identity if name != "attack"])
     without = without.assign(attack_success_rate=np.nan)  # that is of one attack
     attacks = cells[["scenario", "attack"]].drop_duplicates()

@@ -11,6 +11,7 @@ from benchmark.aggregators.base import Updates, feasibility, feasible_f, layers_
 from benchmark.attacks.base import Knowledge, View, checked
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
+from benchmark.checks import is_whole
 from benchmark.grid import participants
 from benchmark.simulation.evaluation import evaluate
 from benchmark.simulation.server import Server
@@ -54,6 +55,8 @@ class Run:
         padded = -(-self.width // 16) * 16
         self.parameters = torch.zeros(1, padded, device=device)
         initial = model.initial(torch_generator(cell.seed, "initial model"))
+        if not is_finite(initial):
+            raise ValueError("model: its initial parameters are not finite")
         self.parameters[0, : self.width] = initial.to(device)
         self._sampled = participants(fl)
         self._all = self._sampled == cell.n
@@ -86,7 +89,11 @@ class Run:
                 stream = generator(cell.seed, "participants", 0, round)
                 here = np.sort(stream.choice(cell.n, self._sampled, replace=False))
             self.compromised = compromised(cell, round)
-            attackers = self.compromised[: cell.schedule.count(round, cell.f)]
+            count = cell.schedule.count(round, cell.f)
+            if not (is_whole(count) and 0 <= count <= cell.f):
+                name = type(cell.schedule).__name__
+                raise ValueError(f"{name}: count must be one of 0 to {cell.f}, got {count}")
+            attackers = self.compromised[:count]
             self.byzantine = np.intersect1d(here, attackers)
             self.honest = np.setdiff1d(here, attackers)
         # Whoever follows the protocol at other times has its momentum go on.
@@ -358,4 +365,11 @@ def keeps_rows(cell) -> bool:
 def compromised(cell, round: int) -> np.ndarray:
     """(f,) ids of the compromised clients of a cell in a round, see `Schedule.compromised`."""
     stream = lambda purpose, number: generator(cell.seed, purpose, 0, number)  # noqa: E731
-    return cell.schedule.compromised(stream, cell.n, cell.f, round)
+    ids = np.asarray(cell.schedule.compromised(stream, cell.n, cell.f, round))
+    sound = ids.shape == (cell.f,) and (ids.dtype.kind in "iu" or not cell.f)
+    if not (sound and len(np.intersect1d(ids, np.arange(cell.n))) == cell.f):
+        raise ValueError(
+            f"{type(cell.schedule).__name__}: compromised must return {cell.f} different ids of "
+            f"{cell.n} clients, got {ids.tolist()}"
+        )
+    return ids
