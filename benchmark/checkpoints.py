@@ -57,7 +57,7 @@ class Checkpoints:
         structure, arrays = packed(run.state())
         tensors, storages = {}, set()
         for name, array in arrays.items():
-            tensor = torch.as_tensor(array).contiguous()
+            tensor = torch.as_tensor(array).cpu().contiguous()
             storage = tensor.untyped_storage().data_ptr()  # safetensors wants each to have its own
             tensors[name] = tensor.clone() if storage in storages else tensor
             storages.add(storage)

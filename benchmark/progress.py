@@ -28,7 +28,7 @@ class Progress:
         self.done = self.failed = 0
         self._began = self._said = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr and sys.stderr.isatty():  # None where a program has no streams
             self._bar = Bar(
                 TextColumn("training"),
                 BarColumn(),
@@ -71,4 +71,5 @@ class Progress:
 
     @staticmethod
     def _line(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        if sys.stderr:
+            print(text, file=sys.stderr, flush=True)

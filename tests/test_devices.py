@@ -14,6 +14,7 @@ from cells import composing, originals, thinned
 from benchmark.aggregators.base import Context, feasibility, layers_of
 from benchmark.attacks.base import Knowledge
 from benchmark.catalogue import chain, component
+from benchmark.checkpoints import Checkpoints
 from benchmark.config import Engine
 from benchmark.models import MLP
 from benchmark.simulation import simulate
@@ -157,3 +158,15 @@ def test_cells(compose, name):
     assert found.computed["device"] == pretended.NAME
     for name, values in (expected.metrics or {}).items():
         np.testing.assert_allclose(found.metrics[name], values, rtol=2e-2, atol=2e-2, err_msg=name)
+
+
+def test_a_checkpoint_returns_to_the_device(compose, tmp_path):
+    cell = compose(*TINY, "fl.momentum=0.9", "pre_aggregator=nnm", "attack=min_max")
+    with pretended.device():
+        runs = [
+            next(simulate([cell], Engine(device=pretended.NAME), None, Checkpoints(tmp_path, 1)))
+            for _ in range(2)  # the second goes on from the last checkpoint
+        ]
+    assert [run.traceback for run in runs] == [None, None]
+    np.testing.assert_array_equal(*(run.metrics["test_loss"] for run in runs))
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from cells import metrics_of
 
+from benchmark.executors import Report
+from benchmark.progress import Progress
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ["-m", "model=logistic", "fl.rounds=2", "fl.num_clients=8", "fl.num_byzantine=1",
@@ -148,3 +151,11 @@ def test_every_command(name, tmp_path):
         assert ended.returncode == code, ended
         assert ended.stderr.count("error: standard output") == ended.stderr.count("error") == code
     assert "Traceback" not in shell("2>&1 | head -1", *command).stdout
+
+
+def test_progress_without_a_standard_error(monkeypatch, capsys):
+    """In a program that has none, and calls the library."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress(1) as progress:
+        progress.advance(Report("key", "done"))
+    assert capsys.readouterr().out == ""
