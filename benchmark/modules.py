@@ -337,6 +337,10 @@ class _Meter(TorchDispatchMode):
         self._live, self._trace, self._known = 0, [0], {}
 
     @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's compiler would be imported, which takes seconds
+
+    @classmethod
     def trace(cls, work: Callable[[], object]) -> np.ndarray:
         """The bytes after each operation of the work."""
         with cls() as meter:

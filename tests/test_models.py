@@ -1,7 +1,9 @@
 """Explicit gradients against autograd, for many parameter vectors and many clients each."""
 
 import math
+import random
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from sequential import fill, flat, module_for
 
 from benchmark.composer import Composer
 from benchmark.config import ConfigError, Engine, conf_dir
+from benchmark.data import Dataset
 from benchmark.models import (
     CNN,
     MLP,
@@ -22,6 +25,7 @@ from benchmark.models import (
 from benchmark.modules import TorchModel, build_model
 from benchmark.simulation import simulate
 from benchmark.simulation.streams import torch_generator
+from benchmark.simulation.workload import Workloads
 
 HERE = __name__
 MODELS = {
@@ -485,3 +489,234 @@ def test_modules_that_train(compose, target, settings):
         assert np.isfinite(first[name][1:]).all()
     assert first["train_loss"][1] == other["train_loss"][1]
     assert first["train_loss"][2] != other["train_loss"][2]
+
+
+def test_a_module_is_evaluated_in_evaluation_mode(compose):
+    attacks = ["attack=label_flip", "aggregator=fltrust"]  # root data, and the attacker's own
+    (metrics,) = outcomes([compose(*short(*attacks, target="TrainsOnly"))])
+    assert metrics["test_loss"] == pytest.approx([math.log(10)] * 4)
+    assert metrics["train_loss"][3] < metrics["train_loss"][1]
+
+
+def test_dropout_is_there_in_training_however_the_module_was_built(compose):
+    cells = [compose(*short(*more, target="Dropout")) for more in ([], ["+model.p=0"])]
+    cells += [compose(*short(*more, target="evaluated")) for more in ([], ["fl.evaluate_every=3"])]
+    half, none, built, seldom = outcomes(cells)
+    assert half == built and half["train_loss"][1:] != none["train_loss"][1:]
+    assert seldom["train_loss"] == half["train_loss"]
+    assert seldom["test_loss"][-1] == half["test_loss"][-1]
+
+
+def test_every_client_and_step_has_dropout_of_its_own():
+    model = build_model(Dropout, (6,), 3)
+    row = model.initial(torch_generator(0, "initial model"))[None]
+    x, y = torch.ones(1, 4 * 5, 6), torch.zeros(1, 4 * 5, dtype=torch.long)
+    weights, state = torch.ones(1, 4 * 5), torch.random.get_rng_state()
+    out = torch.zeros(4, model.num_parameters)
+    keys = [7, 8, 7, 2**63]
+    model.accumulate_gradients(row, x, y, weights, [out], 4, 0.0, 1.0, keys.__getitem__)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(out[0], out[2])
+    assert not torch.equal(out[0], out[1]) and not torch.equal(out[0], out[3])
+    alone = torch.zeros(1, model.num_parameters)
+    part = slice(5, 10)
+    model.accumulate_gradients(
+        row, x[:, part], y[:, part], weights[:, part], [alone], 1, 0.0, 1.0, lambda _: 8
+    )
+    assert torch.equal(alone[0], out[1])
+
+
+def test_only_what_is_trained_is_in_the_vector():
+    model = build_model(Frozen, (5,), 3)
+    assert model.shapes == [(9, 9), (9,), (9,), (3, 9), (3,)]
+    assert model.num_parameters == 9 * 9 + 2 * 9 + 3 * 9 + 3
+    frozen = model.module[1].weight.clone()
+    rows = torch.stack([model.initial(torch_generator(seed, "initial model")) for seed in (1, 2)])
+    assert not torch.equal(*rows)
+    x, y = torch.randn(2, 4, 5), torch.zeros(2, 4, dtype=torch.long)
+    accumulate(model, rows, x, y, torch.ones(2, 4), rows, 1.0, -0.5)
+    assert torch.equal(model.module[1].weight, frozen)
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_padding_is_not_shown_to_a_module(clients):
+    """Whose scores depend on the whole batch; nor does a batch's place change a bit."""
+    model = build_model(Batchwise, (7,), 3)
+    row = model.initial(torch_generator(0, "initial model"))[None]
+    x, y = torch.randn(1, clients * 8, 7), torch.arange(clients * 8)[None] % 3
+    weights = torch.full((clients, 8), 0.2)
+    weights[:, 5:] = 0
+    padded = torch.zeros(clients + 1, model.num_parameters)
+    losses = accumulate(model, row, x, y, weights.view(1, -1), padded[:-1], 0.0, 1.0)
+    assert not losses.view(clients, 8)[:, 5:].any()
+    for client in range(clients):
+        part = slice(client * 8, client * 8 + 5)
+        alone = torch.zeros(1, model.num_parameters)
+        shown = x[:, part].clone(), y[:, part].clone()
+        accumulate(model, row, *shown, torch.full((1, 5), 0.2), alone, 0.0, 1.0)
+        assert torch.equal(alone[0], padded[client])
+
+
+def test_no_batch_of_one_example_for_a_module_that_takes_none(compose):
+    assert build_model(Batchwise, (7,), 3).least == 2
+    settings = [*short("fl=fedavg", target="Batchwise"), f"data._target_={HERE}.Few"]
+    problems = [
+        Workloads("cpu").problem(compose(*settings, f"fl.batch_size={size}")) for size in (5, 6)
+    ]
+    assert problems[1] is None
+    assert "batch_size=5 leaves a batch of one example" in problems[0]
+
+
+@dataclass(frozen=True)
+class Few:
+    """11 examples for each of five clients."""
+
+    def load(self):
+        rng = np.random.default_rng(0)
+        parts = [rng.standard_normal((count, 3), np.float32) for count in (55, 10, 10)]
+        labels = [np.arange(len(part)) % 2 for part in parts]
+        return Dataset("few", *(a for pair in zip(parts, labels, strict=True) for a in pair), 2)
+
+
+def module(forward, **parts):
+    """A module with these parts and this forward function."""
+
+    def make(input_shape, num_classes):
+        made = torch.nn.Module()
+        for name, part in parts.items():
+            made.add_module(name, part())
+        made.forward = partial(forward, made)
+        return made
+
+    return make
+
+
+def linear(**more):
+    return lambda: torch.nn.Linear(6, 3, **more)
+
+
+def in_place(self, x):
+    x -= 1
+    return self.a(x)
+
+
+def counted(self, x):
+    self.count = getattr(self, "count", 0) + 1
+    return self.a(x) * self.count
+
+
+def only_in_training(self, x):
+    return (self.a(x), x) if self.training else self.a(x)
+
+
+def guessed(self, x):
+    return self.a(x) * (random.random() if self.training else 1.0)
+
+
+@torch.no_grad()
+def without_gradient(self, x):
+    return self.a(x)
+
+
+def noisy_start(input_shape, num_classes):
+    made = torch.nn.Linear(6, 3)
+    made.weight.data += random.random()
+    return made
+
+
+def plain(make):
+    return lambda input_shape, num_classes: make()
+
+
+REFUSED = {
+    "no parameters": (plain(torch.nn.ReLU), "no trainable parameters"),
+    "all frozen": (plain(lambda: torch.nn.Linear(6, 3).requires_grad_(False)), "no trainable"),
+    "too few outputs": (plain(lambda: torch.nn.Linear(6, 2)), r"shape \(4, 2\) in evaluation"),
+    "wrong input": (plain(lambda: torch.nn.Linear(5, 3)), r"of shape \(6,\): RuntimeError: mat1"),
+    "a tuple": (plain(lambda: torch.nn.LSTM(6, 3)), "returns a tuple in evaluation mode"),
+    "a tuple in training": (module(only_in_training, a=linear()), "tuple in training mode"),
+    "one score": (module(lambda self, x: self.a(x)[:, 0], a=linear()), r"shape \(4,\)"),
+    "a fixed batch": (module(lambda self, x: self.a(x.view(32, 6)), a=linear()), "'\\[32, 6\\]'"),
+    "lazy": (plain(lambda: torch.nn.LazyLinear(3)), "no values for 'weight'"),
+    "meta": (plain(linear(device="meta")), "no values for 'weight'"),
+    "double": (plain(linear(dtype=torch.float64)), "torch.float64 for 'weight'"),
+    "half scores": (module(lambda self, x: self.a(x).half(), a=linear()), "returns torch.float16"),
+    "statistics": (with_buffers, "changes its buffers in training mode .'0.running"),
+    "spectral norm": (
+        plain(lambda: torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(6, 3))),
+        "changes its buffers",
+    ),
+    "in place": (module(in_place, a=linear()), "changes its input in place"),
+    "weights in place": (
+        module(
+            lambda self, x: self.a(x.long()).sum(1),
+            a=lambda: torch.nn.Embedding(4, 3, max_norm=0.1),
+        ),
+        "parameter 'a.weight' in place",
+    ),
+    "sparse": (
+        module(
+            lambda self, x: self.a(x.long()).sum(1),
+            a=lambda: torch.nn.Embedding(4, 3, sparse=True),
+        ),
+        "sparse",
+    ),
+    "a state": (module(counted, a=linear()), "other scores .* keeps a state"),
+    "dropout always": (
+        module(lambda self, x: self.a(F.dropout(x + 1)), a=linear()),
+        "evaluation mode: .* training=self.training",
+    ),
+    "NumPy's numbers": (module(guessed, a=linear()), "other random numbers than torch's"),
+    "NumPy's start": (noisy_start, "does not initialise 'weight' by torch's generator alone"),
+    "no gradient": (module(without_gradient, a=linear()), "depend on no trainable parameter"),
+    "no module": (plain(lambda: 3), "builds a int, not a torch.nn.Module"),
+    "an error": (plain(lambda: 1 / 0), "cannot be built: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused_in_one_line(name):
+    make, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message) as error:
+        build_model(make, (6,), 3)
+    text = str(error.value)
+    assert text.startswith("model ") and "\n" not in text and len(text) < 400
+
+
+def test_refused_before_anything_trains(compose):
+    reason = Workloads("cpu").problem(compose(*short(target="Narrower")))
+    assert reason.startswith("model Narrower fails on examples of shape (1, 8, 8): RuntimeError")
+
+
+class FixedNorm(torch.nn.BatchNorm1d):
+    """Statistics that stay as they are."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+ACCEPTED = {
+    "a loss on nobody's parameter": module(lambda self, x: self.a(x), a=linear(), b=linear()),
+    "more outputs than classes": plain(lambda: torch.nn.Linear(6, 4)),
+    "fixed statistics": plain(lambda: torch.nn.Sequential(FixedNorm(6), torch.nn.Linear(6, 3))),
+    "weight norm": plain(
+        lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, 3))
+    ),
+    "frozen indices": module(
+        lambda self, x: self.a(x[:, self.b["weight"]]),
+        a=linear(),
+        b=lambda: torch.nn.ParameterDict({
+            "weight": torch.nn.Parameter(torch.arange(6), requires_grad=False)
+        }),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_may_be_unusual(name):
+    model = build_model(ACCEPTED[name], (6,), 3)
+    row = model.initial(torch_generator(0, "initial model"))[None]
+    x, y = torch.randn(1, 4, 6), torch.zeros(1, 4, dtype=torch.long)
+    out = torch.full((1, model.num_parameters), math.nan)
+    losses = accumulate(model, row, x, y, torch.ones(1, 4), out, 0.0, 1.0)
+    assert out.isfinite().all() and losses.isfinite().all()
