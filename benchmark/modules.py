@@ -45,10 +45,11 @@ class TorchModel:
     Attributes:
         shapes, num_parameters: see `Sequential`.
         least: examples that a batch must have.
+        images: whether it is evaluated in short batches: unless a score depends on the others in
+            its batch, as with a BatchNorm that keeps no statistics.
     """
 
     widths = ()
-    images = True  # of its operations nobody knows whether small activations pay
 
     def __init__(
         self,
@@ -201,6 +202,8 @@ class TorchModel:
         row = _flat(self._trainable)[None]
         first, again = (self.logits(row, examples[None]) for _ in range(2))
         self._check_untouched(*before, examples)
+        parts = [self.logits(row, part[None]) for part in examples.split(_TRIAL // 2)]
+        self.images = torch.allclose(first, torch.cat(parts, 1), 1e-3, 1e-4, equal_nan=True)
         if not _agree(first, again):
             raise self._error(
                 "gives other scores when asked again in evaluation mode: it keeps a state, or "

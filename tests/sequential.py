@@ -19,6 +19,7 @@ from benchmark.aggregators import Rule, Updates
 from benchmark.aggregators.base import feasibility, layers_of
 from benchmark.attacks import Batch, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
+from benchmark.modules import build_model
 from benchmark.simulation.server import Server
 from benchmark.simulation.streams import generator, key
 from benchmark.simulation.workload import Workloads
@@ -32,7 +33,7 @@ class ChannelsLast(nn.Module):
 
 
 def module_for(architecture, shape, classes):
-    """The torch module of one of our architectures, or a user's own."""
+    """The torch module of one of our architectures, or a user's own, without convolutions."""
     name = type(architecture).__name__
     if name in ("Logistic", "MLP"):
         widths = [math.prod(shape), *getattr(architecture, "hidden", []), classes]
@@ -46,7 +47,7 @@ def module_for(architecture, shape, classes):
     elif name == "LeNet":
         first, second, dense, padding = 6, 16, [120, 84], max(0, 32 - min(height, width) + 1) // 2
     else:
-        raise ValueError(f"no module for {name}")
+        return copy.deepcopy(build_model(architecture, shape, classes).module)
     layers = [nn.Conv2d(channels, first, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2), ChannelsLast()]
     inputs = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1]
@@ -61,11 +62,16 @@ def flat(tensors):
     return torch.cat([(t.permute(0, 2, 3, 1) if t.ndim == 4 else t).reshape(-1) for t in tensors])
 
 
+def trainable(module):
+    """The parameters in the engine's vector."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 @torch.no_grad()
 def fill(module, vector):
     """Set the module's parameters from the engine's vector."""
     start = 0
-    for parameter in module.parameters():
+    for parameter in trainable(module):
         part = vector[start : start + parameter.numel()]
         start += parameter.numel()
         if parameter.ndim == 4:
@@ -148,7 +154,7 @@ class Reference:
 
     @property
     def model(self):
-        return flat([p.detach() for p in self.module.parameters()])
+        return flat([p.detach() for p in trainable(self.module)])
 
     def run(self):
         """All rounds; the metrics as columns."""
@@ -219,7 +225,8 @@ class Reference:
             return self.locally_trained(client, round)
         coins = generator(self.cell.seed, "flips", client, round)
         x, y, weights = self.examples(client, self.batch(client, round), coins)
-        loss, gradient = self.gradient(self.module, x, y, weights, self.fl.weight_decay)
+        drawn = key(self.cell.seed, "module, step 0", client, round)
+        loss, gradient = self.gradient(self.module, x, y, weights, drawn, self.fl.weight_decay)
         if self.fl.gradient_clip is not None and gradient.norm() > self.fl.gradient_clip:
             gradient = gradient * (self.fl.gradient_clip / gradient.norm())
         return gradient, loss
@@ -228,17 +235,18 @@ class Reference:
         module, before = copy.deepcopy(self.module), self.model
         fl, losses = self.fl, []
         optimizer = torch.optim.SGD(
-            module.parameters(), lr=rate(fl, round), weight_decay=fl.weight_decay
+            trainable(module), lr=rate(fl, round), weight_decay=fl.weight_decay
         )
         coins = generator(self.cell.seed, "flips", client, round)
-        for batch in self.local_batches(client, round):
+        for step, batch in enumerate(self.local_batches(client, round)):
             x, y, weights = self.examples(client, batch, coins)
             optimizer.zero_grad()
-            loss = (weights * F.cross_entropy(module(x), y, reduction="none")).sum()
+            drawn = key(self.cell.seed, f"module, step {step}", client, round)
+            loss = self.loss(module, x, y, weights, drawn)
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-        after = flat([p.detach() for p in module.parameters()])
+        after = flat([p.detach() for p in trainable(module)])
         return after - before, float(np.mean(losses))
 
     def batch(self, client, round):
@@ -278,9 +286,16 @@ class Reference:
     def span(self):
         return float(self.data.train_x.min()), float(self.data.train_x.max())
 
-    def gradient(self, module, x, y, weights, weight_decay=0.0):
-        loss = (weights * F.cross_entropy(module(x), y, reduction="none")).sum()
-        parameters = list(module.parameters())
+    def loss(self, module, x, y, weights, drawn):
+        """In training mode, with random numbers by their key."""
+        module.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(drawn)
+            return (weights * F.cross_entropy(module(x), y, reduction="none")).sum()
+
+    def gradient(self, module, x, y, weights, drawn, weight_decay=0.0):
+        loss = self.loss(module, x, y, weights, drawn)
+        parameters = trainable(module)
         gradients = torch.autograd.grad(loss, parameters)
         pairs = zip(gradients, parameters, strict=True)
         decayed = [g + weight_decay * p.detach() for g, p in pairs]
@@ -340,7 +355,7 @@ class Reference:
         """The parameters as they lie in the engine's vector."""
         return [
             p.detach().permute(0, 2, 3, 1) if p.ndim == 4 else p.detach()
-            for p in self.module.parameters()
+            for p in trainable(self.module)
         ]
 
     def stacked(self, updates):
@@ -393,6 +408,7 @@ class Reference:
     def evaluate(self, round):
         """Accuracy and loss on held-out data, and on the honest clients' own if asked for."""
         record = {}
+        self.module.eval()
         for name in ("test", "validation"):
             x = torch.from_numpy(getattr(self.data, f"{name}_x"))
             y = torch.from_numpy(getattr(self.data, f"{name}_y"))
@@ -419,9 +435,9 @@ class Reference:
         """How often the attacker gets the label that it wants, where another one is right."""
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         taken, shown, wanted = self.cell.attack.challenge(x, y, self.data.num_classes, self.span)
-        said = right(self.module(shown), wanted)
-        hits = [said[i] for i, j in enumerate(taken.tolist()) if y[j] != wanted[i]]
-        return float(np.mean(hits)) if hits else math.nan
+        counted = [i for i, j in enumerate(taken.tolist()) if y[j] != wanted[i]]
+        hits = right(self.module(shown[counted]), wanted[counted])
+        return float(np.mean(hits)) if counted else math.nan
 
 
 class PlainLocal:
@@ -448,15 +464,19 @@ class PlainLocal:
         return np.array([i for i in shard if self.reference.data.train_y[i] == label], int)
 
     def models(self):
+        self.step = 0
         return torch.stack([self.model] * len(self.clients))
 
     def gradients(self, models, x, y):
         module, found = copy.deepcopy(self.reference.module), []
-        for vector, inputs, labels in zip(models, x, y, strict=True):
+        self.step += 1
+        for client, vector, inputs, labels in zip(self.clients, models, x, y, strict=True):
+            stream = generator(self.reference.cell.seed, "own training", int(client), self.round)
+            drawn = int(stream.integers(2**63, size=self.step)[-1])
             fill(module, vector)
             weights = torch.full((len(labels),), 1.0 / len(labels))
             with torch.enable_grad():
-                found.append(self.reference.gradient(module, inputs, labels, weights)[1])
+                found.append(self.reference.gradient(module, inputs, labels, weights, drawn)[1])
         return torch.stack(found)
 
     def sent(self, moves):

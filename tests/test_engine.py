@@ -315,6 +315,19 @@ def test_convolutions(compose, settings):
     agree(compose("attack=ipm", "aggregator=trimmed_mean", *IMAGES, *settings))
 
 
+@pytest.mark.parametrize("target", ["Dropout", "Recurrent", "Batchwise", "Frozen"])
+@pytest.mark.parametrize("settings", [
+    ["fl.weight_decay=0.1", "aggregator=fltrust"],
+    ["fl=fedavg", "fl.batch_size=90", "fl.local_epochs=null", "fl.local_steps=2",
+     "attack=model_replacement"],
+], ids=["fedsgd", "fedavg"])  # fmt: skip
+def test_own_modules(compose, monkeypatch, settings, target):
+    """With dropout, short batches, frozen parameters and an attacker that trains."""
+    monkeypatch.setenv("BENCHMARK_PACKAGES", "test_models")
+    model = f"model._target_=test_models.{target}"
+    agree(compose(*SMALL, *settings, model))
+
+
 # ------------------------------------------------------------------ clients that are lost
 
 

@@ -63,6 +63,30 @@ class Own:
         return torch.nn.Sequential(torch.nn.Flatten(), first, torch.nn.Tanh(), last)
 
 
+class Reader(torch.nn.Module):
+    """An LSTM, whose results are tuples, and operations that are no modules."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.inner = torch.nn.LSTM(input_shape[-1], 256, batch_first=True)
+        self.last = torch.nn.Linear(256, num_classes)
+
+    def forward(self, x):
+        read = self.inner(x.reshape(len(x), -1, x.shape[-1]))[0]
+        return self.last((torch.softmax(read, 1) * read.exp().tanh()).sum(1))
+
+
+class Convolving(torch.nn.Sequential):
+    """Convolutions with many activations and few parameters."""
+
+    def __init__(self, input_shape, num_classes):
+        layers = [torch.nn.Conv2d(input_shape[0], 32, 3)]
+        for _ in range(3):
+            layers += [torch.nn.GroupNorm(4, 32), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3)]
+        super().__init__(*layers, torch.nn.Flatten(), torch.nn.LazyLinear(num_classes))
+        self(torch.zeros(1, *input_shape))
+
+
 # Cells of 0.45 million parameters.
 WIDE = ["model=mlp", "model.hidden=[6000]"]
 IMAGES = ["model=cnn", "data._target_=test_engine.Images", "+data.size=3000"]
@@ -88,6 +112,11 @@ CELLS = {
     "more of them": [*WIDE, "attack=alternating_minimisation", "aggregator=mean"],
     "a mask": [*WIDE, "attack=neurotoxin", "aggregator=mean", "fl.rounds=2"],
     "a user's model": ["model._target_=__main__.Own", "+model.width=6000", "attack=ipm"],
+    "a user's model, locally": ["model._target_=__main__.Own", "+model.width=6000", "attack=ipm",
+                                "fl=fedavg"],
+    "an LSTM": ["model._target_=__main__.Reader", *IMAGES[1:], "attack=ipm"],
+    "a user's convolutions": ["model._target_=__main__.Convolving", *IMAGES[1:], "attack=ipm",
+                              "fl.batch_size=60", "partition=iid"],
     "convolutions": [*IMAGES, "attack=ipm"],
     "long batches": [*IMAGES, "attack=alie", "fl.batch_size=100"],
     "local convolutions": [*IMAGES, "attack=ipm", "fl=fedavg"],
@@ -96,7 +125,7 @@ CELLS = {
 
 # One of each kind; the others are slow.
 USUAL = ("krum", "worker momentum", "several", "local", "two windows", "a user's model",
-         "convolutions", "groups", "models of the attacker's")  # fmt: skip
+         "an LSTM", "convolutions", "groups", "models of the attacker's")  # fmt: skip
 
 
 def predicted(*names: str) -> dict:

@@ -558,7 +558,9 @@ def test_padding_is_not_shown_to_a_module(clients):
 
 
 def test_no_batch_of_one_example_for_a_module_that_takes_none(compose):
-    assert build_model(Batchwise, (7,), 3).least == 2
+    examples = torch.randn(4, 7)
+    assert build_model(Batchwise, (7,), 3, examples).least == 2
+    assert [build_model(m, (7,), 3, examples).images for m in (Batchwise, Dropout)] == [False, True]
     settings = [*short("fl=fedavg", target="Batchwise"), f"data._target_={HERE}.Few"]
     problems = [
         Workloads("cpu").problem(compose(*settings, f"fl.batch_size={size}")) for size in (5, 6)

@@ -68,7 +68,7 @@ def score(run, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     not finite is wrong, whatever the label."""
     correct, loss = 0, 0.0
     chunk = chunk_of(run.workload.model)
-    if isinstance(run.workload.model, TorchModel):  # it may look at the whole batch: none is short
+    if isinstance(run.workload.model, TorchModel):  # which may look at a whole batch: none is short
         chunk = -(-len(y) // -(-len(y) // chunk))
     for start in range(0, len(y), chunk):
         labels = y[start : start + chunk]
