@@ -17,12 +17,14 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
 from math import cos, isfinite, pi
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import hydra_plugins
 from benchmark.cli import spelled
 from benchmark.loading import conf_dir as conf_dir
 
@@ -84,6 +86,12 @@ def reason_of(where: str, check: Callable[..., str | None], *arguments) -> str |
     reason = " ".join(reason.split())
     named = re.match(rf"{where}[.=: ]", reason)
     return reason if named else f"{where}: {reason}"
+
+
+# Another project's hydra_plugins that is no namespace package would hide ours.
+_PLUGIN_FOLDER = str(Path(__file__).resolve().parents[1] / "hydra_plugins")
+if _PLUGIN_FOLDER not in [os.path.realpath(folder) for folder in hydra_plugins.__path__]:
+    hydra_plugins.__path__.append(_PLUGIN_FOLDER)
 
 
 @dataclass

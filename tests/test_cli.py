@@ -62,6 +62,9 @@ def test_a_wheel_has_the_plugin_the_configuration_and_the_script(site):
 
 
 def test_a_wheel_composes_its_own_configuration(site, tmp_path):
+    """Also where another project's plugins of Hydra are no namespace package."""
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "__init__.py").touch()
     ended = called(sys.executable, "-m", "benchmark.run", "--cfg", "job", folder=tmp_path,
                    PYTHONPATH=str(site))  # fmt: skip
     assert ended.returncode == 0, ended.stderr

@@ -2,6 +2,20 @@
 
 import numpy as np
 import torch
+from numba import njit
+
+
+@njit(cache=True)
+def summed(rows):
+    """Return the sum of the rows of a matrix, one after the other.
+
+    In loops: what numba's `sum(0)` needs takes seconds to compile.
+    """
+    total = np.zeros(rows.shape[1])
+    for i in range(len(rows)):
+        for k in range(len(total)):
+            total[k] += rows[i, k]
+    return total
 
 
 def suits(x: torch.Tensor) -> bool:

@@ -174,20 +174,21 @@ def _symmetric(x, d, extra):
     """
     n = len(x) + len(extra)
     blocks = (d + _COLUMNS - 1) // _COLUMNS
-    chunks = min(_JOBS, blocks) if n <= _FEW else 1
+    few = n <= _FEW
+    chunks, shares, stride = (min(_JOBS, blocks), 1, blocks) if few else (1, _JOBS, _STEP)
     parts = np.zeros((chunks, n, n))
-    if n <= _FEW:
-        for chunk in prange(chunks):
-            for b in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
-                start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
-                _add_products(x, extra, 0, 4, start, end, parts[chunk])
-    else:
-        for step in range(0, blocks, _STEP):
-            for share in prange(_JOBS):
-                for b in range(step, min(step + _STEP, blocks)):
-                    start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
-                    _add_products(x, extra, 4 * share, 4 * _JOBS, start, end, parts[0])
-    total = parts.sum(0) if chunks > 1 else parts[0]
+    for step in range(0, blocks, stride):
+        size = min(stride, blocks - step)
+        for job in prange(chunks * shares):  # one of the two is 1
+            chunk, share = job // shares, job % shares
+            for b in range(chunk * size // chunks, (chunk + 1) * size // chunks):
+                start, end = (step + b) * _COLUMNS, min(d, (step + b + 1) * _COLUMNS)
+                _add_products(x, extra, 4 * share, 4 * shares, start, end, parts[chunk])
+    total = parts[0]
+    for chunk in range(1, chunks):  # in loops: what sum(0) needs takes seconds to compile
+        for i in range(n):
+            for j in range(i, n):
+                total[i, j] += parts[chunk, i, j]
     for i in range(n):
         for j in range(i):
             total[i, j] = total[j, i]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.arrays import as_array, suits, summed
 from benchmark.kernels.blocks import pieces
 
 _COLUMNS = 1024  # of a block
@@ -107,4 +107,4 @@ def _offsets(x, d, centre, direction):
                         squared += away * away
                 parts[0, chunk, i] += squared
                 parts[1, chunk, i] += along
-    return parts[0].sum(0), parts[1].sum(0)
+    return summed(parts[0]), summed(parts[1])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.arrays import as_array, suits, summed
 from benchmark.kernels.blocks import COLUMNS, load_block, mixed, pieces, source
 
 
@@ -290,4 +290,4 @@ def _shares(x, d, mixing, rows, m, wanted, first, count, smallest, largest):
                 share = at_high[k] if value == high[k] else share
                 part[k] = at_low[k] if value == low[k] else share
             shares[index, r] = _total(part)
-    return shares.sum(0) / (d * count)
+    return summed(shares) / (d * count)

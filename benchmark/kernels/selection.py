@@ -22,8 +22,11 @@ def iterated_krum(distances: np.ndarray, f: int, count: int) -> np.ndarray:
     n = len(distances)
     nearest = np.empty((n, n - 1), np.int64)  # the others of each, the nearest first
     for i in range(n):
-        order = np.argsort(distances[i])
-        nearest[i] = order[order != i]
+        place = 0
+        for j in np.argsort(distances[i]):  # a mask would take seconds to compile
+            if j != i:
+                nearest[i, place] = j
+                place += 1
     left = np.ones(n, np.bool_)
     picks = np.empty(count, np.int64)
     for pick in range(count):
