@@ -33,7 +33,7 @@ from benchmark.config import (
 )
 from benchmark.grid import TWINS, Cell, axes_of, participants, raw, spelled
 from benchmark.keys import KEY_SCHEMA, canonical, digest
-from benchmark.overrides import as_name, compose
+from benchmark.overrides import as_name, chosen, compose
 
 _COMPONENTS = ("attack", "schedule", "aggregator", "data", "partition", "model")
 _PARTS = (*_COMPONENTS, "pre_aggregator", "fl", "seed")  # of the configuration, that make a cell
@@ -138,10 +138,6 @@ class Composer:
                 override = self._parser.parse_override(line)
                 chooses = self._is_group(override.key_or_group) or override.is_hydra_override()
                 named = override.value() if chooses else None
-                if isinstance(named, list) and override.key_or_group in _NAMES:
-                    names = ",".join(map(str, named))
-                    key = override.key_or_group
-                    raise ConfigError(f"{line}: choose one; a sweep is -m {key}={names}")
                 if isinstance(named, list) and len(set(map(str, named))) < len(named):
                     raise ConfigError(f"{line}: name each only once")
                 self._parsed[line] = override, chooses
@@ -264,6 +260,10 @@ class Composer:
     def _whole(self, groups: tuple[str, ...]) -> tuple[DictConfig, dict, dict]:
         config = compose(list(groups), return_hydra_config=True)
         choices = dict(config.hydra.runtime.choices)
+        for group in set(_NAMES) - choices.keys():  # Hydra tells only of what is one name
+            names = ",".join(chosen(group, list(groups)))
+            if "," in names:
+                raise ConfigError(f"{group}=[{names}]: choose one; a sweep is -m {group}={names}")
         if self._cache_of is not None:  # of resolvers such as ${now:}
             OmegaConf.copy_cache(self._cache_of, config)
         with open_dict(config):

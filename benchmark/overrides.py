@@ -3,15 +3,18 @@
 import re
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import SearchPathElement
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.config import NO_PARAMS, ConfigError, conf_dir
@@ -103,19 +106,42 @@ def text(value: Any) -> str:
 
 def compose(overrides: list[str], **more: Any) -> DictConfig:
     """What Hydra composes of the command's primary configuration, by default the suite's."""
-    name = HydraConfig.get().job.config_name if HydraConfig.initialized() else "config"
-    return hydra.compose(name, overrides, **more)
+    return hydra.compose(_primary(), overrides, **more)
+
+
+def _primary() -> str:
+    return HydraConfig.get().job.config_name if HydraConfig.initialized() else "config"
 
 
 def look_in(loader: ConfigLoaderImpl, folders: Iterable[str]) -> None:
     """Have Hydra look for files in more folders, `file://...`, from now on.
 
     Its own `hydra.searchpath` holds for what one composition reads, not for names of groups.
+
+    Raises:
+        ConfigError: if a file there has the name of another one, which Hydra would take instead.
     """
     known = loader.config_search_path.get_path()
     new = [folder for folder in folders if folder not in [source.path for source in known]]
     known[-1:-1] = [SearchPathElement("hydra.searchpath", folder) for folder in new]
     loader.repository.initialize_sources(loader.config_search_path)
+    sources = loader.repository.get_sources()
+    main, *more = [Path(s.path.removeprefix("file://")) for s in sources if s.scheme() == "file"]
+    for path in main.rglob("*.yaml") if more else ():
+        for folder in more:
+            other = folder / path.relative_to(main)
+            if other.is_file() and other.read_bytes() != path.read_bytes():
+                raise ConfigError(f"{other}: is not read, as there is {path}: give it another name")
+
+
+def chosen(group: str, overrides: list[str]) -> list[str]:
+    """All that is chosen of a group, by overrides and by files."""
+    name = _primary()
+    loader = GlobalHydra.instance().config_loader()
+    defaults = loader.compute_defaults_list(name, overrides, RunMode.RUN).defaults
+    return [default.config_path.partition("/")[2] for default in defaults
+            if str(default.config_path).startswith(f"{group}/")
+            and not str(default.parent).startswith(f"{group}/")]  # fmt: skip
 
 
 def typed_overrides() -> list[str]:

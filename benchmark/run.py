@@ -146,6 +146,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {one_line(error)}")
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        sys.exit(f"error: {error}; a name like a number is written in quotes, +group=\"'1'\"")
     finally:
         internals.ConfigLoaderImpl = theirs
 

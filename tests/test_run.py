@@ -388,6 +388,42 @@ def test_quotes_in_conditions(where, tmp_path):
     assert ended.code == 0 and ended.out.splitlines()[1].startswith("attack=alie "), ended
 
 
+@pytest.mark.parametrize("line", ["attack=[sign_flip,scale]", "+experiment=own"])
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_one_is_chosen_of_a_group(line, mode, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(
+        "# @package _global_\ndefaults: [override /attack: [sign_flip, scale]]\n"
+    )
+    ended = command(*mode, "--config-dir", tmp_path, line, *TINY, *FEW, f"outputs={tmp_path}/o")
+    assert ended.code == 1 and not (tmp_path / "o").exists()
+    assert ended.err == (
+        "error: attack=[sign_flip,scale]: choose one; a sweep is -m attack=sign_flip,scale\n"
+    )
+
+
+@pytest.mark.parametrize("where", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_a_file_that_would_not_be_read(where, tmp_path):
+    """Hydra takes the first of a name, which is the suite's."""
+    (tmp_path / "attack").mkdir()
+    same = tmp_path / "attack" / "alie.yaml"
+    shutil.copy(conf_dir() / "attack" / "alie.yaml", same)
+    settings = [where.format(tmp_path), "attack=alie", "plan=true", "fl.num_byzantine=4"]
+    assert command(*settings, f"outputs={tmp_path / 'out'}").code == 0
+    same.write_text(same.read_text() + "# changed\n")
+    ended = command(*settings)
+    assert ended.code == 1 and ended.err.startswith(f"error: {same}: is not read, as there is ")
+
+
+def test_a_group_of_ones_own_has_names(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "1.yaml").write_text("# @package _global_\nseed: 8\n")
+    ended = command("--config-dir", tmp_path, "+mine=1", *TINY, *FEW)
+    assert ended.code == 1 and ended.err.startswith("error: Config group override must be a string")
+    ended = command("--config-dir", tmp_path, "+mine='1'", *TINY, *FEW, f"outputs={tmp_path}/o")
+    assert ended.code == 0 and "seed=8" in ended.out
+
+
 @pytest.fixture
 def own(tmp_path):
     """A folder with an attack, a rule and a data set; writes the attack's setting."""

@@ -175,7 +175,9 @@ class Submitit(Executor):
         except ImportError:
             raise _missing("submitit") from None
         try:
-            executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+            executor = submitit.AutoExecutor(
+                folder=os.path.expanduser(self.folder), cluster=self.cluster
+            )
             executor.update_parameters(
                 name="byzantine-benchmark", timeout_min=self.timeout_min, cpus_per_task=self.cpus,
                 **({"gpus_per_node": self.gpus} if self.gpus else {}),
