@@ -14,6 +14,7 @@ from scipy import stats
 from benchmark import analysis, plots
 from benchmark.analysis.plots import looks
 from benchmark.analysis.results import COLUMNS, scenario_names
+from benchmark.papers import tutorial_027
 
 FIVE = [0.81, 0.84, 0.79, 0.9, 0.86]
 
@@ -83,6 +84,15 @@ def lines(ax):
 
 
 # ---------------------------------------------------------------------------------------- loading
+
+
+def test_a_report_on_a_paper_has_no_mean_where_a_seed_diverged(tmp_path):
+    for rule in ("mean", "tutorial_krum"):
+        write_cell(tmp_path, 0.8, rule=rule, seed=0)
+        write_cell(tmp_path, 0.6, rule=rule, seed=1, **(diverged() if rule != "mean" else {}))
+    rows = tutorial_027.table(analysis.load(tmp_path)).set_index("rule")
+    assert rows.loc["FedAvg", "held_out"] == pytest.approx(0.7)
+    assert np.isnan(rows.loc["Krum", "held_out"]) and rows.loc["Krum", "seeds"] == 2
 
 
 def test_seeds_of_which_one_diverged_have_no_mean(tmp_path):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from benchmark.index import FINAL
+
 _RULE = {"momentum_paper_krum": "krum"}
 
 
@@ -28,10 +30,11 @@ class Verdict:
 
 
 def scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: its settings and the highest test accuracy over the rounds."""
+    """One row a run: its settings and the highest test accuracy over the rounds, up to where it
+    diverged if it did."""
     settings = ["attack", "aggregator", "n", "f", "seed", "fl.momentum_at", "fl.learning_rate"]
-    done = frame[frame["status"] == "done"]
-    best = done.groupby(["key", *settings], as_index=False)["test_accuracy"].max()
+    trained = frame[frame["status"].isin(FINAL)]
+    best = trained.groupby(["key", *settings], as_index=False)["test_accuracy"].max()
     best["attack"] = best["attack"].str.partition("[")[0]
     best["aggregator"] = best["aggregator"].replace(_RULE)
     return best

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from benchmark.analysis.statistics import mean_interval
+from benchmark.index import FINAL
 
 # Accuracy: the table in the tutorial, and its script run as printed, after 30 and 200 rounds.
 PUBLISHED = {
@@ -21,16 +22,18 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns rule, published, script (NaN for other numbers of rounds), honest_training and
-        held_out (mean and half-width of the 95 % interval over seeds), seeds, rounds.
+        held_out (mean and half-width of the 95 % interval over seeds; NaN if a seed diverged),
+        seeds, rounds.
     """
     rows = []
-    done = frame[frame["status"] == "done"]
+    trained = frame[frame["status"].isin(FINAL)]
     for rule, (name, published, script) in PUBLISHED.items():
-        cells = done[done["aggregator"] == rule]
+        cells = trained[trained["aggregator"] == rule]
         if cells.empty:
             continue
-        last = cells[cells["round"] == cells["round"].max()]
-        rounds = int(last["round"].iloc[0])
+        last = cells.sort_values("round", kind="stable").drop_duplicates("key", keep="last")
+        rounds = int(last["round"].max())
+        last = last[(last["round"] == rounds) | (last["status"] == "diverged")]
         row = {"rule": name, "published": published, "script": script.get(rounds, float("nan"))}
         for column, source in (
             ("honest_training", "honest_accuracy"),
