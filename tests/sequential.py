@@ -315,7 +315,7 @@ class Reference:
         here = len(honest) + len(byzantine)
         honest = [c for c in honest if bool(torch.isfinite(own[c]).all())]  # the others are lost
         n, f, d = len(honest) + len(byzantine), len(byzantine), len(self.model)
-        declared = self.declared(here, n)
+        declared = self.declared(here, n, context)
         if "rule" in attack.reads and declared is None:
             return [torch.full((d,), math.nan)] * f
         everybody = [*honest, *byzantine]
@@ -368,7 +368,7 @@ class Reference:
         lost = [c in self.attackers for c in here if c not in left]
         record = {"discarded": len(lost), "discarded_byzantine": sum(lost)}
         record["discarded_honest"] = len(lost) - sum(lost)
-        declared = self.declared(len(here), len(left))
+        declared = self.declared(len(here), len(left), context)
         if declared is None:
             return record
         received = torch.stack([sent[c] for c in left])
@@ -391,9 +391,12 @@ class Reference:
         self.previous = step
         return record
 
-    def declared(self, here, left):
+    def declared(self, here, left, context):
         """The f that bounds the Byzantine among those left of the clients here: what is declared,
-        whoever was lost, or the largest f below for which the rule is defined."""
+        whoever was lost, or the largest f below for which the rule is defined. None if there is
+        none, or if the server's own update, which the rule needs, is not finite."""
+        if context.root_update and not bool(torch.isfinite(context.root_update()).all()):
+            return None
         f = math.ceil(self.fl.declared_byzantine * here / self.cell.n)
         while f >= 0 and feasibility(self.cell.rule, left, f):
             f -= 1

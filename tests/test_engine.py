@@ -554,6 +554,18 @@ def test_updates_so_large_that_a_rule_overflows_diverge(compose):
     assert outcome.status == "diverged" and outcome.reason == "model not finite after round 1"
 
 
+@pytest.mark.parametrize("attack", ["sign_flip", "optimal_ipm"])
+def test_a_server_whose_own_update_is_not_finite_takes_no_step(compose, attack):
+    settings = ["aggregator=fltrust", f"attack={attack}", "aggregator.root_examples=20"]
+    cell = compose(*SMALL, "fl.rounds=3", *settings)
+    workloads = Workloads("cpu")
+    x, y = workloads.of(cell).splits["validation"]
+    workloads.of(cell).splits["validation"] = torch.full_like(x, math.nan), y
+    (outcome,) = simulate([cell], SERIAL, workloads)
+    assert outcome.status == "diverged", outcome.reason
+    assert outcome.reason.startswith("no step was taken in 3 rounds: too little was left")
+
+
 def test_an_initial_model_that_is_not_finite_fails(compose):
     cell = compose(*SMALL)
     workloads = Workloads("cpu")

@@ -190,11 +190,14 @@ class Run:
             return None
         fewest = min([*self.metrics["discarded"][1:], record["discarded"]])
         lost = "every update was discarded"
-        why = lost if fewest == self._sampled else "too few updates were left for the rule"
+        why = lost if fewest == self._sampled else "too little was left for the rule to go by"
         return f"no step was taken in {self.cell.fl.rounds} rounds: {why}"
 
     def _arrive(self) -> None:
-        """Tell which honest updates the server will look at: those that are finite."""
+        """Tell which honest updates the server will look at, those that are finite; and whether
+        its own, on root data, is not."""
+        root = self._context.root_update
+        self._blind = root is not None and not is_finite(root())
         honest = self.buffer[len(self.byzantine) : self.received, : self.width]
         self._honest, self._honest_ids = honest, self.honest
         self._honest_mean = honest.mean(0)
@@ -234,6 +237,8 @@ class Run:
 
     def _feasible_f(self, left: int) -> int | None:
         """The f that the server reckons with if so many updates are left, see `feasible_f`."""
+        if self._blind:
+            return None
         check = partial(feasibility, self.cell.rule)
         return feasible_f(check, left, self._declared(self.received))
 
