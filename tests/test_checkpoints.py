@@ -113,10 +113,12 @@ def test_every_rule_and_stage(compose, tmp_path, monkeypatch, third):
         ["fl.momentum=0.9", "aggregator=fltrust"],
         ["fl.schedule=cosine", "fl.gradient_clip=1", "fl.weight_decay=0.01", "fl.momentum=0.9"],
         ["model=mlp", "fl.momentum=0.9", "attack=label_flip"],
+        ["model._target_=test_models.Dropout", "fl.momentum=0.9", "aggregator=fltrust"],
     ],
     ids=" ".join,
 )
 def test_every_algorithm(compose, tmp_path, monkeypatch, how):
+    monkeypatch.setenv("BENCHMARK_PACKAGES", "test_models")
     cells = [compose("attack=alie", *how, f"seed={seed}") for seed in (0, 1)]
     check_resumed(cells, tmp_path, monkeypatch)
 

@@ -722,3 +722,19 @@ def test_what_may_be_unusual(name):
     out = torch.full((1, model.num_parameters), math.nan)
     losses = accumulate(model, row, x, y, torch.ones(1, 4), out, 0.0, 1.0)
     assert out.isfinite().all() and losses.isfinite().all()
+
+
+def test_memory_is_that_of_one_client_at_a_time():
+    def big(input_shape, num_classes):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, 30, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+            torch.nn.Linear(30 * 6 * 6, num_classes),
+        )  # fmt: skip
+
+    shape = (1, 8, 8)
+    model = build_model(big, shape, 10)
+    one, ten = (model.gradient_bytes(shape, 1, count) for count in (1, 10))
+    assert model.gradient_bytes(shape, 50, 10) == ten
+    activations = 4 * 30 * 6 * 6  # bytes of an example, of the convolution
+    assert 2 * activations <= (ten - one) / 9 <= 4 * activations
+    assert activations <= model.forward_bytes(shape, 11) - model.forward_bytes(shape, 10)

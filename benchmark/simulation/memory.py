@@ -2,9 +2,9 @@
 
 What a cell holds from round to round is exact: rows of d numbers, and the states of its attack and
 its rule. What comes and goes within a round is the largest of the activations of everybody's
-gradients, those of an evaluation, and what attacks and rules need besides. The data, and Python
-with its libraries, are not counted, nor what the C library keeps of memory that was freed, up to a
-third more.
+gradients (with a user's torch module of one client's at a time, as found by trying it), those of an
+evaluation, and what attacks and rules need besides. The data, and Python with its libraries, are
+not counted, nor what the C library keeps of memory that was freed, up to a third more.
 """
 
 import math
@@ -62,7 +62,8 @@ def _gradient_bytes(cell, workload) -> int:
 def _passing_bytes(cell, workload) -> int:
     """Bytes at the peak of an attack, an aggregation or an evaluation, beyond what is held."""
     shape = workload.dataset.input_shape
-    largest = max(len(workload.splits[name][1]) for name in ("test", "validation"))
+    evaluated = ("test", "validation", "train")[: 2 + cell.fl.evaluate_train]
+    largest = max(len(workload.splits[name][1]) for name in evaluated)
     examples = min(chunk_of(workload.model), largest)
     evaluation = _FLOAT * examples * math.prod(shape)
     evaluation += workload.model.forward_bytes(shape, examples)
