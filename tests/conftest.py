@@ -35,3 +35,11 @@ def own_components(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCHMARK_PACKAGES", request.module.__name__)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiling_quietly():
+    """What is said of compiling depends on what was run before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.kernels.cache._tell", lambda args: None)
+        yield
