@@ -948,8 +948,9 @@ def test_a_components_fault_is_its_cells_alone(tmp_path, where, name, how, reaso
     faulty = [f"{group}._target_={HERE}.{name}", f"+{group}.{setting}='{how}'"]
     faulty += ["pre_aggregator=nnm"] if "nnm" in group else []
     few = ["fl.rounds=1", "model=logistic", "executor=inline", "fl.num_byzantine=4"]
+    few += [f"outputs={tmp_path}"]
     for jobs, done in (([few, few + faulty], 1), ([few + faulty], 0)):
-        result = execute(jobs, first_of([*few, f"outputs={tmp_path}"]), alone=not done)
+        result = execute(jobs, first_of(few), alone=not done)
         assert result.counts == Counter(done=done, failed=1)
         ((cell, status, told),) = result.problems
         assert status == "failed" and told.startswith(f"{where}: ") and reason in told, told
