@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain
+from numbers import Integral
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -358,7 +359,8 @@ def _make_way(config: DictConfig, overrides: list) -> None:
             OmegaConf.update(config, pair[1 - pair.index(given[0])], None)
     for key, value in named.items():
         where, _, last = key.rpartition(".")
-        node = OmegaConf.select(config, where) if last == "_target_" else None
+        ours = last == "_target_" and key.partition(".")[0] in _PARTS
+        node = OmegaConf.select(config, where) if ours else None
         if OmegaConf.is_dict(node) and node.get("_target_") != value:
             with open_dict(node):
                 for other in [k for k in node if f"{where}.{k}" not in named]:
@@ -447,8 +449,14 @@ def _demand_declarations(attack: Attack) -> None:
 
 def _idle(schedule: Schedule, fl: FL) -> str | None:
     """Why there is no attack in any round, None if there is one or is not to be one."""
-    f = fl.num_byzantine
-    if not f or any(schedule.count(round, f) for round in range(1, fl.rounds + 1)):
+    f, rounds = fl.num_byzantine, range(1, fl.rounds + 1)
+    if type(schedule).count is not Schedule.count:
+        for count in (schedule.count(round, f) for round in rounds):
+            if not (isinstance(count, Integral) and 0 <= count <= f):
+                raise BrokenContract(
+                    f"{type(schedule).__name__}.count must be from 0 to f={f}, not {count!r}"
+                )
+    if not f or any(schedule.count(round, f) for round in rounds):
         return None
     return f"there is no attack in any of fl.rounds={fl.rounds} (start={schedule.start})"
 

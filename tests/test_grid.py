@@ -847,7 +847,7 @@ class Faulty:
     """Fails at one of its methods, or returns there what it must not."""
 
     def __getattribute__(self, name):
-        wrong = {"check": 3, "reads": {"weather"}, "poisons": True, "load": None, "count": None}
+        wrong = {"check": 3, "reads": {"weather"}, "poisons": True, "load": None}
         at = object.__getattribute__(self, "at")
         if name == at.removesuffix("!"):
             if at.endswith("!"):
@@ -878,6 +878,11 @@ class FaultyAttack(Faulty, SignFlip):
 @dataclass(frozen=True)
 class FaultySchedule(Faulty, Schedule):
     at: str = ""
+
+    def count(self, round, f):
+        if self.at == "more":
+            return f + 1
+        return {}["a\nb"] if self.at == "fails" else 0.5
 
 
 @dataclass(frozen=True)
@@ -922,11 +927,13 @@ FAULTS = {
     "attack reads": ("attack", "FaultyAttack", "reads", "FaultyAttack.reads={'weather'} must be"),
     "attack poisons": ("attack", "FaultyAttack", "poisons", "FaultyAttack.poison is not defined"),
     "schedule made": ("schedule", "FaultySchedule", "init", "ZeroDivisionError: of 0"),
-    "schedule": ("schedule", "FaultySchedule", "count!", "KeyError: 'a\\nb'"),
+    "schedule": ("schedule", "FaultySchedule", "fails", "KeyError: 'a\\nb'"),
+    "schedule's answer": ("schedule", "FaultySchedule", "", "count must be from 0 to f=4, not 0.5"),
+    "too many attack": ("schedule", "FaultySchedule", "more", "must be from 0 to f=4, not 5"),
     "data made": ("data", "FaultyData", "init", "ZeroDivisionError: of 0"),
     "data": ("data", "FaultyData", "load!", "KeyError: 'a\\nb'"),
     "no data": ("data", "FaultyData", "load", "must return a benchmark.data.Dataset, not a None"),
-    "model": ("model", "FaultyModel", "build!", "KeyError: 'a\\nb'"),
+    "model made": ("model", "FaultyModel", "init", "ZeroDivisionError: of 0"),
     "boolean masks": ("partition", "FaultyPartition", "masks", "bool; indices are np.flatnonzero("),
     "one part more": ("partition", "FaultyPartition", "more", "gives 21 parts for n=20 clients"),
     "one part fewer": ("partition", "FaultyPartition", "fewer", "gives 19 parts for n=20 clients"),
