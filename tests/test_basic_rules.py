@@ -25,10 +25,13 @@ from benchmark.aggregators import (
     GeometricMedian,
     Infeasible,
     Krum,
+    MeaMed,
     Mean,
     Median,
     MedianDistance,
     MultiKrum,
+    NormFilter,
+    Phocas,
     TrimmedMean,
     Updates,
     WeightsRule,
@@ -298,6 +301,60 @@ def test_bucketing_with_a_given_permutation(s):
         Updates(torch.from_numpy(x[moved])), 1, None, Context(generator=lambda: Dealt(places))
     )
     np.testing.assert_allclose(again.rows(), mixed.rows(), rtol=1e-12)
+
+
+def test_a_bucket_counts_as_many_examples_as_its_clients():
+    """Its mean is the plain one; buckets of 1 + 3 and 5 + 7 examples weigh 4 to 12."""
+    x, counts = np.array([[1.0], [3.0], [10.0], [20.0]]), [1, 3, 5, 7]
+    chain = Chain([Bucketing(2), Mean(weighted=True)])
+    order = Context().generator().permutation(4)
+    buckets, examples = x[order].reshape(2, 2).mean(1), np.array(counts)[order].reshape(2, 2).sum(1)
+    wanted = buckets @ examples / 16
+    np.testing.assert_allclose(chain(x, counts=counts), [wanted], rtol=1e-15)
+
+
+def test_a_weighted_rule_behind_a_filter_that_leaves_only_clients_without_examples():
+    x = np.array([[100.0], [1.0], [2.0], [3.0], [2.0]])
+    for rule in (Mean(weighted=True), GeometricMedian(weighted=True)):
+        chain = Chain([NormFilter(), rule])
+        np.testing.assert_allclose(chain(x, f=1, counts=[9, 0, 0, 0, 0]), [2.0], rtol=1e-9)
+
+
+def test_means_of_whole_numbers_are_exact():
+    """Their sum is, so it is divided; products with a rounded 1/3 give 3.9999999999999996."""
+    for x in ([[1.0], [4.0], [7.0]], np.array([[1], [4], [7]], np.float32)):
+        for rule in (
+            Mean(),
+            TrimmedMean(),
+            MultiKrum(m="n-f"),
+            Bulyan(),
+            FABA(),
+            Phocas(),
+            MeaMed(),
+        ):
+            assert rule(x)[0] == 4.0
+        assert (NNM()(x) == 4.0).all() and (Bucketing(3)(x) == 4.0).all()
+        for stage in (NNM(), Bucketing(3)):
+            assert Chain([stage, Median()])(x)[0] == Chain([stage, Mean()])(x)[0] == 4.0
+
+
+def test_sums_of_the_largest_numbers_do_not_overflow():
+    for x in (np.full((5, 2), 3e38, np.float32), np.full((4, 2), 1.5e308)):
+        for rule in (Mean(), Median(), TrimmedMean(), MeaMed(), Phocas()):
+            np.testing.assert_allclose(rule(x, f=1), x[0], rtol=1e-6)
+            chain = Chain([Bucketing(1), rule])
+            np.testing.assert_allclose(chain(x, f=1), x[0], rtol=1e-6)
+        np.testing.assert_allclose(Bucketing(2)(x, f=0)[0], x[0], rtol=1e-6)
+        np.testing.assert_allclose(Median()(np.concatenate([x, -x]), f=1), [0, 0])
+
+
+def test_flpoisons_trimmed_mean_of_fewer_than_ten_is_zero():
+    """Its code takes away `updates[-0:]`, all of them, where it trims none."""
+    rule = TrimmedMean(ratio=0.1, untrimmed="zero")
+    for n in (1, 9, 10, 25):
+        x = draw(n, 4)
+        wanted = np.sort(x, axis=0)[n // 10 : n - n // 10].mean(0) if n >= 10 else np.zeros(4)
+        np.testing.assert_allclose(rule(x), wanted, rtol=1e-12)
 
 
 def test_bucketing_draws_anew_every_round_and_alike_when_asked_twice():

@@ -262,6 +262,23 @@ def test_huber_between_mean_and_geometric_median():
     assert np.array_equal(Huber()(x, f=1, counts=counts), Huber()(x, f=1))
 
 
+def test_spectral_rules_with_vectors_of_any_length():
+    """Squares of squared lengths are out of range from 1e77 on, inner products from 1e150."""
+    for far in (1e30, 1e76, 1e100, 1e140):
+        x = [[0.0], [1.0], [2.0], [far], [far]]
+        for rule in (CAF(), FilterL2(), DnC(), SMEA()):
+            assert rule(x, f=2)[0] == 1.0
+        x = [[0.0], [1.0], [2.0], [3.0], [far], [2 * far], [4 * far]]
+        assert Krum(distance="fourth")(x, f=2)[0] == 1.0
+    for far in (1e160, 1e300):
+        x = [[0.0], [1.0], [2.0], [far], [far]]
+        for rule in (CAF(), FilterL2(), DnC(), SMEA()):
+            with pytest.raises(ValueError, match=r"^updates are too long"):
+                rule(x, f=2)
+    variance, deviation = top_direction(np.diag([1e200, 1.0, 2.0]), np.array([0.0, 1.0, 1.0]))
+    assert 0 < variance < 2 and deviation[0] == 0.0 and deviation[2] == 1.0
+
+
 def test_caf_keeps_the_best_and_not_the_last():
     """Where the largest variance goes up again on the way: for these seeds in the last step."""
     last = 0

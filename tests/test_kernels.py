@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from benchmark.kernels import blocks, convolution, order, signs
 from benchmark.kernels import gram as gram_module
 from benchmark.kernels.gram import distances_from, gram, squared_distances
+from benchmark.kernels.offsets import offsets
 from benchmark.kernels.pooling import relu_pool, relu_pool_backward
 from benchmark.kernels.selection import iterated_krum
+from benchmark.kernels.shuffle import permuted
 from benchmark.kernels.signs import votes
 
 quick = settings(max_examples=25, deadline=None)
@@ -473,8 +475,51 @@ def test_all_rows_equal_or_zero():
         assert not measured_distances(np.full((6, 40), value, np.float32)).any()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_equal_rows_have_equal_products(seed):
+    """By the kernel, by torch for other dtypes, about a pivot, of extra rows, and of mixtures."""
+    rng = np.random.default_rng(seed)
+    n, d = int(rng.integers(5, 40)), int(rng.integers(1, 3000))
+    x, same = rng.normal(size=(n, d)), rng.permutation(n)[: n // 2]
+    x[same] = x[same[0]]
+    mixing = rng.dirichlet(np.ones(n), n)
+    mixing[same] = mixing[same[0]]
+    for scaled in (x, x + 1e4, x * 1e25):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            rows = torch.from_numpy(scaled).to(dtype)
+            products = gram(rows, rows[same[:1]])
+            known = [*same, n]
+            for table in (products.inner, products.centred):
+                assert (table[known] == table[same[0]]).all()
+                assert (table[:, known] == table[:, same[:1]]).all()
+            if len(same) > 1:
+                assert not squared_distances(products.centred)[np.ix_(known, known)].any()
+            mixed = gram(rows).mixed(mixing)
+            for table in (mixed.inner, mixed.centred, gram(rows).mixed_inner(mixing)):
+                assert (table[same] == table[same[0]]).all()
+
+
+def test_rows_too_short_for_float64_are_an_error_of_one_line():
+    with pytest.raises(ValueError, match=r"^updates are too short.*1e-280$"):
+        gram(torch.full((3, 2), 1e-200, dtype=torch.float64))
+    assert not gram(torch.zeros(3, 2, dtype=torch.float64)).inner.any()
+
+
+def test_vectors_that_are_too_short_are_not_read_beyond():
+    x = torch.ones(4, 1000)
+    for wrong in (
+        lambda: gram(x, x[:1, :900]),
+        lambda: offsets(x, x[0, :900]),
+        lambda: offsets(x, x[0], x[0, :900]),
+        lambda: permuted(x, torch.arange(900, dtype=torch.int32)),
+        lambda: sorted_mean(x, 0, 1, np.eye(3)),
+    ):
+        with pytest.raises(ValueError, match=r"for vectors of|for 3 vectors|vectors of 1000"):
+            wrong()
+
+
 def test_rows_too_long_for_float64_are_an_error_of_one_line():
-    with pytest.raises(ValueError, match=r"^updates are too long.*1e308$"):
+    with pytest.raises(ValueError, match=r"^updates are too long.*1e300$"):
         gram(torch.full((3, 2), 1e200, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [3.0]]))
 
 

@@ -19,6 +19,7 @@ from rule_table import EXEMPTIONS, STYLES, TABLE, D, F, N, behind, call, knowled
 
 from benchmark import aggregators
 from benchmark.aggregators import (
+    FLAME,
     NNM,
     RLR,
     Bucketing,
@@ -268,6 +269,69 @@ def test_whatever_arrives_the_result_is_finite(thing, style):
         if isinstance(thing, Stage):
             assert np.isfinite(behind(thing, x, F)).all()
         assert np.array_equal(x, before)
+
+
+@every(Rule | Stage, "thing", "scale")
+def test_vectors_of_another_unit(thing):
+    """2^k times as long vectors give a result 2^k times as long, bit for bit as far as float64
+    holds sums of their squares; float32 vectors are looked at in float64 at the ends."""
+    x = draw()
+    x[2] *= 50
+    wanted = call(thing, x, F)
+    for power in (-400, 400):
+        np.testing.assert_array_equal(call(thing, x * 2.0**power, F), wanted * 2.0**power)
+    for power in (-90, 110):
+        result = call(thing, (x * 2.0**power).astype(np.float32), F)
+        np.testing.assert_allclose(result / 2.0**power, wanted, rtol=1e-4, atol=1e-4)
+
+
+def no_sum(thing):
+    """The right result does not lie beyond the vectors, where there may be no number."""
+    return not (isinstance(thing, FLAME) or getattr(thing, "normalise", True) is False)
+
+
+@everything
+def test_the_largest_and_smallest_numbers(thing):
+    """What needs squares that float64 does not hold says so; the others give numbers."""
+    shapes = np.random.default_rng(1).uniform(-1, 1, size=(N, D)), np.ones((N, D))
+    for dtype in (np.float32, np.float64):
+        kind = np.finfo(dtype)
+        sizes = 0.99 * float(kind.max), kind.tiny, kind.smallest_subnormal, 2.0**-600, 2.0**600
+        for size in map(float, sizes):
+            if size > float(kind.max):
+                continue
+            for shape in shapes:
+                try:
+                    result = call(thing, (shape * size).astype(dtype), F)
+                except ValueError as error:
+                    assert dtype == np.float64
+                    assert re.match("updates are too (long|short): their squared", str(error))
+                    continue
+                assert np.isfinite(result).all() or (size == sizes[0] and not no_sum(thing))
+
+
+@every_rule
+def test_a_mean_is_exact_where_the_sum_is(rule):
+    """Whole numbers: the sum of the k vectors with equal weights, divided by k."""
+    for dtype in (np.float32, np.float64):
+        x = np.random.default_rng(2).integers(-8, 9, (N, D)).astype(dtype)
+        try:
+            weights = rule.weights(x, f=F, context=knowledge(x))
+        except TypeError:
+            return
+        used = np.flatnonzero(weights)
+        if len(used) and np.allclose(weights[used], 1 / len(used), rtol=1e-13):
+            wanted = x[used].sum(0) / dtype(len(used))
+            np.testing.assert_array_equal(call(rule, x, F), wanted)
+
+
+@every_rule
+def test_nobody_left_has_examples(rule):
+    """Where all counts are 0, as a filter may leave them, they count alike."""
+    x = torch.from_numpy(draw())
+    wanted, _, _ = one_step(rule, Updates(x))
+    vector, _, _ = one_step(rule, Updates(x, counts=np.zeros(N)))
+    assert torch.equal(vector, wanted)
 
 
 @everything

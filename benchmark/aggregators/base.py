@@ -19,7 +19,7 @@ import torch
 from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful, rows_of_states
 from benchmark.checks import is_whole, whole
-from benchmark.kernels.blocks import wide
+from benchmark.kernels.blocks import combination, wide
 from benchmark.kernels.gram import Gram, gram, squared_distances
 
 _BLOCK_VALUES = 1 << 17  # of a block of columns: half a megabyte
@@ -216,6 +216,11 @@ class Updates:
         """(m, m) float64 squared distances |x_i - x_j|^2, 0 on the diagonal."""
         return squared_distances(self.centred)
 
+    def prior(self, weighted: bool) -> np.ndarray:
+        """(m,) how much each vector counts: its examples if they are `weighted`, otherwise all
+        alike; so also where a filter has left nobody who has any."""
+        return self.counts if weighted and self.counts.any() else np.ones(len(self))
+
     @property
     def norms(self) -> np.ndarray:
         """(m,) float64 Euclidean norms."""
@@ -288,7 +293,7 @@ class Updates:
         source = self._selection
         if source is not None:
             return part[torch.as_tensor(source, device=part.device)]
-        return torch.as_tensor(self.mixing).to(part) @ part
+        return combination(self.mixing, part)
 
     def unordered(self) -> tuple[torch.Tensor, np.ndarray | None]:
         """(x, mixing) such that mixing @ x are the vectors, in some order; None: x are. So no copy
@@ -313,13 +318,12 @@ class Updates:
         if len(used) == 1 and coefficients[used[0]] == 1.0:  # a selection stays bit for bit
             return self.clients[int(used[0])].clone()
         if self.clients.dtype not in (torch.float32, torch.float64):
-            over = Updates(self.clients)
-            sums = [torch.as_tensor(coefficients).to(p) @ p for _, p in over.blocks()]
+            sums = [combination(coefficients, part) for _, part in Updates(self.clients).blocks()]
             return torch.cat(sums).to(self.clients.dtype)
         if 6 * len(used) < len(coefficients):
             rows = torch.as_tensor(used, device=self.clients.device)
-            return torch.as_tensor(coefficients[used]).to(self.clients) @ self.clients[rows]
-        return torch.as_tensor(coefficients).to(self.clients) @ self.clients
+            return combination(coefficients[used], self.clients[rows])
+        return combination(coefficients, self.clients)
 
     def coefficients(self, weights: np.ndarray) -> np.ndarray:
         """(n,) the same combination in terms of the clients' vectors."""

@@ -20,6 +20,7 @@ from benchmark.aggregators.base import (
     positive_if_set,
 )
 from benchmark.aggregators.vectors import angles, clipping_scale, cosine_distances, gaussian, models
+from benchmark.kernels.gram import in_range
 
 _PART = 1 << 16  # values that Auror sorts at a time
 _RATIO = 50.0  # largest logarithm of a ratio of probabilities in DeepSight
@@ -363,16 +364,22 @@ class DeepSight(_ClippingDetector):
 
     @staticmethod
     def _output_layer(updates: Updates, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """(m, P) NEUPs and (m, P) updates of the bias. The server's step cancels in both."""
+        """(m, P) NEUPs and (m, P) updates of the bias. The server's step cancels in both.
+
+        Raises:
+            ValueError: if squares of the updates exceed what float64 holds.
+        """
         weights, bias = context.layers[-2:]
         changes = updates.columns(np.arange(bias.start, bias.stop)).double().cpu().numpy()
+        with np.errstate(over="ignore"):
+            in_range(np.square(changes))
         energies = np.abs(changes)
         width = (weights.stop - weights.start) // max(1, energies.shape[1])
         for p in range(energies.shape[1]):  # class by class: the layer may be most of the model
             first = weights.start + p * width
             part = updates.columns(np.arange(first, first + width)).double()
             energies[:, p] += part.abs().sum(1).cpu().numpy()
-        highest = energies.max(1, keepdims=True)
+        highest = in_range(energies).max(1, keepdims=True)
         shares = (energies / np.where(highest > 0, highest, 1.0)) ** 2
         return shares / np.maximum(shares.sum(1, keepdims=True), 1.0), changes
 
@@ -470,9 +477,11 @@ def _two_means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(values.shape[1]), np.zeros(values.shape, bool)
     ordered = np.sort(values, axis=0)
     count = np.arange(1.0, m)[:, None]
+    huge = float(np.abs(ordered[[0, -1]]).max()) > 1e298  # of which sums would overflow
+    parts = ordered * 2.0**-32 if huge else ordered
     # Both sums run from their own end: no difference of sums in which a huge value would cancel.
-    gaps = np.cumsum(ordered[:0:-1], axis=0, dtype=np.float64)[::-1] / (m - count)
-    gaps -= np.cumsum(ordered[:-1], axis=0, dtype=np.float64) / count
+    gaps = np.cumsum(parts[:0:-1], axis=0, dtype=np.float64)[::-1] / (m - count)
+    gaps -= np.cumsum(parts[:-1], axis=0, dtype=np.float64) / count
     quality = gaps * np.sqrt(count * (m - count))  # orders splits as the squares between them do
     quality[ordered[1:] == ordered[:-1]] = 0.0
     best = quality.argmax(0)[None]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.aggregators.base import Report, Rule, Updates, one_of
+from benchmark.aggregators.base import Report, Rule, Updates, combined, one_of
 from benchmark.kernels.order import Window, nearest_mean, sorted_mean
 
 
@@ -75,13 +75,16 @@ class TrimmedMean(_RanksRule):
 
     Attributes:
         ratio: trim b = floor(ratio * n) whatever f is; by default b = f.
+        untrimmed: the aggregate where b = 0: the `mean`, or `zero`, as FLPoison's code has it.
     """
 
     paper: ClassVar[str] = "Yin et al., ICML 2018"
     cost: ClassVar[str] = "n log^2 n d"
     ratio: float | None = None
+    untrimmed: str = "mean"
 
     def __post_init__(self):
+        one_of("untrimmed", self.untrimmed, ("mean", "zero"))
         if self.ratio is not None and not 0 <= self.ratio < 0.5:
             raise ValueError(f"ratio must lie in [0, 0.5), got {self.ratio}")
 
@@ -91,12 +94,20 @@ class TrimmedMean(_RanksRule):
 
     def kappa(self, n, f):
         """6 f / (n - 2f) (1 + f / (n - 2f)) (Allouah et al., AISTATS 2023)."""
-        return 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f)) if self.ratio is None else None
+        if self.ratio is not None or (f == 0 and self.untrimmed == "zero"):
+            return None
+        return 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f))
 
     def ranks(self, n, f):
         """b..n-b-1"""
         b = f if self.ratio is None else trimmed(self.ratio, n)
         return b, n - b
+
+    def step(self, updates, f, state, context):
+        """See `Rule.step`."""
+        if self.untrimmed == "zero" and self.ranks(len(updates), f)[0] == 0:
+            return combined(updates, np.zeros(len(updates)))
+        return super().step(updates, f, state, context)
 
 
 def trimmed(ratio: float, n: int) -> int:

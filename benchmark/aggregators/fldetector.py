@@ -194,6 +194,8 @@ def _errors(updates, state, model, age) -> np.ndarray | None:
     for back in range(1, pairs + 1):
         moves[back:, pairs - back] = 1.0
     expected = np.array([_hessian_times(move, products, pairs) for move in moves])
+    if not np.isfinite(expected).all():
+        return None
     expected = torch.as_tensor(expected[age - 1], device=device)
     place = torch.as_tensor(np.searchsorted(last.ids, updates.ids), device=device)
     squares = torch.zeros(len(updates), dtype=torch.float64, device=device)
@@ -218,6 +220,8 @@ def _hessian_times(move, products, pairs) -> np.ndarray:
         [[sigma * products[steps, steps], lower], [lower.T, -np.diag(np.diagonal(cross))]]
     )
     toward = np.concatenate([sigma * products[steps] @ move, products[changes] @ move])
+    if not (np.isfinite(matrix).all() and np.isfinite(toward).all()):
+        return np.full(len(move), np.nan)
     scale = np.sqrt(np.abs(np.diagonal(matrix)))
     scale[scale == 0] = 1.0
     solved = np.linalg.pinv(matrix / np.outer(scale, scale), rcond=1e-10, hermitian=True)

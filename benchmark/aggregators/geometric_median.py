@@ -62,7 +62,7 @@ class GeometricMedian(WeightsRule):
 
     def combination(self, updates, f):
         """(m,) the weights b_i / sum b of the last iteration."""
-        prior = updates.counts if self.weighted else np.ones(len(updates))
+        prior = updates.prior(self.weighted)
         first = None
         if self.start == "zero":
             first = updates.norms
@@ -218,7 +218,7 @@ class Huber(WeightsRule):
 
     def combination(self, updates, f):
         """(m,) the weights b_i / sum b of the last iteration."""
-        prior = updates.counts if self.weighted else np.ones(len(updates))
+        prior = updates.prior(self.weighted)
         radius, start = nearest_half(updates.distances, prior)
         threshold = max(self.threshold * (radius if self.relative else 1.0), 1e-300)
         first = distances_from(start, updates.centred)

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmark.aggregators.base import Rule, Updates, WeightsRule, one_of
 from benchmark.aggregators.coordinatewise import report_of, trimmed
+from benchmark.kernels.gram import power_of_two
 from benchmark.kernels.order import nearest_mean, sorted_mean
 from benchmark.kernels.selection import iterated_krum
 
@@ -38,9 +39,17 @@ def krum_scores(
     if distance == "plain":
         others = np.sqrt(others)
     elif distance == "fourth":
-        others = others**2
+        others = _fourth(others)
     count = max(1, m - f - (2 if neighbours == "n-f-2" else 1))
     return np.sort(others, axis=-1)[..., :count].sum(-1)
+
+
+def _fourth(squared: np.ndarray) -> np.ndarray:
+    """Return the squares of squared distances, infinite ones aside, in a unit in which they neither
+    overflow nor vanish."""
+    unit = power_of_two(squared[np.isfinite(squared)].max(initial=0.0))
+    usual = unit == 0.0 or 1e-100 < unit < 1e100
+    return (squared if usual else squared / unit * 2.0**465) ** 2
 
 
 @dataclass(frozen=True)
@@ -172,8 +181,8 @@ class Bulyan(Rule):
         if self.selection == "oneshot":
             scores = krum_scores(updates.distances, f, self.distance)
             return np.sort(np.argsort(scores, kind="stable")[:theta])
-        power = {"squared": 1.0, "plain": 0.5, "fourth": 2.0}[self.distance]
-        return np.sort(iterated_krum(updates.distances**power, f, theta))
+        kinds = {"squared": np.copy, "plain": np.sqrt, "fourth": _fourth}
+        return np.sort(iterated_krum(kinds[self.distance](updates.distances), f, theta))
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""

@@ -13,6 +13,7 @@ import torch
 
 from benchmark.aggregators.base import Layer, Report, Rule, Updates, positive
 from benchmark.aggregators.vectors import clipping_scale, thresholds
+from benchmark.kernels.blocks import combination
 
 _ROUNDING = 1e-6  # relative: smaller differences from the median, or from a bound, are none
 
@@ -62,8 +63,7 @@ class LASA(Rule):
         weights = usual * scale / np.maximum(1, usual.sum(1, keepdims=True))
         vector = torch.empty_like(updates.clients[0])
         for layer, columns, part in _by_layer(updates, layers):
-            mean = torch.as_tensor(weights[layer]).to(part) @ part
-            vector[columns] = mean.to(vector.dtype)
+            vector[columns] = combination(weights[layer], part).to(vector.dtype)
         sizes = np.array([layer.stop - layer.start for layer in layers])
         return vector, None, Report.of_shares(sizes @ weights, updates.mixing)
 

@@ -7,8 +7,6 @@ from Decentralized Data", AISTATS 2017.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from benchmark.aggregators.base import WeightsRule
 
 
@@ -20,7 +18,8 @@ class Mean(WeightsRule):
 
     Attributes:
         weighted: weigh by the number of training examples. Off by default: the number is the
-            client's own claim, and a Byzantine one claims what it likes.
+            client's own claim, and a Byzantine one claims what it likes. Where a filter has left
+            only clients without examples they count alike.
     """
 
     paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
@@ -33,5 +32,5 @@ class Mean(WeightsRule):
 
     def combination(self, updates, f):
         """(m,) 1/m each, or the shares of the sample counts."""
-        counts = updates.counts if self.weighted else np.ones(len(updates))
+        counts = updates.prior(self.weighted)
         return counts / counts.sum()

@@ -44,7 +44,9 @@ class Bucketing(Stage):
     """Means of random buckets of s vectors; the rule sees ceil(n/s) of them, still f Byzantine.
 
     Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing",
-    ICLR 2022. The last bucket may be smaller.
+    ICLR 2022. The last bucket may be smaller. The mean of a bucket is the plain one, whatever the
+    clients' sample counts; a rule behind it that weighs by these counts as many examples for the
+    bucket as its clients have together.
 
     Requires ceil(n / s) >= 2f + 1.
 

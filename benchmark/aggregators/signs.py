@@ -17,6 +17,7 @@ from benchmark.aggregators.base import (
     positive_if_set,
 )
 from benchmark.aggregators.vectors import clipping_scale, thresholds
+from benchmark.kernels.blocks import count_unit
 from benchmark.kernels.order import sorted_mean
 from benchmark.kernels.signs import votes
 
@@ -229,6 +230,7 @@ class FedSECA(Rule):
         smallest = thresholds(updates, self.gamma)
         scale = torch.as_tensor(clipping_scale(updates.norms, np.median(updates.norms)))[:, None]
         vector, shares = torch.empty_like(updates.clients[0]), np.zeros(n)
+        unit = float(count_unit(n))  # so that sums do not overflow
         for columns, part in updates.blocks():
             signs, size = torch.sign(part), part.abs()
             elected = torch.sign(votes.to(part) @ signs)
@@ -237,7 +239,7 @@ class FedSECA(Rule):
             clipped = torch.minimum(clipped, median)
             counts = (elected * signs * clipped > 0) & (size >= smallest)
             number = counts.sum(0).clamp(min=1)
-            mean = elected * (counts * clipped).sum(0) / number
+            mean = elected * (counts * (clipped * unit)).sum(0) / (number * unit)
             vector[columns] = mean.to(vector.dtype)
             shares += (counts.double() / number).sum(1).cpu().numpy()
         return vector, None, Report.of_shares(shares, updates.mixing)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.base import Detector, Updates, WeightsRule, positive
+from benchmark.kernels.gram import in_range, power_of_two
 
 _COLUMNS = 1024  # of a block of sampled coordinates
 _EQUAL = 1e-9  # relative; what differs by less is taken for equal
@@ -24,7 +25,8 @@ def top_direction(inner: np.ndarray, weights: np.ndarray) -> tuple[float, np.nda
 
     Returns:
         The variance in that direction, and (m,) squared deviations from the mean along it, as
-        shares of the largest among vectors of positive weight; all 0 where there is no variance.
+        shares of the largest among vectors of positive weight; all 0 where there is no variance,
+        and those of the others 0.
         Where several directions have the largest variance (up to a relative 1e-9) the deviations
         are those in all of them, so that they do not depend on the choice of a basis. Those equal
         to the largest up to as much are 1.
@@ -32,19 +34,24 @@ def top_direction(inner: np.ndarray, weights: np.ndarray) -> tuple[float, np.nda
     weights = weights / weights.sum()
     toward = inner @ weights
     centred = inner - toward[:, None] - toward[None, :] + weights @ toward
+    there = weights > 0
+    unit = power_of_two(np.abs(centred[np.ix_(there, there)]).max())
+    if unit == 0.0:
+        return 0.0, np.zeros(len(weights))
+    centred = np.where(there[:, None] & there, centred, 0.0) / unit  # squares are in range
     root = np.sqrt(weights)
     values, vectors = np.linalg.eigh(root[:, None] * centred * root)
     variance = max(0.0, float(values[-1]))
     top = vectors[:, values >= variance * (1 - _EQUAL)]
     length = np.linalg.norm(centred @ (root[:, None] * top), axis=1)
-    longest = length[weights > 0].max()
+    longest = length.max()
     if variance == 0.0 or longest == 0.0:
         return 0.0, np.zeros(len(weights))
     deviation = (length / longest) ** 2
     # Vectors that Byzantine clients sent in concert must go together: one that kept a weight of
     # 1e-16 would remain the yardstick for all others.
     deviation[(deviation > 1 - _EQUAL) & (deviation < 1)] = 1.0
-    return variance, deviation
+    return variance * unit, deviation
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class FilterL2(WeightsRule):
         while True:
             variance, deviation = top_direction(updates.centred, c)
             less = np.where(c > 0, c * (1.0 - np.minimum(deviation, 1.0)), 0.0)
-            if variance <= self.expansion * self.sigma**2 or less.sum() <= m - 2 * f:
+            if variance <= self.expansion * (self.sigma * self.sigma) or less.sum() <= m - 2 * f:
                 return c / c.sum()
             c = less
 
@@ -184,4 +191,4 @@ def _inner_of(updates: Updates, index: np.ndarray) -> np.ndarray:
         part = updates.columns(index[start : start + _COLUMNS]).to(torch.float64)
         part = part - part.mean(0)
         inner += (part @ part.T).cpu().numpy()
-    return inner
+    return in_range(inner)

@@ -11,6 +11,7 @@ from numba import njit
 from benchmark.kernels.arrays import suits
 
 COLUMNS = 512  # of one block: its rows fit the first- or second-level cache
+_ROUNDING = 1e-13  # of a share, by which products of shares may be off
 _PIECE_VALUES = 1 << 20  # converted or sorted at once where the kernels do not take x
 
 
@@ -29,29 +30,67 @@ def wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def fractions(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients and divisors whose quotients are the weights.
+
+    A row of k equal weights 1/k is a mean: of its vectors the sum is divided by k, since a product
+    with the rounded 1/k is not exact where the sum is. Both are in units of a power of two no
+    smaller than k, so that the sum does not overflow.
+
+    Args:
+        weights: (..., n).
+
+    Returns:
+        (..., n) coefficients and (...,) divisors, 1 where there is nothing to divide.
+    """
+    used = weights != 0
+    count = np.maximum(used.sum(-1), 1)
+    equal = (np.abs(weights * count[..., None] - used) <= _ROUNDING).all(-1)
+    unit = count_unit(count)
+    coefficients = np.where(equal[..., None], used * unit[..., None], weights)
+    return coefficients, np.where(equal, count * unit, 1.0)
+
+
+def count_unit(count):
+    """Return the largest power of two with which `count` numbers of equal size have a sum that is
+    no larger than one of them."""
+    return 2.0 ** -np.ceil(np.log2(count))
+
+
+def combination(weights: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+    """Return weights @ x, for weights (n,) or (m, n); means as in `fractions`."""
+    coefficients, divisors = fractions(weights)
+    total = torch.as_tensor(coefficients).to(x) @ x
+    if (divisors == 1).all():
+        return total
+    return total.div_(torch.as_tensor(divisors).to(x)[..., None])
+
+
 def mixed(x: torch.Tensor, mixing: np.ndarray | None) -> torch.Tensor:
     """mixing @ x, or x itself."""
-    return x if mixing is None else torch.as_tensor(mixing).to(x) @ x
+    return x if mixing is None else combination(mixing, x)
 
 
 def source(mixing, x):
     """How the kernels get at the vectors: a mixing matrix with both sides filled up to multiples of
-    four, empty if there is none; which rows of x they are, if they are rows; and their number."""
+    four, empty if there is none; by what mixtures are divided, see `fractions`; which rows of x
+    they are, if they are rows; and their number."""
+    nothing = np.empty((0, 0), x.dtype), np.empty(0, x.dtype)
     if mixing is None:
-        return np.empty((0, 0), x.dtype), np.empty(0, np.int64), len(x)
+        return *nothing, np.empty(0, np.int64), len(x)
     m, n = mixing.shape
     if n != len(x):
         raise ValueError(f"mixing is for {n} vectors, not for {len(x)}")
     rows = mixing.argmax(1)
     if np.array_equal(mixing, np.eye(n)[rows]):
-        return np.empty((0, 0), x.dtype), rows, m
+        return *nothing, rows, m
     padded = np.zeros((-(-m // 4) * 4, -(-n // 4) * 4), x.dtype)
-    padded[:m, :n] = mixing
-    return padded, np.empty(0, np.int64), m
+    padded[:m, :n], divisors = fractions(mixing)
+    return padded, divisors.astype(x.dtype), np.empty(0, np.int64), m
 
 
 @njit(cache=True, inline="always")
-def load_block(x, mixing, rows, m, start, width):
+def load_block(x, mixing, divisors, rows, m, start, width):
     """Columns start.. of x, of rows of it, or of mixtures; four of these from four rows at a
     time. There are two rows more than are needed, for whoever wants to work on them."""
     n, mixtures, parts = len(x), mixing.shape[0], mixing.shape[1]
@@ -83,4 +122,9 @@ def load_block(x, mixing, rows, m, start, width):
                 y1[k] += a10 * v0 + a11 * v1 + a12 * v2 + a13 * v3
                 y2[k] += a20 * v0 + a21 * v1 + a22 * v2 + a23 * v3
                 y3[k] += a30 * v0 + a31 * v1 + a32 * v2 + a33 * v3
+    for i in range(len(divisors)):
+        if divisors[i] != 1:
+            row, divisor = block[i], divisors[i]
+            for k in range(width):
+                row[k] /= divisor
     return block

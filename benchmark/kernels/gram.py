@@ -24,6 +24,8 @@ _JOBS = 16  # at most so many threads; the order of summation does not depend on
 _FEW = 256  # vectors, whose inner products take half a megabyte
 _STEP = 4  # blocks of many vectors: they stay in the cache that all cores share
 _ILL_CONDITIONED = 1e-2  # typical squared distance, relative to the squared distance to the pivot
+_SAMPLE = 64  # numbers of vectors that are looked at before all are
+_LONGEST, _SHORTEST = 1e300, 1e-280  # of sums of squares, so that many can be added and divided
 
 
 class Gram(NamedTuple):
@@ -44,8 +46,9 @@ class Gram(NamedTuple):
         return self.about[:-1, :-1]
 
     def mixed(self, mixing: np.ndarray) -> "Gram":
-        """The products of the vectors w_i = sum_j mixing[i, j] v_j. The new p is s times the old
-        one, s being the sum of coefficients that is in the middle."""
+        """The products of the vectors w_i = sum_j mixing[i, j] v_j, the same for the same
+        coefficients. The new p is s times the old one, s being the sum of coefficients that is in
+        the middle."""
         m, n = mixing.shape
         sums = mixing.sum(1)
         middle = np.sort(sums)[len(sums) // 2]
@@ -53,17 +56,46 @@ class Gram(NamedTuple):
         beyond[np.abs(beyond) <= 1e-9] = 0.0  # p cancels, and with it its rounding
         over = np.zeros((m + 1, n + 1))
         over[:m, :n], over[:m, n], over[m, n] = mixing, beyond, middle
-        return Gram(self.mixed_inner(mixing), over @ self.about @ over.T)
+        same = np.append(first_equal(mixing), m)
+        return Gram(self.mixed_inner(mixing), (over @ self.about @ over.T)[np.ix_(same, same)])
 
     def mixed_inner(self, mixing: np.ndarray) -> np.ndarray:
         """`inner` of the mixed vectors."""
-        return mixing @ self.inner @ mixing.T
+        return _between(mixing, self.inner)
 
     def mixed_centred(self, mixing: np.ndarray) -> np.ndarray:
         """`centred` of the mixed vectors."""
         if not self.about[-1, -1]:  # p is zero
-            return mixing @ self.centred @ mixing.T
+            return _between(mixing, self.centred)
         return self.mixed(mixing).centred
+
+
+def _between(mixing: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Return the products of mixtures, the same for the same coefficients."""
+    same = first_equal(mixing)
+    return (mixing @ products @ mixing.T)[np.ix_(same, same)]
+
+
+def first_equal(rows: np.ndarray) -> np.ndarray:
+    """(m,) for every row of a small matrix the first that is equal to it."""
+    seen = {}
+    return np.array([seen.setdefault(row.tobytes(), i) for i, row in enumerate(rows + 0.0)], int)
+
+
+def power_of_two(number: float) -> float:
+    """Return the largest power of two that is not larger than a number; 0 for 0."""
+    return float(np.ldexp(0.5, np.frexp(number)[1])) if number else 0.0
+
+
+def in_range(inner: np.ndarray) -> np.ndarray:
+    """Return inner products if squares can be added.
+
+    Raises:
+        ValueError: if they cannot: they are too large.
+    """
+    if not np.abs(inner).max(initial=0.0) < _LONGEST:
+        raise ValueError("updates are too long: their squared lengths must be below 1e300")
+    return inner
 
 
 def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
@@ -80,7 +112,8 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
         |x_i - x_j|, and where rows differ by 20 orders of magnitude.
 
     Raises:
-        ValueError: if squared lengths exceed what float64 holds.
+        ValueError: if float64 does not hold sums of squared lengths, since they are too large, or
+            all too small.
     """
     if extra is not None and extra.shape[1:] != x.shape[1:]:
         raise ValueError(
@@ -91,11 +124,12 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
         inner = _symmetric(*as_array(x), _extra_rows(extra, x))
     else:
         inner = _products(x, extra, None, dtype)[:-1, :-1]
-    if not 1e-30 < np.abs(inner).max() < np.inf:  # float32 over- or underflowed
+    least = _SHORTEST if dtype == torch.float64 else 1e-30
+    if not least < np.abs(inner).max() < _LONGEST:  # float32 over- or underflowed
         dtype = torch.float64
         inner = _products(x, extra, None, dtype)[:-1, :-1]
-        if not np.isfinite(inner).all():
-            raise ValueError("updates are too long: their squared lengths must be below 1e308")
+        if in_range(inner).max() < _SHORTEST and any(map(_nonzero, (x, extra))):
+            raise ValueError("updates are too short: their squared lengths must be above 1e-280")
     about = np.pad(inner, (0, 1))
     for _ in range(5):  # outliers of several magnitudes are left one after the other
         medoid, ratio = _conditioning(about[: len(x), : len(x)])
@@ -213,7 +247,28 @@ def _products(x, extra, pivot, dtype) -> np.ndarray:
             part[-1] = part[pivot]
             part[:-1] -= part[-1]
         total += part @ part.T
-    return total.cpu().numpy()
+    total = total.cpu().numpy()
+    same = _same_rows(x, extra)
+    return total[np.ix_(same, same)]
+
+
+def _same_rows(x: torch.Tensor, extra: torch.Tensor | None) -> np.ndarray:
+    """For every vector, and for the pivot behind them, the first that is equal to it: in general
+    products those of equal vectors may differ in the last bit."""
+    rows = [*x, *(() if extra is None else extra.to(x))]
+    sample = torch.stack([row[:: max(1, len(row) // _SAMPLE)] for row in rows])
+    alike = first_equal(sample.double().cpu().numpy())
+    same = np.arange(len(rows) + 1)
+    for i, row in enumerate(rows):
+        for j in np.flatnonzero((alike[:i] == alike[i]) & (same[:i] == np.arange(i))):
+            if torch.equal(row, rows[j]):
+                same[i] = j
+                break
+    return same
+
+
+def _nonzero(x: torch.Tensor | None) -> bool:
+    return x is not None and bool(x.any())
 
 
 def _conditioning(centred: np.ndarray) -> tuple[int, float]:

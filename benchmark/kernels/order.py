@@ -14,7 +14,7 @@ import torch
 from numba import njit, prange
 
 from benchmark.kernels.arrays import as_array, suits, summed
-from benchmark.kernels.blocks import COLUMNS, load_block, mixed, pieces, source
+from benchmark.kernels.blocks import COLUMNS, count_unit, load_block, mixed, pieces, source
 
 
 def sorted_mean(
@@ -113,12 +113,13 @@ def _by_kernel(x, mixing, low, count, trim):
     """The mean, the first rank, the smallest and the largest value of every column."""
     array, d = as_array(x)
     vectors = source(mixing, array)
-    m = vectors[2]
+    m = vectors[-1]
+    unit = count_unit(np.array([count, m - 2 * trim])).astype(array.dtype)
     network = _network(m, 0, m) if low is None else _network(m, low, low + count)
     mean, smallest, largest = (torch.empty(d, dtype=x.dtype) for _ in range(3))
     first = torch.full((d if low is None else 1,), low or 0, dtype=torch.int32)
     out = (part.numpy() for part in (mean, first, smallest, largest))
-    _means(array, d, *vectors, network, -1 if low is None else low, count, trim, *out)
+    _means(array, d, *vectors, network, -1 if low is None else low, count, trim, unit, *out)
     return mean, first, smallest, largest
 
 
@@ -128,13 +129,19 @@ def _by_torch(x, mixing, low, count, trim):
     m = len(x)
     ordered = torch.sort(x, dim=0).values
     if low is None:
-        twice = ordered[trim : m - trim].sum(0) * (2.0 / (m - 2 * trim))
-        first = (twice > ordered[: m - count] + ordered[count:]).sum(0)
+        middle = _mean(ordered[trim : m - trim])
+        first = (middle > ordered[: m - count] / 2 + ordered[count:] / 2).sum(0)
         near = ordered.gather(0, first + torch.arange(count, device=x.device)[:, None])
     else:
         first = torch.full((1,), low, device=x.device)
         near = ordered[low : low + count]
-    return near.mean(0), first, near[0], near[-1]
+    return _mean(near), first, near[0], near[-1]
+
+
+def _mean(rows):
+    """The mean of the rows, whose sum does not overflow."""
+    unit = float(count_unit(len(rows)))
+    return (rows * unit).sum(0) / (len(rows) * unit)
 
 
 def _shares_by_kernel(x, mixing, rows, first, count, smallest, largest):
@@ -201,23 +208,27 @@ def _sort_block(block, network, width):
 
 
 @njit(parallel=True, cache=True)
-def _means(x, d, mixing, rows, m, network, low, count, trim, mean, first, smallest, largest):
+def _means(
+    x, d, mixing, divisors, rows, m, network, low, count, trim, unit, mean, first, smallest, largest
+):
     """Means of the window of `count` ranks from `low`, or, if low < 0, nearest the mean of all but
     `trim` values at each end, the median with as many as can be."""
-    scale = x.dtype.type(1.0 / count)
-    twice = x.dtype.type(2.0 / (m - 2 * trim))
+    # Numbers are added in units of a power of two, so that their sum does not overflow.
+    own, central = unit
+    divisor, between = x.dtype.type(count) * own, x.dtype.type(m - 2 * trim) * central
+    half = x.dtype.type(0.5)
     zero = x.dtype.type(0.0)
     for index in prange((d + COLUMNS - 1) // COLUMNS):
         start = index * COLUMNS
         width = min(COLUMNS, d - start)
-        block = load_block(x, mixing, rows, m, start, width)
+        block = load_block(x, mixing, divisors, rows, m, start, width)
         place = _sort_block(block, network, width)
         total = np.zeros(width, x.dtype)
         if low >= 0:
             for r in range(low, low + count):
                 row = block[place[r]]
                 for k in range(width):
-                    total[k] += row[k]
+                    total[k] += row[k] * own
             least, most = block[place[low]], block[place[low + count - 1]]
             for k in range(width):
                 smallest[start + k] = least[k]
@@ -228,23 +239,23 @@ def _means(x, d, mixing, rows, m, network, low, count, trim, mean, first, smalle
             for r in range(trim, m - trim):
                 row = block[place[r]]
                 for k in range(width):
-                    middle[k] += row[k]
-            for k in range(width):  # twice the centre: ties with the median stay exact
-                middle[k] *= twice
+                    middle[k] += row[k] * central
+            for k in range(width):
+                middle[k] /= between
             for s in range(m - count):  # once the value that would come in is farther, it stays so
                 leaving, coming = block[place[s]], block[place[s + count]]
                 for k in range(width):
-                    window[k] += middle[k] > leaving[k] + coming[k]
+                    window[k] += middle[k] > leaving[k] * half + coming[k] * half
             for r in range(m):
                 row = block[place[r]]
                 for k in range(width):
-                    total[k] += row[k] if window[k] <= r < window[k] + count else zero
+                    total[k] += row[k] * own if window[k] <= r < window[k] + count else zero
             for k in range(width):
                 smallest[start + k] = block[place[window[k]], k]
                 largest[start + k] = block[place[window[k] + count - 1], k]
                 first[start + k] = window[k]
         for k in range(width):
-            mean[start + k] = total[k] * scale
+            mean[start + k] = total[k] / divisor
 
 
 @njit(cache=True, fastmath={"reassoc", "nsz"})
@@ -257,14 +268,14 @@ def _total(values):
 
 
 @njit(parallel=True, cache=True)
-def _shares(x, d, mixing, rows, m, wanted, first, count, smallest, largest):
+def _shares(x, d, mixing, divisors, rows, m, wanted, first, count, smallest, largest):
     blocks = (d + COLUMNS - 1) // COLUMNS
     shares = np.zeros((blocks, len(wanted)))
     one, zero = x.dtype.type(1.0), x.dtype.type(0.0)
     for index in prange(blocks):
         start = index * COLUMNS
         width = min(COLUMNS, d - start)
-        block = load_block(x, mixing, rows, m, start, width)
+        block = load_block(x, mixing, divisors, rows, m, start, width)
         low, high = smallest[start : start + width], largest[start : start + width]
         below_low, at_low, below_high, at_high = np.zeros((4, width), x.dtype)
         for r in range(m):

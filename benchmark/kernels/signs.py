@@ -31,12 +31,12 @@ def votes(x: torch.Tensor, mixing: np.ndarray | None = None) -> torch.Tensor:
 
 
 @njit(parallel=True, cache=True)
-def _votes(x, d, mixing, rows, m, total):
+def _votes(x, d, mixing, divisors, rows, m, total):
     one, zero = x.dtype.type(1.0), x.dtype.type(0.0)
     for index in prange((d + COLUMNS - 1) // COLUMNS):
         start = index * COLUMNS
         width = min(COLUMNS, d - start)
-        block = load_block(x, mixing, rows, m, start, width)
+        block = load_block(x, mixing, divisors, rows, m, start, width)
         counts = np.zeros(width, x.dtype)
         for i in range(m):
             row = block[i]
