@@ -1,4 +1,4 @@
-"""The console script: from any folder, with help and completion; and the wheel that brings it."""
+"""The console script: from any folder, with help and completion; its wheel; set-up."""
 
 import os
 import shutil
@@ -149,3 +149,35 @@ def test_the_shell_completes_commands_choices_and_settings(script, tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == list(expected.values())
+
+
+# ------------------------------------------------------------------------------------------ set-up
+
+
+def make(folder, *arguments):
+    """`make setup` for an environment that is not there yet."""
+    return called("make", "setup", f"VENV={folder / 'venv'}", *arguments, folder=ROOT, MAKEFLAGS="")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_setup_has_the_pins_resolved_and_takes_another_torch_on_demand(tmp_path):
+    for index in ("", "https://torch.invalid/cpu"):
+        ended = make(tmp_path, "-n", f"TORCH_INDEX={index}")
+        (pins,) = [line for line in ended.stdout.splitlines() if "-r requirements.lock" in line]
+        assert "--no-deps" not in pins
+        assert ended.stdout.count("--index-url") == bool(index)
+        assert not index or f"--index-url {index} $(grep '^torch==' " in ended.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_setup_that_fails_says_so(tmp_path):
+    """Without a Python that fits, and where nothing can be installed."""
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    for python in (tmp_path / "python", tmp_path / "nothing"):
+        ended = make(tmp_path, f"PYTHON={python}")
+        assert (
+            ended.returncode and "error: no Python 3.11 to 3.14: make setup PYTHON=" in ended.stdout
+        )
+    ended = make(tmp_path, f"PYTHON={sys.executable}", "PIP=false")
+    assert ended.returncode and not (tmp_path / "venv" / ".ready").exists()
