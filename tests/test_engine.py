@@ -269,7 +269,7 @@ FEW = ["fl.num_clients=10", "fl.num_byzantine=4", "fl.client_fraction=0.2", "fl.
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
 @pytest.mark.parametrize(
     "attack",
-    ["sign_flip", "random", "alie", "ipm", "model_replacement", "optimal_ipm", "edge_case"],
+    ["sign_flip", "random", "mimic", "ipm", "model_replacement", "edge_case"],
 )
 def test_rounds_with_one_honest_client_or_none(compose, algorithm, attack):
     settings = [f"fl={algorithm}", "aggregator=mean", f"attack={attack}", *FEW, "fl.momentum=0.5"]
@@ -715,11 +715,11 @@ def test_a_cell_does_not_depend_on_the_memory(compose, algorithm):
     logs = {}
     for memory in (4.0, 1.5 * need):
         shared = []
-        watched = [replace(c, rule=Recorded(c.rule, c.seed, log=shared)) for c in cells]
+        watched = [replace(c, rule=Recorded(c.rule, str(c.seed), log=shared)) for c in cells]
         logs[memory] = (trained(watched, replace(SERIAL, memory_gb=memory)), shared)
     lockstep, one_by_one = logs.values()
-    assert lockstep[1] == [(seed, round) for round in (1, 2) for seed in (1, 2, 3)]
-    assert one_by_one[1] == [(seed, round) for seed in (1, 2, 3) for round in (1, 2)]
+    assert lockstep[1] == [(seed, round) for round in (1, 2) for seed in "123"]
+    assert one_by_one[1] == [(seed, round) for seed in "123" for round in (1, 2)]
     for a, b in zip(lockstep[0], one_by_one[0], strict=True):
         assert same(a, b)
 
