@@ -388,7 +388,7 @@ def _once(config: DictConfig, top: str) -> Any:
     if top not in config or top == "sweep_defaults":
         return raw(config.get(top))
     if top == "grid":
-        return axes_of(config), config.grid and config.grid.get("where")
+        return axes_of(config), config.grid and "where" in config.grid and config.grid.where
     value = config[top]
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 

@@ -144,6 +144,8 @@ ERRORS = {
     "variable": (["report=${oc.env:NOPE}/x"], ["report", "variable 'NOPE' not found"]),
     "variable in a sweep": (["-m", "report=${oc.env:NOPE}/x", "seed=0,1"], ["report", "'NOPE'"]),
     "reference": (["-m", "seed=${nope}", "attack=alie,ipm"], ["seed", "'nope' not found"]),
+    "reference of a condition": (["-m", "grid.where=f > ${nope}"], ["grid.where", "'nope' not"]),
+    "odd folder": (["data=mnist", "data.root=/a=b (1)/ä"], ["data.root=/a=b (1)/ä"]),
     "folders": (["-m", "data.root=/a,/b"], ["data.root=/a,/b: is one folder", "'/a,/b'"]),
     "comma in what cannot be read": (["report=a(b,c=)"], ["report='a(b,c=)'"]),
     "axes of Hydra's sweeper": (["-m", "hydra.sweeper.params.seed=0,1"], ["as grid: {"]),
@@ -367,6 +369,13 @@ def test_a_folder_whose_name_is_a_number_or_below_home(tmp_path, monkeypatch):
     assert Store(tmp_path / "2026").keys() == Store(tmp_path / "home" / "results").keys() != []
 
 
+def test_the_folder_of_an_executor_as_it_is_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cluster = ["executor=submitit", "executor.cluster=debug", "executor.jobs=1"]
+    ended = command(*cluster, "executor.folder=~/a (1)=ä", *TINY, *FEW, f"outputs={tmp_path}/out")
+    assert ended.code == 0 and (tmp_path / "a (1)=ä").is_dir(), ended
+
+
 def test_switches_may_stand_anywhere(tmp_path):
     ended = command("attack=none", "-m", "aggregator=mean,krum", "seed=0", *TINY, *FEW,
                     "--config-dir", tmp_path, f"outputs={tmp_path / 'out'}")  # fmt: skip
@@ -379,13 +388,13 @@ def test_attacks_that_are_called_like_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("where", [
-    "'alie' == attack", "attack == 'alie'", '"alie" == attack or attack == \'x\'',
-    "'attack == \"alie\"'", "attack in ('alie', \"x\")",
+    "'zero' == attack", "attack == 'zero'", '"zero" == attack or attack == \'x\'',
+    "'attack == \"zero\"'", "attack in ('zero', \"x\")",
 ])  # fmt: skip
 def test_quotes_in_conditions(where, tmp_path):
-    ended = command("-m", "attack=alie,ipm", f"grid.where={where}", "seed=0", *TINY, *FEW,
+    ended = command("-m", "attack=zero,ipm", f"grid.where={where}", "seed=0", *TINY, *FEW,
                     f"outputs={tmp_path}")  # fmt: skip
-    assert ended.code == 0 and ended.out.splitlines()[1].startswith("attack=alie "), ended
+    assert ended.code == 0 and ended.out.splitlines()[1].startswith("attack=zero "), ended
 
 
 @pytest.mark.parametrize("line", ["attack=[sign_flip,scale]", "+experiment=own"])
