@@ -23,7 +23,7 @@ import yaml
 from benchmark.disk import make_folder, share
 
 SCHEMA = 1  # of a cell's summary
-_VERSION = 1  # of a line
+_VERSION = 2  # of a line
 _ROWS = 100  # evaluations that a line holds; those of longer runs stay in the cell's folder
 _FILES = 64  # more are joined to one
 METRICS = (
@@ -35,6 +35,7 @@ _MEASURED = ("test_accuracy", "test_loss", "validation_accuracy", "honest_accura
 FINAL = ("done", "diverged")  # statuses of cells that are not computed again
 STATUSES = (*FINAL, "failed", "infeasible")
 LABELS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl")
+PARTS = ("attack", "schedule", "aggregator", "pre_aggregator")  # settings that a record tells
 _KINDS = {  # of what a summary must tell
     "key": str, "status": str, "reason": str | None, "labels": dict, "scenario": str, "n": int,
     "f": int, "f_declared": int | None, "seed": int, "num_classes": int | None,
@@ -73,8 +74,8 @@ class Index:
         """What is known of every stored cell, by ascending key.
 
         Damaged cells are passed over, see `damaged`. A record has the entries of the cell's
-        summary; `settings`, the scalar settings of its federated algorithm; and `metrics`, columns
-        with an entry for every evaluation.
+        summary; `settings`, the scalar settings of its federated algorithm; `parts`, those of
+        attack and defence; and `metrics`, columns with an entry for every evaluation.
 
         Raises:
             UnknownSchema: for cells of another version.
@@ -219,18 +220,20 @@ def stamp_of(folder: Path) -> int:
     return os.stat(folder).st_mtime_ns
 
 
-def record_of(summary: dict, algorithm: dict, columns: dict | None) -> dict:
+def record_of(summary: dict, config: dict, columns: dict | None) -> dict:
     """The record of a cell, see `Index.records`.
 
     Args:
         summary: of the cell.
-        algorithm: settings of the federated algorithm.
+        config: of the cell.
         columns: of the metrics, one entry a round; None if it was not trained.
     """
+    algorithm = config["fl"]
     settings = {name: value for name, value in algorithm.items()
                 if not name.startswith("_") and not isinstance(value, dict | list)}  # fmt: skip
     every = algorithm.get("evaluate_every")
-    return summary | {"settings": settings, "metrics": _evaluations(columns, every)}
+    parts = {name: config.get(name) for name in PARTS}
+    return summary | {"settings": settings, "parts": parts, "metrics": _evaluations(columns, every)}
 
 
 def config_of(content: bytes) -> dict:
@@ -295,6 +298,8 @@ def _sound(summary: Any) -> bool:
 def _sound_record(record: Any) -> bool:
     if not (_sound(record) and isinstance(record["settings"], dict)):
         return False
+    if not isinstance(record["parts"], dict):
+        return False
     columns = record["metrics"]
     if columns is None:
         return True
@@ -312,9 +317,9 @@ def read(folder: Path) -> dict:
     summary, columns = summary_of(folder), None
     if (folder / "metrics.parquet").exists():
         columns = parsed(folder / "metrics.parquet", _columns)
-    algorithm = parsed(folder / "config.yaml", lambda content: config_of(content)["fl"])
+    config = parsed(folder / "config.yaml", config_of)
     try:
-        return record_of(summary, algorithm, columns)
+        return record_of(summary, config, columns)
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"it lacks something: {error}") from None
 

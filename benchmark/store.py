@@ -190,7 +190,7 @@ class Store:
         summary["checksum"] = _sha256(_plain(summary))
         files["summary.json"] = json.dumps(summary, indent=1).encode()
         stamp = self._replace(self.cells / cell.key, files)
-        self.index.add(cell.key, stamp, record_of(summary, cell.config["fl"], metrics))
+        self.index.add(cell.key, stamp, record_of(summary, cell.config, metrics))
 
     def problem(self, key: str) -> str | None:
         """What is wrong with a stored cell, None if nothing is.

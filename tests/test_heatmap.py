@@ -44,6 +44,15 @@ def full(attacks=ATTACKS, defences=DEFENCES, **other):
     )
 
 
+def test_diverged_cells_say_so():
+    frame = pd.concat([full(), table(cells("stale", "mean", status="diverged"))])
+    frame = pd.concat([frame, table(*(cells("stale", d, 0.7) for d in ("krum", "median")))])
+    (ax, *_) = analysis.accuracy_map(frame, 20, 4).axes
+    texts = shown(ax)
+    assert texts["mean", "stale"] == texts["mean", "worst"] == "div"
+    assert texts["krum", "stale"] == "70.0"
+
+
 def labels(axis):
     """Names of the ticks, also where they are not written."""
     return axis.get_major_formatter().format_ticks(axis.get_ticklocs())

@@ -13,6 +13,7 @@ from benchmark.analysis.results import load
 from benchmark.analysis.statistics import (
     accuracy_by_attack,
     final_cells,
+    sound,
     success_rates,
     summarise,
     worst_case,
@@ -28,6 +29,7 @@ __all__ = [
     "heat_maps",
     "load",
     "markdown",
+    "sound",
     "success_map",
     "success_rates",
     "summarise",

@@ -16,13 +16,21 @@ import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.textpath import TextPath
 
-from benchmark.analysis.plots import LEGEND_LINE, STYLE, legend_lines, save, split_declared
+from benchmark.analysis.plots import (
+    LEGEND_LINE,
+    STYLE,
+    Drawing,
+    as_written,
+    legend_lines,
+    save,
+    split_declared,
+    told,
+)
 from benchmark.analysis.results import scenario_names
 from benchmark.analysis.statistics import (
     NO_ATTACK,
@@ -49,13 +57,14 @@ _CROSS = dict(color="#444444", marker="x", linestyle="none", markersize=3.5, mar
 _FRAME = dict(facecolor="none", edgecolor="#D55E00", linewidth=1.1)
 
 
-def heat_maps(frame, folder, formats=("pdf", "png")):
+def heat_maps(frame, folder, formats=("pdf", "png"), problems=None):
     """Draw every scenario of the frame (see `load`) that fills a matrix; return the paths.
 
     ``heatmap-<scenario>-f<f>`` shows accuracy where at least three attacks that are not targeted
     and three defences were run at one f > 0; ``attack_success-<scenario>-f<f>`` success rates where
     three defences met a targeted attack. The f is that with most finished points, of equals the
-    largest.
+    largest. What cannot be drawn raises its error, or adds a line to the list `problems` if there
+    is one.
     """
     folder = Path(folder)
     make_folder(folder, parents=True)
@@ -69,8 +78,8 @@ def heat_maps(frame, folder, formats=("pdf", "png")):
         ):
             point = _fullest(rows, attacks)
             if point:
-                figure = draw(cells, *point, title)
-                paths += save(figure, folder / f"{name}-{stem}-f{point[1]}", formats)
+                with told(problems, path := folder / f"{name}-{stem}-f{point[1]}"):
+                    paths += save(draw(cells, *point, title), path, formats)
     return paths
 
 
@@ -141,11 +150,14 @@ def _untargeted(means):
 
 def _fullest(rows, attacks):
     """(n, f) with most finished points of those with enough attacks and defences, or None."""
-    ran = rows[(rows["f"] > 0) & (rows["attack"] != NO_ATTACK) & rows["mean"].notna()]
+    ran = rows["mean"].notna() | (rows["diverged"] > 0)
+    ran = rows[(rows["f"] > 0) & (rows["attack"] != NO_ATTACK) & ran]
     counts = ran.groupby(["n", "f"]).agg(
-        points=("mean", "size"), attacks=("attack", "nunique"), defences=("defence", "nunique")
+        points=("mean", "count"), attacks=("attack", "nunique"), defences=("defence", "nunique")
     )
-    counts = counts[(counts["attacks"] >= attacks) & (counts["defences"] >= _LEAST)]
+    counts = counts[
+        (counts["points"] > 0) & (counts["attacks"] >= attacks) & (counts["defences"] >= _LEAST)
+    ]
     if counts.empty:
         return None
     return max(counts.index, key=lambda point: (counts.loc[point, "points"], point[1], point[0]))
@@ -181,11 +193,12 @@ def _facts(cells, rows):
     """Clients, rounds, seeds, and what failed."""
     n, f, ran = cells["n"].max(), cells["f"].max(), rows.loc[rows["seeds"] > 0, "seeds"]
     seeds = f"{ran.min()} to {ran.max()}" if ran.min() < ran.max() else str(ran.max())
-    failed = cells.loc[cells["status"] == "failed", "key"].nunique()
+    lost = "".join(f"; {status} cells: {count}" for status in ("failed", "diverged")
+                   if (count := cells.loc[cells["status"] == status, "key"].nunique()))  # fmt: skip
     return (
         f"f = {f} of n = {n} clients Byzantine ({f / n:.0%}), after {rows['round'].max()} rounds, "
         + ("1 seed" if seeds == "1" else f"mean over {seeds} seeds")
-        + (f"; failed cells: {failed}" if failed else "")
+        + lost
     )
 
 
@@ -210,7 +223,7 @@ class _Panel:
 
     Attributes:
         values: in 0..1, NaN where there is none.
-        infeasible, failed: where that is the reason.
+        infeasible, failed, diverged: where that is the reason.
         worst: {defence: column of its worst attack}, where that is known.
         heading: what the numbers are.
         low, high: values of the first and the last colour.
@@ -220,6 +233,7 @@ class _Panel:
     values: pd.DataFrame
     infeasible: pd.DataFrame
     failed: pd.DataFrame
+    diverged: pd.DataFrame
     worst: dict
     heading: str
     low: float
@@ -233,18 +247,23 @@ class _Panel:
         gaps = [_GAP * (a in _FIRST or b in _LAST) for a, b in pairwise(self.columns)]
         self.x = self.pitch * np.arange(len(self.columns)) + np.cumsum([0, *gaps])
         self.width = self.x[-1] + self.pitch
-        slanting = (np.array([_length(name) for name in self.columns]) + 0.12) * np.sqrt(0.5)
+        slanting = (
+            np.array([_length(as_written(name)) for name in self.columns]) + 0.12
+        ) * np.sqrt(0.5)
         self.rise = slanting.max() + 0.05  # of the names, above the matrix
         self.overhang = (self.x + self.pitch / 2 + slanting).max() - self.width  # beside it
 
     @property
     def states(self):
         """Arrays: the values, and where there is none because it is infeasible, because it failed,
-        and because of anything else."""
+        because of anything else, and because it diverged."""
         values = self.values.to_numpy(float)
         infeasible = self.infeasible.to_numpy() & np.isnan(values)
         failed = self.failed.to_numpy() & np.isnan(values) & ~infeasible
-        return values, infeasible, failed, np.isnan(values) & ~infeasible & ~failed
+        diverged = self.diverged.to_numpy() & np.isnan(values)
+        infeasible, failed = infeasible & ~diverged, failed & ~diverged
+        blank = np.isnan(values) & ~infeasible & ~failed & ~diverged
+        return values, infeasible, failed, blank, diverged
 
 
 def _panel(rows, defences, columns, heading, low, high, cmap):
@@ -253,11 +272,12 @@ def _panel(rows, defences, columns, heading, low, high, cmap):
     columns = [name for name in columns if name in set(rows["attack"])]
     grids = (
         rows.pivot(index="defence", columns="attack", values=name).loc[defences, columns]
-        for name in ("mean", "infeasible", "failed")
+        for name in ("mean", "infeasible", "failed", "diverged")
     )
-    values, infeasible, failed = grids
+    values, infeasible, failed, diverged = grids
     worst = rows.loc[rows["worst_attack"] != ""].set_index("defence")["worst_attack"].to_dict()
-    return _Panel(values, infeasible.eq(True), failed.gt(0), worst, heading, low, high, cmap)
+    missing = infeasible.eq(True), failed.gt(0), diverged.gt(0)
+    return _Panel(values, *missing, worst, heading, low, high, cmap)
 
 
 def _accuracy(rows, defences, columns):
@@ -271,7 +291,7 @@ def _figure(panels, texts):
     """Panels side by side, names above them, a colour bar below each, and the texts."""
     defences, several = panels[0].defences, len(panels) > 1
     y = _tops(defences, panels[0].worst)
-    names = max(map(_length, defences)) + 0.15
+    names = max(_length(as_written(name)) for name in defences) + 0.15
     slots = [
         max(panel.width, _BAR, several * _length(panel.heading, 8, "bold")) for panel in panels
     ]
@@ -284,7 +304,7 @@ def _figure(panels, texts):
 
     size = np.clip(width / 9, 1, 1.5)  # of the letters of the texts
     title, subtitle, notes = (
-        textwrap.wrap(text, int((width - 0.2) / letter / size))
+        textwrap.wrap(text.replace("$", r"\$"), int((width - 0.2) / letter / size))
         for text, letter in zip(texts, (0.08, 0.057, 0.054), strict=True)
     )
     handles = _legend(panels)
@@ -298,7 +318,7 @@ def _figure(panels, texts):
     head = 0.18 + size * (0.17 * len(title) + _LINE * len(subtitle))
     height = top + rise + 0.2 * several + head
     with matplotlib.rc_context(fname=STYLE):
-        figure = Figure(figsize=(width, height))
+        figure = Drawing(figsize=(width, height))
 
         def write(x, y, lines, **look):
             figure.text(x / width, y / height, "\n".join(lines), va="top", **look)
@@ -338,13 +358,13 @@ def _tops(defences, ranked):
 
 def _draw(ax, panel, y, mirrored):
     """The cells of a matrix whose rows begin at y, and its names, ``mirrored`` below it."""
-    values, infeasible, failed, blank = panel.states
+    values, infeasible, failed, blank, diverged = panel.states
 
     def cells(where):
         return [Rectangle((panel.x[j], y[i]), panel.pitch, _ROW) for i, j in np.argwhere(where)]
 
     ax.add_collection(PatchCollection(cells(infeasible), **_HATCH))
-    ax.add_collection(PatchCollection(cells(failed | blank), **_BLANK))
+    ax.add_collection(PatchCollection(cells(failed | blank | diverged), **_BLANK))
     norm = Normalize(panel.low, panel.high, clip=True)
     shown = np.isfinite(values)
     coloured = PatchCollection(cells(shown), norm=norm, cmap=panel.cmap, edgecolor="white")
@@ -358,6 +378,9 @@ def _draw(ax, panel, y, mirrored):
         text = f"{100 * values[i, j]:.{decimals}f}"
         ax.text(centres[j], middles[i], text, ha="center", va="center_baseline",
                 fontsize=fontsize, color=colour)  # fmt: skip
+    for i, j in np.argwhere(diverged):
+        ax.text(centres[j], middles[i], "div", ha="center", va="center_baseline",
+                fontsize=fontsize, color="#444444")  # fmt: skip
     i, j = np.nonzero(failed)
     ax.plot(centres[j], middles[i], **_CROSS)
     framed = np.zeros_like(shown)
@@ -370,11 +393,12 @@ def _draw(ax, panel, y, mirrored):
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     slant = dict(rotation=45, rotation_mode="anchor")
-    ax.set_yticks(middles, panel.defences)
-    ax.set_xticks(centres, panel.columns, ha="left", **slant)
+    columns = list(map(as_written, panel.columns))
+    ax.set_yticks(middles, list(map(as_written, panel.defences)))
+    ax.set_xticks(centres, columns, ha="left", **slant)
     if mirrored:
         below = ax.secondary_xaxis("bottom")
-        below.set_xticks(centres, panel.columns, ha="right", va="top", **slant)
+        below.set_xticks(centres, columns, ha="right", va="top", **slant)
         below.tick_params(length=0)
         below.spines[:].set_visible(False)
 
@@ -391,11 +415,14 @@ def _colour_bar(figure, ax, panel):
 
 def _legend(panels):
     """Handles for what is there to be explained."""
-    infeasible, failed, blank = (any(panel.states[k].any() for panel in panels) for k in (1, 2, 3))
+    infeasible, failed, blank, diverged = (
+        any(panel.states[k].any() for panel in panels) for k in (1, 2, 3, 4)
+    )
     handles = [
         (panels[0].worst, Patch(label="worst attack of the row", **_FRAME)),
         (infeasible, Patch(label="infeasible", **_HATCH)),
         (failed, Line2D([], [], label="failed", **_CROSS)),
         (blank, Patch(label="not run, or not under all", **_BLANK)),
+        (diverged, Patch(label="div: diverged, a seed at least", **_BLANK)),
     ]
     return [handle for there, handle in handles if there]

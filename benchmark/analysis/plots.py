@@ -4,8 +4,10 @@ Figures are built without pyplot, so nothing global is touched and the same numb
 file. Sizes are in inches.
 """
 
+import io
 import math
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from benchmark.analysis.results import scenario_names
 from benchmark.analysis.statistics import NO_ATTACK, WORST, summarise
-from benchmark.analysis.tables import describe
+from benchmark.analysis.tables import describe, impossible
 from benchmark.cli import spelled
 from benchmark.disk import make_folder, share
 
@@ -33,11 +35,34 @@ _DASHES = ["-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1))]
 _PANEL_WIDTH = {1: 4.4, 2: 3.1}  # by panels a row; else 2.35
 _PANEL_HEIGHT, _LEFT, _RIGHT, _GAP_X, _GAP_Y = 1.8, 0.58, 0.15, 0.16, 0.36
 _TICKS, _LINE, LEGEND_LINE = 0.66, 0.14, 0.17
+_DIVERGED = "1"  # a marker
+_LONGEST_LABEL = 60  # letters
 _STRIP_ROWS, _STRIP_PITCH = 4, 0.06  # strip of infeasible marks below zero, in units of accuracy
 
 
-def accuracy_versus_f(frame, folder, formats=("pdf", "png")):
+class Drawing(Figure):
+    """A figure that notebooks display, whatever backend they have chosen, or none."""
+
+    def _repr_png_(self):
+        """Return the figure as notebooks want it."""
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(fname=STYLE):
+            self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def as_written(text):
+    """Return a label as matplotlib must be given it to show it as it is, in one line: dollars are
+    no mathematics, and a legend leaves out what begins with an underscore. Long ones are cut."""
+    text = " ".join(str(text).split()).replace("$", r"\$")
+    text = text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…"
+    return f"\u2009{text}" if text.startswith("_") else text
+
+
+def accuracy_versus_f(frame, folder, formats=("pdf", "png"), problems=None):
     """Draw every scenario of the frame (see `load`) and return the paths of the files written.
+
+    What cannot be drawn raises its error, or adds a line to the list `problems` if there is one.
 
     Files are named ``accuracy_vs_f-<data>-<partition>-<model>-<fl>`` with the start of the
     scenario's digest where that is not unique.
@@ -47,10 +72,28 @@ def accuracy_versus_f(frame, folder, formats=("pdf", "png")):
     paths = []
     for scenario, (title, stem) in sorted(scenario_names(frame).items(), key=lambda kv: kv[1]):
         cells = frame[frame["scenario"] == scenario]
-        if cells["test_accuracy"].isna().all():
+        if nothing_to_show(cells):
             continue
-        paths += save(accuracy_figure(cells, title), folder / f"accuracy_vs_f-{stem}", formats)
+        with told(problems, path := folder / f"accuracy_vs_f-{stem}"):
+            paths += save(accuracy_figure(cells, title), path, formats)
     return paths
+
+
+def nothing_to_show(frame):
+    """Return whether no cell has a test accuracy, and none diverged."""
+    return frame["test_accuracy"].isna().all() and not (frame["status"] == "diverged").any()
+
+
+@contextmanager
+def told(problems, path):
+    """Add an error to the list of problems, if there is one, instead of raising it."""
+    try:
+        yield
+    except Exception as error:  # whatever a library says of labels nobody thought of
+        if problems is None:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        problems.append(f"{path} cannot be drawn: {reason}")
 
 
 def save(figure, stem, formats=("pdf", "png")):
@@ -72,7 +115,7 @@ def accuracy_figure(frame, title=None):
     names = scenario_names(frame)
     if len(names) != 1:
         raise ValueError(f"a figure shows one scenario, this table has {len(names)}")
-    if frame["test_accuracy"].isna().all():
+    if nothing_to_show(frame):
         raise ValueError(f"no finished cell to draw: see {spelled('status')}")
     rows = summarise(frame)
     texts = [title or next(iter(names.values()))[0], *describe(frame, rows)]
@@ -83,7 +126,7 @@ def accuracy_figure(frame, title=None):
         figure, axes = _canvas(panels, rows, texts, _legend_handles(rows, styles))
         for ax, panel in zip(axes, panels, strict=True):
             _draw_panel(ax, rows[rows["attack"] == panel], rows, styles)
-            ax.set_title("worst case over attacks" if panel == WORST else panel)
+            ax.set_title("worst case over attacks" if panel == WORST else as_written(panel))
             if panel == WORST and len(panels) > 1:
                 ax.set_facecolor("#f7f7f4")
     return figure
@@ -128,7 +171,9 @@ def _draw_panel(ax, rows, all_rows, looks):
     ax.axhline(1 / rows["num_classes"].max(), label="_chance", **_CHANCE)
     fractions = sorted(all_rows["byzantine_fraction"].unique())
     single = len(fractions) == 1
-    blocked = list(dict.fromkeys(all_rows.loc[all_rows["infeasible"], "defence"]))
+    infeasible, diverged = all_rows["infeasible"] & ~impossible(all_rows), all_rows["diverged"] > 0
+    marks = {"_infeasible": ("x", infeasible), "_diverged": (_DIVERGED, diverged)}
+    blocked = list(dict.fromkeys(all_rows.loc[infeasible | diverged, "defence"]))
     blocked.sort(key=list(looks).index)
     for place, (defence, look) in enumerate(looks.items()):
         line = rows[rows["defence"] == defence].sort_values("byzantine_fraction")
@@ -146,13 +191,20 @@ def _draw_panel(ax, rows, all_rows, looks):
             stack, row = divmod(blocked.index(defence), _STRIP_ROWS)
             aside = 0 if single else 0.08 * (stack - (len(blocked) - 1) // _STRIP_ROWS / 2)
             shift = ScaledTranslation(aside, 0, ax.figure.dpi_scale_trans)
-            at = x[line["infeasible"].to_numpy()]
-            y = [-_STRIP_PITCH * (1 if single else row + 1)] * len(at)
-            cross = _cross(look["color"])
-            ax.plot(at, y, transform=ax.transData + shift, label="_infeasible", **cross)
+            for label, (marker, where) in marks.items():
+                at = x[where[line.index].to_numpy()]
+                if not len(at):
+                    continue
+                y = [-_STRIP_PITCH * (1 if single else row + 1)] * len(at)
+                cross = _cross(look["color"], marker)
+                ax.plot(at, y, transform=ax.transData + shift, label=label, **cross)
+    none = rows.loc[impossible(rows), "byzantine_fraction"].unique()  # no such attack there
+    if len(none):
+        ax.plot(none, [-_STRIP_PITCH] * len(none), label="_no_attack", **_cross("#444444"))
     strip = 0
-    if blocked:
-        strip = _STRIP_PITCH * (0.6 + (1 if single else min(len(blocked), _STRIP_ROWS)))
+    if blocked or impossible(all_rows).any():
+        rows_of_marks = 1 if single else min(max(1, len(blocked)), _STRIP_ROWS)
+        strip = _STRIP_PITCH * (0.6 + rows_of_marks)
         ax.axhspan(-strip, 0, color="#f0f0f0", linewidth=0, zorder=0.5)
     ax.set_ylim(-max(strip, 0.03), 1.03)
     ax.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
@@ -160,8 +212,8 @@ def _draw_panel(ax, rows, all_rows, looks):
     _fraction_axis(ax, all_rows, fractions)
 
 
-def _cross(colour):
-    return dict(color=colour, marker="x", linestyle="none", markersize=3.5, markeredgewidth=1)
+def _cross(colour, marker="x"):
+    return dict(color=colour, marker=marker, linestyle="none", markersize=3.5, markeredgewidth=1)
 
 
 def _fraction_axis(ax, rows, fractions):
@@ -187,7 +239,7 @@ def _fraction_axis(ax, rows, fractions):
 
 def _canvas(panels, rows, texts, handles):
     """A figure with its texts and its legend, and an empty axes for every panel."""
-    title, subtitle, notes = texts
+    title, subtitle, notes = (text.replace("$", r"\$") for text in texts)
     count = len(panels)
     columns = count if count <= 4 else min((3, 4), key=lambda c: (-count % c, c))
     lines = math.ceil(count / columns)
@@ -204,7 +256,7 @@ def _canvas(panels, rows, texts, handles):
     legend_top = foot + 0.08 + LEGEND_LINE * rows_of_legend
     bottom = legend_top + _TICKS
     height = bottom + lines * _PANEL_HEIGHT + (lines - 1) * _GAP_Y + head
-    figure = Figure(figsize=(width, height))
+    figure = Drawing(figsize=(width, height))
 
     def write(x, y, text, **kwargs):
         figure.text(x / width, y / height, text, **kwargs)
@@ -248,8 +300,12 @@ def legend_lines(lengths, width):
 
 def _legend_handles(rows, looks):
     points = {"linestyle": "none"} if rows["f"].nunique() == 1 else {}
-    handles = [Line2D([], [], label=name, **(look | points)) for name, look in looks.items()]
+    handles = [Line2D([], [], label=as_written(name), **(look | points))
+               for name, look in looks.items()]  # fmt: skip
     handles.append(Line2D([], [], label="chance level", **_CHANCE))
     if rows["infeasible"].any():
         handles.append(Line2D([], [], label="infeasible at this f", **_cross("#444444")))
+    if (rows["diverged"] > 0).any():
+        label = "diverged, one seed or more"
+        handles.append(Line2D([], [], label=label, **_cross("#444444", _DIVERGED)))
     return handles

@@ -1,5 +1,6 @@
 """Reading the cells of a results folder into one table."""
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -24,6 +25,14 @@ COLUMNS = [
 # fmt: on
 
 
+_LONGEST_STEM = 120  # letters: names of files have 255 bytes at most
+_LABELLED = {  # labels: the parts of the configuration that they stand for
+    "attack": ("attack", "schedule"),
+    "aggregator": ("aggregator",),
+    "pre_aggregator": ("pre_aggregator",),
+}
+
+
 def load(outputs="outputs"):
     """All cells stored in the folder ``outputs``: one row a cell and evaluation.
 
@@ -32,7 +41,8 @@ def load(outputs="outputs"):
     come first, then one column for every scalar setting of the federated algorithm, such as
     ``fl.learning_rate``. ``defence`` is the pre-aggregation chain and the rule in one label, such
     as ``nnm+krum``. Accuracies and ``attack_success_rate`` are in 0..1; the latter is NaN but for
-    attacks that want certain inputs taken for something.
+    attacks that want certain inputs taken for something. Where cells have
+    the same labels, but not the same settings of attack or defence, labels tell what differs.
 
     Raises FileNotFoundError if there is nothing to read, ValueError for a store of another version.
     """
@@ -49,13 +59,18 @@ def load(outputs="outputs"):
             f"no results in {Path(outputs) / 'cells'}: fill it with {spelled('run')} -m "
             "attack=sign_flip,alie aggregator=mean,krum"
         )
-    cells = pd.DataFrame([_cell(record) for record in records])
+    facts = list(map(_cell, records, _labels(records)))
+    cells = pd.DataFrame(facts)
+    for name in cells.select_dtypes("float").columns:
+        values = [fact.get(name) for fact in facts]
+        if set(map(type, values)) == {int, type(None)}:  # whole numbers, some of them missing
+            cells[name] = pd.array(values, dtype="Int64")
     metrics = [record["metrics"] for record in records]
     rows = cells.loc[cells.index.repeat([len(m["round"]) for m in metrics])].reset_index(drop=True)
     for name in METRICS:
         rows[name] = np.array([value for m in metrics for value in m[name]], np.float64)
     rows["round"] = rows["round"].astype("Int64")
-    rows["byzantine_fraction"] = rows["f"] / rows["n"]
+    rows["byzantine_fraction"] = rows["f"] / rows["n"].clip(lower=1)  # n = 0 is infeasible
     chain = rows["pre_aggregator"].where(rows["pre_aggregator"] == "", rows["pre_aggregator"] + "+")
     rows["defence"] = chain + rows["aggregator"]
     settings = sorted(name for name in rows.columns if name.startswith("fl."))
@@ -72,22 +87,27 @@ def scenario_names(frame):
     """
     names = {}
     settings = [name for name in frame.columns if name.startswith("fl.")]
+    stems = set()
     for labels, group in frame.groupby(["data", "partition", "model", "fl"]):
         scenarios = group["scenario"].unique()
         title = ", ".join(labels)
-        stem = re.sub(r"[^\w.=+-]+", "_", "-".join(labels)).strip("_")
+        stem = re.sub(r"[^\w.=+-]+", "_", "-".join(labels)).strip("_")[:_LONGEST_STEM]
         if len(scenarios) == 1:
+            stem = f"{stem}-{scenarios[0][:6]}" if stem in stems else stem
             names[scenarios[0]] = (title, stem)
+            stems.add(stem)
             continue
-        values = group.groupby("scenario")[settings].agg(["nunique", "first"])
+        of_one = group.groupby("scenario")
+        first, counts = of_one[settings].first(), of_one[settings].nunique(dropna=False)
         telling = [
             name
             for name in settings
-            if (values[name, "nunique"] <= 1).all() and values[name, "first"].nunique() > 1
+            if (counts[name] <= 1).all() and first[name].nunique(dropna=False) > 1
         ]
-        texts = values.apply(
+        texts = first.apply(
             lambda row, telling=telling: ", ".join(
-                f"{name.removeprefix('fl.')}={row[name, 'first']}" for name in telling
+                f"{name.removeprefix('fl.')}={'null' if pd.isna(row[name]) else row[name]}"
+                for name in telling
             ),
             axis=1,
         )
@@ -98,8 +118,51 @@ def scenario_names(frame):
     return names
 
 
-def _cell(record):
-    """What holds for the whole cell, as one flat mapping."""
+def _labels(records):
+    """Return the labels of every record, with settings where those of one label differ."""
+    labels = [{name: record["labels"][name] for name in LABELS} for record in records]
+    for name, parts in _LABELLED.items():
+        variants = {}  # {label: {its settings, as a text: the same, name by name}}
+        for record, label in zip(records, labels, strict=True):
+            chosen = [record["parts"].get(part) for part in parts]
+            variants.setdefault(label[name], {}).setdefault(repr(chosen), chosen)
+        told = {(label, text): _labelled(label, chosen, list(known.values()))
+                for label, known in variants.items() if len(known) > 1
+                for text, chosen in known.items()}  # fmt: skip
+        if told:
+            for record, label in zip(records, labels, strict=True):
+                text = repr([record["parts"].get(part) for part in parts])
+                label[name] = told.get((label[name], text), label[name])
+    return labels
+
+
+def _labelled(label, chosen, variants):
+    """Return a label with those of its settings that are not the same in all variants."""
+    mine, others = dict(_settings(chosen)), [dict(_settings(variant)) for variant in variants]
+    differing = [f"{name}={value}" for name, value in mine.items()
+                 if any(other.get(name) != value for other in others)]  # fmt: skip
+    if not differing:
+        return label
+    start = f"{label[:-1]}," if label.endswith("]") else f"{label}["
+    return f"{start}{','.join(differing)}]"
+
+
+def _settings(part, name=""):
+    """Yield the settings in a part of a configuration, however deep, with names and as texts."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key == "_target_":
+                value = str(value).rpartition(".")[2]
+            yield from _settings(value, key if not name else f"{name}.{key}")
+    elif isinstance(part, list) and any(isinstance(value, dict) for value in part):
+        for value in part:
+            yield from _settings(value, name)
+    elif part is not None or name:
+        yield name, part if isinstance(part, str) else json.dumps(part, default=str)
+
+
+def _cell(record, labels):
+    """What holds for the whole cell, as one flat mapping. The declared f is by default the true."""
     facts = {name: record[name] for name in FACTS}
-    labels = {name: record["labels"][name] for name in LABELS}
+    facts["f_declared"] = facts["f"] if facts["f_declared"] is None else facts["f_declared"]
     return {**facts, **labels, **{f"fl.{k}": v for k, v in record["settings"].items()}}

@@ -53,6 +53,18 @@ def final_cells(frame):
     return cells.drop_duplicates(identity).sort_values(identity, ignore_index=True)
 
 
+def sound(frame):
+    """Return the frame without what `final_cells` refuses, and a line for each such scenario."""
+    problems, refused = [], []
+    for scenario, cells in frame.groupby("scenario"):
+        try:
+            final_cells(cells)
+        except ValueError as error:
+            refused.append(scenario)
+            problems.append(f"scenario {scenario} is left out: {error}")
+    return frame[~frame["scenario"].isin(refused)], problems
+
+
 def summarise(frame):
     """Means and intervals of every attack, then of the worst case over attacks, in one table."""
     return pd.concat([accuracy_by_attack(frame), worst_case(frame)], ignore_index=True)
@@ -62,21 +74,23 @@ def accuracy_by_attack(frame):
     """Mean final test accuracy over seeds for every scenario, attack, defence and f.
 
     Columns: those of ``POINT``, then ``mean``, ``ci_low``, ``ci_high`` (NaN where no seed, or one
-    only, finished), ``seeds`` (finished), ``failed`` (cells), ``infeasible``, ``reason``, ``round``
-    (of the evaluation), ``num_classes``, ``worst_attack`` (empty), and the mean and interval of the
-    attack success rate, ``attack_success_rate``, ``success_ci_low``, ``success_ci_high``.
+    only, finished, or one diverged), ``seeds`` (behind the mean), ``cells`` (of any status),
+    ``diverged`` and ``failed`` (of them), ``infeasible``, ``reason``, ``round`` (of the
+    evaluation), ``num_classes``, ``worst_attack`` (empty), and the mean and interval of the attack
+    success rate, ``attack_success_rate``, ``success_ci_low``, ``success_ci_high``.
     """
     cells = final_cells(frame)
     cells["is_failed"] = cells["status"] == "failed"
     cells["is_infeasible"] = cells["status"] == "infeasible"
     cells["is_diverged"] = cells["status"] == "diverged"
-    table = cells.groupby(POINT, as_index=False).agg(
+    table = cells.groupby(POINT, as_index=False, dropna=False).agg(
         mean=("test_accuracy", "mean"),
         deviation=("test_accuracy", "std"),
         seeds=("test_accuracy", "count"),
+        cells=("key", "size"),
+        diverged=("is_diverged", "sum"),
         failed=("is_failed", "sum"),
         infeasible=("is_infeasible", "any"),
-        diverged=("is_diverged", "any"),
         reason=("reason", "first"),
         round=("round", "max"),
         num_classes=("num_classes", "max"),
@@ -86,7 +100,7 @@ def accuracy_by_attack(frame):
     )
     # Where a seed diverged, the mean of the others would flatter: there is none.
     measures = ["mean", "deviation", "attack_success_rate", "success_deviation"]
-    diverged = table.pop("diverged")
+    diverged = table["diverged"] > 0
     table.loc[diverged, measures] = np.nan
     table.loc[diverged, ["seeds", "success_seeds"]] = 0
     table["infeasible"] &= table["seeds"] == 0
@@ -116,6 +130,8 @@ def success_rates(rows):
 def worst_case(frame, resamples=10_000):
     """Lowest mean over attacks for every scenario, defence and f; columns of `accuracy_by_attack`.
 
+    Where a cell diverged under some attack, that is the worst case, and there is no mean.
+
     ``worst_attack`` names the attack with the lowest mean; "none" is not an attack. Attack success
     rates are left empty. Scenarios with fewer than two attacks have no rows. A worst case over
     fewer attacks would flatter, so a defence that lacks an attack which others faced at this f has
@@ -137,8 +153,11 @@ def worst_case(frame, resamples=10_000):
     scores = final_cells(frame).set_index(index)["test_accuracy"].sort_index()
     faced = means[means["seeds"] > 0].groupby(["scenario", "n", "f"])["attack"].agg(set).to_dict()
     rows = []
-    for values, group in means.groupby(place):
+    for values, group in means.groupby(place, dropna=False):
         row = dict(zip(place, values, strict=True)) | _collect(group)
+        if row["diverged"]:
+            rows.append(row | {"worst_attack": group.loc[group["diverged"].idxmax(), "attack"]})
+            continue
         group = group[group["seeds"] > 0]
         missing = faced.get((row["scenario"], row["n"], row["f"]), set()) - set(group["attack"])
         if len(group) and not missing:
@@ -155,15 +174,17 @@ def worst_case(frame, resamples=10_000):
 
 def _collect(group):
     """What a worst case takes over from the rows of its attacks."""
-    ran = group["seeds"] > 0
+    ran, lost = group["seeds"] > 0, group["diverged"].any()
     return {
         "attack": WORST,
         "mean": np.nan,
         "ci_low": np.nan,
         "ci_high": np.nan,
-        "seeds": group.loc[ran, "seeds"].min() if ran.any() else 0,
+        "seeds": group.loc[ran, "seeds"].min() if ran.any() and not lost else 0,
+        "cells": group["cells"].max(),
+        "diverged": group["diverged"].max(),
         "failed": group["failed"].sum(),
-        "infeasible": bool(group["infeasible"].any() and not ran.any()),
+        "infeasible": bool(group["infeasible"].any() and not ran.any() and not lost),
         "reason": next(iter(group["reason"].dropna()), None),
         "round": group["round"].max(),
         "num_classes": group["num_classes"].max(),

@@ -1,5 +1,7 @@
 """The numbers behind the figures: a table for programs (CSV) and one for people (Markdown)."""
 
+import re
+
 import pandas as pd
 
 from benchmark.analysis.results import scenario_names
@@ -15,7 +17,8 @@ from benchmark.cli import spelled
 # fmt: off
 _COLUMNS = [
     "scenario", "data", "partition", "model", "fl", "n", "f", "f_declared", "byzantine_fraction",
-    "attack", "defence", "mean", "ci_low", "ci_high", "seeds", "failed", "infeasible", "reason",
+    "attack", "defence", "mean", "ci_low", "ci_high", "seeds", "cells", "diverged", "failed",
+    "infeasible", "reason",
     "worst_attack", "round", "attack_success_rate", "success_ci_low", "success_ci_high",
 ]
 # fmt: on
@@ -25,16 +28,18 @@ interval (Student's t over seeds; no ± for a single seed). *worst* is the lowes
 attacks of the row, its interval from resampling the seeds jointly over attacks. **Bold** is the
 highest mean of a column; ≈ beside it says that its interval overlaps another one or that one of
 them is unknown, so these seeds do not establish who is best. A dash is a cell that was not run, or
-a worst case without all attacks. Attacks that want certain inputs taken for something have a second
-table, of how often they succeed, where the lowest is best. Raw numbers and reasons are in
-summary.csv."""
+a worst case without all attacks. (4/5) is the mean of four seeds where five were run. *diverged
+2/5*: in two of five the model was not finite or took no step, so there is no mean. Attacks that
+want certain inputs taken for something have a second table, of how often they succeed, where the
+lowest is best. Raw numbers and reasons are in summary.csv."""
 
 
 def summary_table(frame):
     """One row a scenario, attack (or "worst" over attacks), defence and f, for CSV files.
 
     ``mean``, ``ci_low``, ``ci_high`` are accuracies in 0..1, NaN where there is none; ``seeds``
-    counts finished cells, ``failed`` failed ones; ``reason`` says why a cell is infeasible or
+    counts those behind the mean, ``cells`` all, ``diverged`` and ``failed`` those that did;
+    ``reason`` says why a cell is infeasible or
     failed; ``worst_attack`` names the attack behind a "worst" row; ``attack_success_rate``,
     ``success_ci_low``, ``success_ci_high`` are in 0..1, NaN but for targeted attacks.
     """
@@ -47,10 +52,10 @@ def markdown(frame):
     parts = ["# Accuracy by attack and defence", _NOTE]
     for scenario, rows in summarise(frame).groupby("scenario", sort=False):
         subtitle, notes = describe(frame[frame["scenario"] == scenario], rows)
-        parts.append(f"## {names[scenario][0]}")
-        parts.append(f"{subtitle}. {notes}".strip())
-        for (n, f, declared), group in rows.groupby(["n", "f", "f_declared"]):
-            heading = f"### f = {f} of n = {n} ({f / n:.0%})"
+        parts.append(f"## {_escaped(names[scenario][0])}")
+        parts.append(_escaped(f"{subtitle}. {notes}".strip()))
+        for (n, f, declared), group in rows.groupby(["n", "f", "f_declared"], dropna=False):
+            heading = f"### f = {f} of n = {n} ({f / max(1, n):.0%})"
             parts.append(heading + (f", declared f = {declared}" if declared != f else ""))
             parts.append(_table(group, without=f == 0))
             targeted = success_rates(group)
@@ -85,18 +90,29 @@ def describe(frame, rows):
         attacks = set(rows["attack"]) - {WORST, NO_ATTACK}
         partly = (worst["mean"].isna() & (worst["seeds"] > 0)).any()
         left_out = ", left out where one of them is missing" if partly else ""
-        notes.append(f"Worst case: lowest mean over the {len(attacks)} attacks{left_out}.")
-    blocked = rows[rows["infeasible"]].groupby("defence")["f"].unique()
-    if len(blocked):
+        defined = len(attacks - set(rows.loc[impossible(rows), "attack"])) == len(attacks)
+        there = "" if defined else " that are feasible"
+        notes.append(f"Worst case: lowest mean over the {len(attacks)} attacks{there}{left_out}.")
+    for name, some in (("attack", impossible(rows)), ("defence", ~impossible(rows))):
+        blocked = rows[rows["infeasible"] & some & (rows["attack"] != WORST)]
+        blocked = blocked.groupby(name)["f"].unique()
+        if blocked.empty:
+            continue
         places = blocked.map(lambda values: _values_of_f(values, rows["f"].unique()))
         groups = places.groupby(places).groups.items()
-        texts = [f"{', '.join(defences)} {place}" for place, defences in groups]
+        texts = [f"{', '.join(some)} {place}" for place, some in groups]
         notes.append(f"Infeasible: {'; '.join(texts)}.")
-    failed = frame.loc[frame["status"] == "failed", "key"].nunique()
-    if failed:
-        cells = "cell" if failed == 1 else "cells"
-        notes.append(f"{failed} {cells} failed, see {spelled('status')}.")
+    for status in ("diverged", "failed"):
+        count = frame.loc[frame["status"] == status, "key"].nunique()
+        if count:
+            cells = "cell" if count == 1 else "cells"
+            notes.append(f"{count} {cells} {status}, see {spelled('status')}.")
     return "; ".join(shown), " ".join(notes)
+
+
+def impossible(rows):
+    """Return for each row whether it is infeasible because there is no such attack there."""
+    return rows["infeasible"] & rows["reason"].str.startswith(("attack", "schedule"), na=False)
 
 
 def _values_of_f(some, every):
@@ -116,15 +132,19 @@ def _table(rows, without=False, lowest=False):
     columns = [name for name in [NO_ATTACK, *attacks, WORST] if name in set(rows["attack"])]
     if without:  # all columns hold the same
         rows, columns = rows[rows["attack"] == columns[0]].assign(attack=NO_ATTACK), [NO_ATTACK]
+    most = rows["cells"].max()
     cells = pd.DataFrame(
         {
-            name: _column(rows[rows["attack"] == name].set_index("defence"), lowest)
+            name: _column(rows[rows["attack"] == name].set_index("defence"), most, lowest)
             for name in columns
         }
     )
     defences = sorted(cells.index, key=lambda name: (name != "mean", name))
     lines = [["defence", *columns], ["---"] + ["---:"] * len(columns)]
     lines += [[name, *cells.loc[name].fillna("-")] for name in defences]
+    lines[0] = list(map(_escaped, lines[0]))
+    for line in lines[2:]:
+        line[0] = _escaped(line[0])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "| " + " | ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)) + " |"
@@ -132,9 +152,15 @@ def _table(rows, without=False, lowest=False):
     )
 
 
-def _column(rows, lowest):
-    """The texts of one column, indexed as the rows."""
-    texts = rows.apply(_text, axis=1)
+def _escaped(text):
+    """Return a text such that Markdown shows it as it is, in one line."""
+    text = re.sub(r"([\\|`*<])|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\\g<0>", text)
+    return " ".join(text.split())
+
+
+def _column(rows, most, lowest):
+    """The texts of one column, indexed as the rows; `most` cells have a point in the table."""
+    texts = rows.apply(_text, axis=1, most=most)
     ran = rows[rows["seeds"] > 0].dropna(subset="mean")
     if len(ran) > 1:
         best = ran["mean"].idxmin() if lowest else ran["mean"].idxmax()
@@ -147,8 +173,11 @@ def _column(rows, lowest):
     return texts
 
 
-def _text(row):
+def _text(row, most):
+    if row["diverged"]:
+        return f"diverged {row['diverged']}/{row['cells']}"
     if pd.isna(row["mean"]):
         return "infeasible" if row["infeasible"] else "failed" if row["failed"] else "-"
     half = max(row["mean"] - row["ci_low"], row["ci_high"] - row["mean"])
-    return f"{100 * row['mean']:.1f}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
+    text = f"{100 * row['mean']:.1f}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
+    return text + (f" ({row['seeds']}/{most})" if row["seeds"] < most else "")
