@@ -354,7 +354,7 @@ def test_an_attack_that_is_none_at_some_f_is_told_apart(tmp_path):
     worst = rows[(rows["attack"] == "worst") & (rows["f"] == 2)]
     assert worst["mean"].tolist() == [0.8, 0.7] and set(worst["worst_attack"]) == {"ipm"}
     text = analysis.markdown(frame)
-    assert "lowest mean over the 2 attacks that are feasible." in text
+    assert "lowest mean over the 2 attacks, where they are feasible." in text
     assert "Infeasible: alie at f = 2." in text
     alie, ipm, _ = analysis.accuracy_figure(frame).axes
     (mark,) = [line for line in alie.get_lines() if line.get_label() == "_no_attack"]

@@ -91,7 +91,7 @@ def describe(frame, rows):
         partly = (worst["mean"].isna() & (worst["seeds"] > 0)).any()
         left_out = ", left out where one of them is missing" if partly else ""
         defined = len(attacks - set(rows.loc[impossible(rows), "attack"])) == len(attacks)
-        there = "" if defined else " that are feasible"
+        there = "" if defined else ", where they are feasible"
         notes.append(f"Worst case: lowest mean over the {len(attacks)} attacks{there}{left_out}.")
     for name, some in (("attack", impossible(rows)), ("defence", ~impossible(rows))):
         blocked = rows[rows["infeasible"] & some & (rows["attack"] != WORST)]
