@@ -25,7 +25,7 @@ setup: $(READY)  ## make .venv with the pinned requirements
 
 $(READY): requirements.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(FITS)' || { echo "error: no Python 3.11 to 3.14: make setup PYTHON=..."; exit 1; }
-	@echo "setting up $(VENV): up to 5 GB on Linux, where PyPI's torch brings its libraries for GPUs"
+	@echo "setting up $(VENV): up to 6 GB on Linux, where PyPI's torch brings its libraries for GPUs"
 	$(PYTHON) -m venv --clear $(VENV)
 ifneq ($(TORCH_INDEX),)
 	$(PIP) --no-deps --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.lock)
