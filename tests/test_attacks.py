@@ -278,13 +278,13 @@ def stretched(attack, factor, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "powers"), [
-    (np.float32, (-100, -66, -64, 64, 66, 100)), (np.float64, (-497, 497)),
+    (np.float32, (-100, -66, -64, 64, 66, 100)), (np.float64, (-440, 440)),
 ])  # fmt: skip
 @pytest.mark.parametrize(
     "line", [line for line in ENTRIES if "finite" not in line.exempt], ids=lambda line: line.name
 )
 def test_very_long_and_very_short_vectors(line, dtype, powers):
-    """From 1e-30 to 1e30 in float32, and from 1e-150 to 1e150 in float64."""
+    """From 1e-30 to 1e30 in float32, and from 1e-132 to 1e132 in float64."""
     if dtype == np.float64 and "float64" in line.exempt:
         pytest.skip("in single precision only")
     plain = stretched(line.attack, 1.0, dtype)

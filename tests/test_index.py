@@ -124,7 +124,7 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path, reads):
     (path,) = (tmp_path / "index").iterdir()
     lines = path.read_text().splitlines()
     lines[0] = lines[0][:50]
-    lines[1] = lines[1].replace('"version": 1', '"version": 99')
+    lines[1] = lines[1].replace('"version": 2', '"version": 99')
     path.write_text("\n".join([*lines, '"', "{}", "17", f'{{"key": "{cell(2).key}"']))
     assert set(accuracies(tmp_path)) == {0, 1, 2}
     assert reads == keys(0, 1)
