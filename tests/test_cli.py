@@ -90,6 +90,7 @@ def test_a_folder_of_the_same_name_does_not_hide_the_suite(script, tmp_path):
     assert ended.stdout == "2 cells: 2 trained; results in outputs/\n"
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # other tests' imports
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"run"}))
 def test_every_command_answers_help(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [cli.SCRIPT, name, "--help"])
