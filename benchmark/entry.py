@@ -4,6 +4,7 @@ A daemon has none; a reader may leave (`... | head -1`); a disk may be full. A c
 all the same. What then cannot be printed is dropped.
 """
 
+import atexit
 import errno
 import gc
 import io
@@ -78,9 +79,24 @@ def enter(main: Callable[[], int | None]) -> NoReturn:
     if isinstance(code, str):
         print(code, file=sys.stderr)
         code = 1
-    code = code or _unprinted(out)
-    gc.freeze()  # or Python looks through all of torch before it ends, which takes half a second
-    sys.exit(code)
+    _ending.append(code or _unprinted(out))
+    sys.exit(_ending[0])
+
+
+_ending: list[int] = []  # the exit code, once a command has ended
+
+
+@atexit.register  # when this is imported, so before the others', and therefore called last
+def _end() -> None:
+    """End the process once threads have ended and all that others registered has been called.
+
+    To take apart the libraries behind Python would take half a second, and their threads have made
+    it abort.
+    """
+    if _ending:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_ending[0])
 
 
 def _unprinted(out: io.TextIOWrapper) -> int:

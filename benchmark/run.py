@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from benchmark.cli import spelled
+from benchmark.entry import enter  # before whatever registers what is to be called at the end
 
 
 def _how_to_go_on() -> str:
@@ -33,7 +34,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import ConfigError, allow_typed, conf_dir, demand_harmless, unknown_setting
-from benchmark.entry import enter
 from benchmark.overrides import from_shell, look_in, typed_overrides
 
 
