@@ -230,7 +230,9 @@ def test_the_seed_is_for_those_that_draw(attack):
     assert same(*(attack(honest, f=F, seed=seed, **parts) for seed in (3, 4)))
 
 
-@pytest.mark.parametrize("line", [line for line in ENTRIES if "seed" in line.exempt], ids=label)
+@pytest.mark.parametrize(
+    "line", [line for line in ENTRIES if "seed" in line.exempt], ids=lambda line: line.name
+)
 def test_those_that_draw_use_the_seed(line):
     honest, parts = honest_for(line.attack), knowledge(line.attack)
     first = line.attack(honest, f=F, **parts)
