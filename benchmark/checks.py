@@ -27,12 +27,15 @@ def settings_have_their_types(component: Any) -> None:
     """Raise a ValueError that names the first setting of a dataclass that is not of its type.
 
     Whole numbers, finite numbers, truth values, text and lists of numbers are looked at; what else
-    a component takes it checks itself. None is taken where the type has it.
+    a component takes it checks itself. None is taken where the type has it. NumPy's numbers become
+    Python's: kernels would be compiled again for each kind of them.
     """
     for name, kind in _types(type(component)).items():
         value = getattr(component, name)
         if not _fits(value, kind):
             raise ValueError(f"{name} must be {_in_words(kind)}, got {value!r}")
+        if isinstance(value, np.generic):
+            object.__setattr__(component, name, value.item())
 
 
 @cache

@@ -51,6 +51,7 @@ def test_values_that_fit():
     assert made.count(5, 4) == 4
     assert MultiKrum(m=2).m == 2 and MultiKrum(m=None).m is None and MultiKrum(m="n-f").m == "n-f"
     assert Chain((Krum(),)) == Chain([Krum()])
+    assert type(MultiKrum(m=np.int32(2)).m) is int and type(made.churn) is float
 
 
 @dataclass(frozen=True)

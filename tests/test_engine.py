@@ -666,7 +666,7 @@ COMPANY = {
 OTHERS = [
     ["attack=sign_flip", "aggregator=trimmed_mean"],
     ["attack=random", "aggregator=mean", "fl.num_byzantine=1"],
-    ["attack=alie", "aggregator=geometric_median", "seed=7"],
+    ["attack=alie", "attack.z=0.3", "aggregator=geometric_median", "seed=7"],
     ["attack=label_flip", "aggregator=median", "fl.num_byzantine=0"],
     ["attack=ipm", "aggregator=centered_clipping", "seed=7", "fl.num_byzantine=1"],
     ["attack=none", "aggregator=faba", "pre_aggregator=nnm"],

@@ -637,7 +637,8 @@ EVEN = [(2, 1), (4, 2), (6, 3)]
         (ARC(), [(1, 0), (2, 1), (5, 4)], [], ""),
         (DnC(c=2.0), [(5, 2), (3, 1)], [], ""),
         (DnC(c=3.0), [(4, 1), (7, 2)], [(3, 1), (6, 2)], "n > c f"),
-        (MedianOfMeans(groups=5), [(5, 2), (9, 2)], [(4, 1), (9, 3)], "2f < groups <= n"),
+        (MedianOfMeans(groups=5), [(5, 2), (9, 2)], [(9, 3)], "2f < groups"),
+        (MedianOfMeans(groups=5), [(5, 1)], [(4, 1)], "groups <= n"),
         # 11 over 4 is 330, times 7^2 = 16170.
         (SMEA(max_steps=16170), [(10, 3)], [(10, 4), (11, 3)], "max_steps"),
         (Chain([Bucketing(), MoNNA()]), [], [(9, 1)], "MoNNA follows single clients"),

@@ -63,7 +63,8 @@ def test_a_cell_a_sweep_and_the_status(tmp_path):
     ended = process(*sweep, "fl.num_clients=8", outputs)
     assert ended.returncode == 0, ended.stderr
     *infeasible, said = ended.stdout.splitlines()
-    assert infeasible == [  # fractions 0.2 and 0.3 of 8 are one and the same count
+    assert infeasible == [
+        "note: n=8: fl.byzantine_fraction=0.2 and 0.3 are f=2: 20 jobs are 16 cells",
         "infeasible: 2 cells: aggregator: Krum needs n >= 2f + 3, got n=8, f=3",
         "infeasible: 2 cells: aggregator: Bulyan needs n >= 4f + 3, got n=8, f=2",
         "infeasible: 2 cells: aggregator: Bulyan needs n >= 4f + 3, got n=8, f=3",

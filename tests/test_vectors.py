@@ -213,7 +213,7 @@ def test_names_with_settings():
 
 def test_the_command(tmp_path, capsys):
     vectors.main(
-        ["n=9", "f=1", "d=60", "draws=1", "defences=[mean,krum,nnm+median,gas]",
+        ["n=9", "f=2", "d=60", "draws=1", "defences=[mean,krum,nnm+median,gas]",
          "attacks=[none,alie]", "cost_defences=[mean,nnm+krum]", "cost_n=[5,10]",
          "cost_d=[100,1000]", f"outputs={tmp_path}"]
     )  # fmt: skip

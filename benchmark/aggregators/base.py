@@ -375,6 +375,8 @@ class _Component(Stateful):
             inner products, so that rotating all vectors rotates the result; `coordinates`, of each
             coordinate of the result that coordinate of the vectors, and inner products;
             `everything`. Attackers that ask a rule many times save work by it.
+        counts_vectors: the settings that are numbers of vectors, such as m of Multi-Krum. More than
+            n is a mistake; where fewer than n are left, it is all of them.
         paper, cost: for the catalogue: who proposed it, and the order of its arithmetic for n
             vectors of d numbers and T iterations.
     """
@@ -384,11 +386,20 @@ class _Component(Stateful):
     needs: ClassVar[frozenset] = frozenset()
     root_examples: ClassVar[int] = 0
     depends_on: ClassVar[str] = "everything"
+    counts_vectors: ClassVar[tuple[str, ...]] = ()
 
     def check(self, n: int, f: int) -> str | None:
         """None if it is defined for n vectors of which f are Byzantine, otherwise why not."""
         if 2 * f >= n:
             return f"{self.title} needs n > 2f, got n={n}, f={f}"
+        return None
+
+    def check_counts(self, n: int, f: int) -> str | None:
+        """Return None if no setting counts more than the n vectors, otherwise which one does."""
+        for name in self.counts_vectors:
+            value = getattr(self, name)
+            if isinstance(value, int) and value > n:
+                return f"{self.title} needs {name} <= n, got {name}={value}, n={n}, f={f}"
         return None
 
 
@@ -447,7 +458,7 @@ class Rule(_Component):
         if counts is not None:
             counts = checked_counts(counts, len(matrix))
         context = (context or Context()).only(self).checked(matrix.shape[1])
-        vector, _, report = self.step(Updates(matrix, counts=counts), f, self.init(), context)
+        vector, _, report = self.step(Updates(matrix, counts=counts), int(f), self.init(), context)
         return vector, report, restore
 
 
@@ -520,7 +531,7 @@ class Stage(_Component):
         if reason:
             raise Infeasible(reason)
         context = (context or Context()).only(self).checked(matrix.shape[1])
-        mixed, _, _ = self.apply(Updates(matrix), f, self.init(), context)
+        mixed, _, _ = self.apply(Updates(matrix), int(f), self.init(), context)
         return restore(mixed.rows().clone())
 
 
@@ -610,6 +621,14 @@ class Chain(Rule):
     def check(self, n: int, f: int) -> str | None:
         """The first stage's objection, with n and f as they reach that stage."""
         return self._check_from(0, n, f)
+
+    def check_counts(self, n, f):
+        """Return the first stage's objection, with n and f as they reach that stage."""
+        for stage in self.stages[:-1]:
+            if reason := stage.check_counts(n, f):
+                return reason
+            n, f = stage.after(n, f)
+        return self.stages[-1].check_counts(n, f)
 
     def _check_from(self, start: int, n: int, f: int) -> str | None:
         merged = None
@@ -729,7 +748,7 @@ def feasibility(component: _Component, n: int, f: int) -> str | None:
         return "there are no updates to aggregate"
     if f >= n:
         return f"f must be smaller than n, got n={n}, f={f}"
-    return component.check(n, f)
+    return component.check(n, f) or component.check_counts(n, f)
 
 
 def feasible_f(check: Callable[[int, int], str | None], n: int, f: int) -> int | None:

@@ -49,6 +49,7 @@ class FLANDERS(Detector):
     iterations: int = 10
     ridge: float = 1e-3
     needs: ClassVar[frozenset] = frozenset({"model", "clients"})
+    counts_vectors: ClassVar[tuple[str, ...]] = ("keep",)
 
     def __post_init__(self):
         if self.window < 2:
@@ -60,9 +61,7 @@ class FLANDERS(Detector):
         positive("ridge", self.ridge)
 
     def check(self, n: int, f: int) -> str | None:
-        """keep <= n; otherwise defined for every f."""
-        if self.keep is not None and self.keep > n:
-            return f"FLANDERS needs keep <= n, got keep={self.keep}, n={n}, f={f}"
+        """Return None: it is defined for every f."""
         return None
 
     def accept(self, updates, f, state, context):

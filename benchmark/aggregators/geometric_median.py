@@ -154,6 +154,7 @@ class MedianOfMeans(Rule):
     paper: ClassVar[str] = "Chen, Su, Xu, POMACS 2017"
     cost: ClassVar[str] = "n^2 d + T n^2"
     depends_on: ClassVar[str] = "products"
+    counts_vectors: ClassVar[tuple[str, ...]] = ("groups",)
     groups: int | None = None
     nu: float = 1e-6
     T: int = 100
@@ -163,9 +164,9 @@ class MedianOfMeans(Rule):
             positive_if_set(name, getattr(self, name))
 
     def check(self, n: int, f: int) -> str | None:
-        """2f < k <= n."""
-        if self.groups is not None and not 2 * f < self.groups <= n:
-            return f"MedianOfMeans needs 2f < groups <= n, got groups={self.groups}, n={n}, f={f}"
+        """2f < k."""
+        if self.groups is not None and not 2 * f < self.groups:
+            return f"MedianOfMeans needs 2f < groups, got groups={self.groups}, n={n}, f={f}"
         return super().check(n, f)
 
     def step(self, updates, f, state, context):

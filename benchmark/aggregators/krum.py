@@ -114,6 +114,7 @@ class MultiKrum(_KrumBase):
 
     paper: ClassVar[str] = "Blanchard et al., NeurIPS 2017"
     cost: ClassVar[str] = "n^2 d"
+    counts_vectors: ClassVar[tuple[str, ...]] = ("m",)
     m: int | str | None = None
 
     def __post_init__(self):
@@ -122,12 +123,6 @@ class MultiKrum(_KrumBase):
             raise ValueError(f"m must be a number or n-f, got {self.m}")
         if isinstance(self.m, int) and self.m < 1:
             raise ValueError(f"m must be at least 1, got {self.m}")
-
-    def check(self, n: int, f: int) -> str | None:
-        """n >= 2f + 3 and m <= n."""
-        if isinstance(self.m, int) and self.m > n:
-            return f"MultiKrum needs m <= n, got m={self.m}, n={n}, f={f}"
-        return super().check(n, f)
 
     def combination(self, updates, f):
         """(m,) 1/m for the selected, zeros."""

@@ -82,16 +82,11 @@ class RLR(Rule):
     paper: ClassVar[str] = "Ozdayi, Kantarcioglu, Gel, AAAI 2021"
     cost: ClassVar[str] = "n d"
     depends_on: ClassVar[str] = "coordinates"
+    counts_vectors: ClassVar[tuple[str, ...]] = ("theta",)
     theta: int | None = None
 
     def __post_init__(self):
         positive_if_set("theta", self.theta)
-
-    def check(self, n: int, f: int) -> str | None:
-        """n > 2f, and theta <= n: otherwise no vote can be clear enough."""
-        if self.theta is not None and self.theta > n:
-            return f"RLR needs theta <= n, got theta={self.theta}, n={n}, f={f}"
-        return super().check(n, f)
 
     def step(self, updates, f, state, context):
         """See `Rule.step`."""

@@ -291,6 +291,7 @@ class Attack(Stateful):
         whole("f", f)
         if f < 0:
             raise Infeasible(f"f must not be negative, got f={f}")
+        f = int(f)
         n = len(matrix) + f
         reason = self.check(n, f)
         if reason:

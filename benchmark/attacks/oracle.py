@@ -27,6 +27,7 @@ from scipy.linalg import eigh
 
 from benchmark.aggregators.base import Chain, Context, Report, Updates
 from benchmark.aggregators.state import packed, unpacked
+from benchmark.kernels.blocks import combination
 from benchmark.kernels.gram import Gram, gram
 from benchmark.kernels.scale import length
 
@@ -160,8 +161,7 @@ class Questions:
 
     @cached_property
     def _mean_vector(self) -> torch.Tensor:
-        mean = torch.as_tensor(self.mean).to(self._base)
-        return mean @ self._base[: len(mean)]
+        return combination(self.mean, self._base[: len(self.mean)])
 
     def _vectors(self) -> torch.Tensor:
         if self._extra is None:

@@ -2,12 +2,11 @@
 
 import math
 import time
-from functools import partial
 
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Updates, feasibility, feasible_f, layers_of
+from benchmark.aggregators.base import Updates, feasible_f, layers_of
 from benchmark.attacks.base import Knowledge, View, checked
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
@@ -239,8 +238,7 @@ class Run:
         """The f that the server reckons with if so many updates are left, see `feasible_f`."""
         if self._blind:
             return None
-        check = partial(feasibility, self.cell.rule)
-        return feasible_f(check, left, self._declared(self.received))
+        return feasible_f(self.cell.rule.check, left, self._declared(self.received))
 
     def _declared(self, k: int) -> int:
         """The f that the server reckons with among k clients."""

@@ -1,7 +1,6 @@
 """Defences against attacks on one round's vectors."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -152,7 +151,7 @@ def _received(
 def _measured(
     rule: Chain, round: Round, vectors: torch.Tensor, honest: np.ndarray, f: int, draw: int
 ) -> dict:
-    f = feasible_f(partial(feasibility, rule), len(vectors), f)
+    f = feasible_f(rule.check, len(vectors), f)
     if f is None:
         return {"reason": f"{len(vectors)} finite vectors are too few for {rule.stages[-1].title}"}
     aggregate = rule(vectors, f=f, context=round.context(draw))
