@@ -9,6 +9,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from benchmark.entry import enter
+
 SCRIPT = "byzantine-benchmark"
 COMMANDS = {
     "run": "train one cell or, with -m, a grid",
@@ -36,37 +38,39 @@ def usage() -> str:
     return "\n".join([head, *lines])
 
 
-def main() -> int:
+def main() -> None:
     """Run the command that the command line names."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-sc", "--shell-completion"):  # Hydra's script for the shell leaves `run` out
-        command, arguments = _completed(), sys.argv[1:]
-    if command in ("-h", "--help"):
-        print(usage())
-        return 0
-    if command is None:
-        return 0
+        words = _completions()
+        if words is not None:
+            return enter(lambda: print(words))
+        command, arguments = "run", sys.argv[1:]
     if command not in COMMANDS:
-        print(
-            f"error: {command}: no such command; there are {', '.join(COMMANDS)}", file=sys.stderr
-        )
-        return 1
+        return enter(lambda: _told(command))
     sys.argv[1:] = arguments
     if not sys.flags.safe_path:  # the user's own components, behind everything installed
         sys.path.append(os.getcwd())
     runpy.run_module(f"benchmark.{command}", run_name="__main__")
-    return 0
 
 
-def _completed() -> str | None:
-    """Return the command whose settings the shell wants completed, if Hydra can do that.
+def _told(command: str) -> str | None:
+    """Print the usage, or return the error if something else was asked for."""
+    if command not in ("-h", "--help"):
+        return f"error: {command}: no such command; there are {', '.join(COMMANDS)}"
+    print(usage())
 
-    The names of commands are completed here. COMP_LINE is left as if there was only `run`.
+
+def _completions() -> str | None:
+    """Return what the shell may complete, or None for a setting of `run`, which Hydra completes.
+
+    COMP_LINE is then left as if there was only `run`.
     """
     line = os.environ.get("COMP_LINE", f"{SCRIPT} run ")
     _, command, rest = [*line.split(maxsplit=2), "", ""][:3]
     if not rest and not (command and line.endswith(" ")):
-        print(*COMMANDS)
-        return None
+        return " ".join(COMMANDS)
+    if command != "run":
+        return ""
     os.environ["COMP_LINE"] = f"{SCRIPT} {rest}"
-    return command if command == "run" else None
+    return None

@@ -163,7 +163,8 @@ class Reference:
         for round in range(1, self.fl.rounds + 1):
             record = {"round": round} | self.train(round)
             broken = not bool(torch.isfinite(self.model).all())
-            idle = round == self.fl.rounds and not self.rounds
+            stepped = any("f_lowered" in known for known in (*self.metrics, record))
+            idle = round == self.fl.rounds and not stepped
             if not (broken or idle) and (
                 round % self.fl.evaluate_every == 0 or round == self.fl.rounds
             ):
@@ -378,7 +379,8 @@ class Reference:
         )
         self.rounds.append(Round(np.array(left), received, aggregate))
         told = math.ceil(fl.declared_byzantine * len(here) / n)
-        record["f_lowered"] = told - declared + report.lowered
+        if report.coefficients is None or np.any(report.coefficients):
+            record["f_lowered"] = told - declared + report.lowered
         honest = self.stacked([sent[c] for c in left if c not in self.attackers])
         bad = np.flatnonzero([c in self.attackers for c in left])
         record["aggregation_error"] = float((aggregate - honest.mean(0)).norm())

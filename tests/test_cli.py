@@ -106,13 +106,21 @@ def test_every_command_answers_help(monkeypatch, capsys, name):
 
 
 def test_commands_are_listed_and_others_refused(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "enter", lambda main: main())  # leave this process be
     for arguments in ([], ["-h"], ["--help"]):
         monkeypatch.setattr(sys, "argv", [cli.SCRIPT, *arguments])
-        assert cli.main() == 0
+        assert not cli.main()
         assert capsys.readouterr().out.count("\n") == 1 + len(cli.COMMANDS)
     monkeypatch.setattr(sys, "argv", [cli.SCRIPT, "attack=alie"])
-    assert cli.main() == 1
-    assert capsys.readouterr().err.startswith("error: attack=alie: no such command; there are run,")
+    assert cli.main().startswith("error: attack=alie: no such command; there are run,")
+
+
+def test_usage_is_told_to_a_reader_that_has_left(script):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([script, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

@@ -566,6 +566,17 @@ def test_a_server_whose_own_update_is_not_finite_takes_no_step(compose, attack):
     assert outcome.reason.startswith("no step was taken in 3 rounds: too little was left")
 
 
+def test_a_rule_that_never_trusts_anybody_takes_no_step(compose):
+    """The client that MoNNA trusts sends no finite update."""
+    settings = [*SMALL, "fl.rounds=3", "aggregator=monna", "attack=nan"]
+    lost = compromised(compose(*settings), 1)[0]
+    cell = compose(*settings, f"aggregator.pivot={lost}")
+    agree(cell)
+    (outcome,) = simulate([cell], SERIAL)
+    assert outcome.status == "diverged"
+    assert outcome.reason.startswith("no step was taken in 3 rounds: too little was left")
+
+
 def test_an_initial_model_that_is_not_finite_fails(compose):
     cell = compose(*SMALL)
     workloads = Workloads("cpu")

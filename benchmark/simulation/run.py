@@ -320,7 +320,8 @@ class Run:
             self.diverged = f"model not finite after round {round}"
         record["byzantine_weight"] = float(report.share(np.arange(h, h + b)).sum()) if b else 0.0
         record["aggregation_error"] = error
-        record["f_lowered"] = self._declared(k) - declared + report.lowered
+        if report.coefficients is None or report.coefficients.any():  # else it trusts nobody
+            record["f_lowered"] = self._declared(k) - declared + report.lowered
         return record
 
     def _step(self, vector: torch.Tensor, round: int) -> None:
