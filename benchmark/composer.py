@@ -265,6 +265,8 @@ class Composer:
             names = ",".join(chosen(group, list(groups)))
             if "," in names:
                 raise ConfigError(f"{group}=[{names}]: choose one; a sweep is -m {group}={names}")
+        if "experiment" not in choices and any(axes_of(config)):  # or several, see above
+            _demand_one_grid(chosen("experiment", list(groups)))
         if self._cache_of is not None:  # of resolvers such as ${now:}
             OmegaConf.copy_cache(self._cache_of, config)
         with open_dict(config):
@@ -381,6 +383,18 @@ def _apply(config: DictConfig, override) -> None:
         if not OmegaConf.is_dict(node) or last not in node:
             raise unknown_setting(key, config)
     ConfigLoaderImpl._apply_overrides_to_config([override], config)
+
+
+def _demand_one_grid(presets: list[str]) -> None:
+    """Raise a ConfigError if several presets have axes: Hydra would put one grid over the other."""
+    repository = GlobalHydra.instance().config_loader().repository
+    files = {name: repository.load_config(f"experiment/{name}.yaml") for name in presets}
+    grids = [name for name, file in files.items() if any(axes_of(file.config))]
+    if len(grids) > 1:
+        raise ConfigError(
+            f"experiment=[{','.join(presets)}]: {' and '.join(grids)} each have a grid: "
+            "give a command for each"
+        )
 
 
 def _once(config: DictConfig, top: str) -> Any:

@@ -200,6 +200,7 @@ READ_ONCE = {
     "plan=false,true": "plan: False for some cells",
     "engine.device=cpu,${model._target_}": "engine.device: cpu for some cells and benchmark.mo",
     "+experiment=tutorial_027,demo": "grid differs between the jobs",
+    "+experiment=[demo,tutorial_027]": "experiment=[demo,tutorial_027]: demo and tutorial_027 each",
     "+experiment=glob(*o*)": "grid differs between the jobs",
     "grid.where=seed == ${seed}": "grid differs between the jobs",
 }
