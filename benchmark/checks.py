@@ -50,14 +50,15 @@ def _types(component: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in known}
 
 
-def _is_finite(value) -> bool:
+def is_finite(value) -> bool:
+    """Return whether a value is a finite number of Python or NumPy; True is none."""
     number = isinstance(value, int | float | np.integer | np.floating)
     return number and not isinstance(value, bool) and isfinite(value)
 
 
 _KINDS = {
     int: (is_whole, "a whole number"),
-    float: (_is_finite, "a finite number"),
+    float: (is_finite, "a finite number"),
     bool: (lambda value: isinstance(value, bool | np.bool_), "true or false"),
     str: (lambda value: isinstance(value, str), "text"),
     NoneType: (lambda value: value is None, "None"),

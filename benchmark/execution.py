@@ -329,14 +329,19 @@ def _frame(result: Result):
 
 
 def _describe(store: Store, cell: Cell) -> None:
+    """Print what was measured in the last round; data may lack a split, a rule its weights."""
     last = store.last_round(cell.key)
-    success = last["attack_success_rate"]
-    targeted = f"attack success rate {success:.1%}, " if math.isfinite(success) else ""
-    split = "test" if math.isfinite(last["test_accuracy"]) else "validation"  # there may be none
-    print(
-        f"{cell.title}: {split} accuracy {last[f'{split}_accuracy']:.1%} after round "
-        f"{last['round']}, "
-        f"{targeted}train loss {last['train_loss']:.4g}, "
-        f"aggregation error {last['aggregation_error']:.4g}, "
-        f"Byzantine weight {last['byzantine_weight']:.1%}"
-    )
+    splits = [split for split in ("test", "validation") if math.isfinite(last[f"{split}_accuracy"])]
+    accuracy = f"{splits[0]} accuracy {last[f'{splits[0]}_accuracy']:.1%}" if splits else (
+        "no accuracy, as there are neither test nor validation data,"
+    )  # fmt: skip
+    others = {
+        "attack success rate": ".1%",
+        "train loss": ".4g",
+        "aggregation error": ".4g",
+        "Byzantine weight": ".1%",
+    }
+    measured = {name: last[name.lower().replace(" ", "_")] for name in others}
+    shown = [f"{name} {value:{others[name]}}" for name, value in measured.items()
+             if math.isfinite(value)]  # fmt: skip
+    print(", ".join([f"{cell.title}: {accuracy} after round {last['round']}", *shown]))

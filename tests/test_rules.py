@@ -29,6 +29,7 @@ from benchmark.aggregators import (
     Context,
     Detector,
     FedSECA,
+    FLTrust,
     Infeasible,
     Krum,
     Mean,
@@ -44,6 +45,7 @@ from benchmark.aggregators import (
 )
 from benchmark.aggregators.base import feasibility, layers_of
 from benchmark.aggregators.state import packed, unpacked
+from benchmark.attacks import ALittleIsEnough
 from benchmark.config import build, conf_dir
 
 
@@ -417,8 +419,8 @@ def test_other_kinds_of_matrices(thing):
 WRONG = {
     "model": ([D - 1], [D + 1], [D, 1], "nan", "complex", None),
     "root_update": ([D - 1], [900], [D, 1], "nan", "complex", None),
-    "layers": (layers_of([(D - 1,)]), layers_of([(D + 1,)]), layers_of([(D,)] * 2)),
-    "server_step": (np.nan, np.inf),
+    "layers": (layers_of([(D - 1,)]), layers_of([(D + 1,)]), layers_of([(D,)] * 2), (slice(0, D),)),
+    "server_step": (np.nan, np.inf, "1"),
 }
 
 
@@ -447,6 +449,23 @@ def test_what_the_server_tells_is_checked(thing, part):
         with pytest.raises(ValueError, match=rf"^context\.{part}") as error:
             thing(draw(), f=F, context=context)
         assert one_line(error)
+
+
+@pytest.mark.parametrize(("context", "message"), [
+    ({"round": 1}, "context must be a Context, got dict"),
+    (Context(root_update=torch.ones(D), root_loss=len), "context.root_update must be a function"),
+    (Context(root_update=lambda: torch.ones(D)), "FLTrust needs 'root': .*root_update=..., root_l"),
+    (Context(generator=3), "context.generator must be a function, got int"),
+])  # fmt: skip
+def test_what_is_no_context_is_told_in_one_line(context, message):
+    rule = Krum() if "generator" in message else FLTrust()
+    if "generator" in message or "dict" in message:
+        with pytest.raises(ValueError, match=message) as error:
+            ALittleIsEnough()(draw(), f=F, context=context)
+        assert one_line(error)
+    with pytest.raises(ValueError, match=message) as error:
+        rule(draw(), f=F, context=context)
+    assert one_line(error)
 
 
 def test_losses_on_root_data_are_one_for_each_model():

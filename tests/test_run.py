@@ -19,6 +19,7 @@ from benchmark import forecast, prepare
 from benchmark import list as catalogue_list
 from benchmark.catalogue import choices, finds_names
 from benchmark.config import ConfigError, Engine, conf_dir, small_command
+from benchmark.execution import _describe
 from benchmark.progress import Progress
 from benchmark.store import Store
 from benchmark.vectors import __main__ as vectors
@@ -76,6 +77,20 @@ def test_a_cell_a_sweep_and_the_status(tmp_path):
     assert ended.stdout.splitlines()[:4] == [
         "done           10", "failed          0", "infeasible      6", "missing         0",
     ]  # fmt: skip
+
+
+def test_a_result_shows_what_was_measured_and_no_nan(capsys):
+    unknown = dict.fromkeys(("test_accuracy", "attack_success_rate", "byzantine_weight"), math.nan)
+    last = {"round": 2, "train_loss": 0.5, "aggregation_error": 0.25, **unknown}
+    for validation, accuracy in (
+        (0.75, "validation accuracy 75.0%"),
+        (math.nan, "no accuracy, as there are neither test nor validation data,"),
+    ):
+        measured = {**last, "validation_accuracy": validation}
+        store = SimpleNamespace(last_round=lambda key, measured=measured: measured)
+        _describe(store, SimpleNamespace(title="cell", key="0"))
+        said = f"cell: {accuracy} after round 2, train loss 0.5, aggregation error 0.25\n"
+        assert capsys.readouterr().out == said
 
 
 def test_outside_the_checkout(tmp_path):

@@ -18,7 +18,7 @@ import torch
 
 from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful, rows_of_states
-from benchmark.checks import is_whole, whole
+from benchmark.checks import is_finite, is_whole, whole
 from benchmark.kernels.blocks import combination, wide
 from benchmark.kernels.gram import Gram, gram, squared_distances
 
@@ -84,14 +84,11 @@ class Context:
         """
         withheld = {}
         for need, names in NEEDS.items():
-            for name in names:
-                missing = getattr(self, name) is None
-                if need not in component.needs:
-                    withheld |= {} if missing else {name: None}
-                elif missing:
-                    raise ValueError(
-                        f"{component.title} needs '{need}': pass context=Context({name}=...)"
-                    )
+            if need not in component.needs:
+                withheld |= {name: None for name in names if getattr(self, name) is not None}
+            elif any(getattr(self, name) is None for name in names):
+                parts = ", ".join(f"{name}=..." for name in names)
+                raise ValueError(f"{component.title} needs '{need}': pass context=Context({parts})")
         return replace(self, **withheld) if withheld else self
 
     def checked(self, d: int) -> "Context":
@@ -102,11 +99,17 @@ class Context:
             ValueError: if a part is not as said above.
         """
         whole("context.round", self.round, 1)
+        for name in ("generator", "root_update", "root_loss", "logits"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ValueError(f"context.{name} must be a function, got {type(value).__name__}")
         parts = {}
         if self.model is not None:
             parts["model"] = as_vector("context.model", self.model, d)
-        if self.server_step is not None and not np.isfinite(self.server_step):
-            raise ValueError(f"context.server_step must be finite, got {self.server_step}")
+        if self.server_step is not None and not is_finite(self.server_step):
+            raise ValueError(
+                f"context.server_step must be a finite number, got {self.server_step!r}"
+            )
         if self.layers is not None:
             _check_layers(self.layers, d)
         if self.root_update is not None:
@@ -116,9 +119,24 @@ class Context:
         return replace(self, **parts) if parts else self
 
 
+def context_of(context: Context | None) -> Context:
+    """Return what a call was told, by default no more than every component is.
+
+    Raises:
+        ValueError: if it is not a `Context`.
+    """
+    if context is None:
+        return Context()
+    if not isinstance(context, Context):
+        raise ValueError(f"context must be a Context, got {type(context).__name__}")
+    return context
+
+
 def _check_layers(layers: tuple[Layer, ...], d: int) -> None:
     stop = 0
     for layer in layers:
+        if not isinstance(layer, Layer):
+            raise ValueError(f"context.layers must be of class Layer, got {layer!r}")
         if layer.start != stop or layer.stop - layer.start != prod(layer.shape):
             raise ValueError(
                 f"context.layers must lie one behind the other, got {layer} behind column {stop}"
@@ -457,7 +475,7 @@ class Rule(_Component):
             raise Infeasible(reason)
         if counts is not None:
             counts = checked_counts(counts, len(matrix))
-        context = (context or Context()).only(self).checked(matrix.shape[1])
+        context = context_of(context).only(self).checked(matrix.shape[1])
         vector, _, report = self.step(Updates(matrix, counts=counts), int(f), self.init(), context)
         return vector, report, restore
 
@@ -530,7 +548,7 @@ class Stage(_Component):
         reason = feasibility(self, len(matrix), f)
         if reason:
             raise Infeasible(reason)
-        context = (context or Context()).only(self).checked(matrix.shape[1])
+        context = context_of(context).only(self).checked(matrix.shape[1])
         mixed, _, _ = self.apply(Updates(matrix), int(f), self.init(), context)
         return restore(mixed.rows().clone())
 

@@ -16,6 +16,7 @@ from benchmark.aggregators.base import (
     Infeasible,
     Layer,
     checked_counts,
+    context_of,
     feasibility,
     layers_of,
     one_of,
@@ -299,7 +300,7 @@ class Attack(Stateful):
         if f == 0:
             return restore(matrix[:0].clone())
         d = matrix.shape[1]
-        context = (context or Context()).checked(d)
+        context = context_of(context).checked(d)
         counts = None if counts is None else checked_counts(counts, n)
         whole("seed", seed, 0)
         held = {name: as_vector(name, value, d).to(matrix)
