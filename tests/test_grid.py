@@ -911,7 +911,8 @@ class FaultyPartition:
             return [*parts[:3], one[self.how], *parts[4:]]
         if self.how == "masks":
             return [np.isin(np.arange(total), part) for part in parts]
-        return {"more": [*parts, parts[0]], "fewer": parts[1:], "none": None}[self.how]
+        return {"more": [*parts, parts[0]], "fewer": parts[1:], "none": None,
+                "dict": dict(enumerate(parts))}[self.how]  # fmt: skip
 
 
 FAULTS = {
@@ -937,7 +938,18 @@ FAULTS = {
     "boolean masks": ("partition", "FaultyPartition", "masks", "bool; indices are np.flatnonzero("),
     "one part more": ("partition", "FaultyPartition", "more", "gives 21 parts for n=20 clients"),
     "one part fewer": ("partition", "FaultyPartition", "fewer", "gives 19 parts for n=20 clients"),
-    "no parts": ("partition", "FaultyPartition", "none", "TypeError: 'NoneType' object is not"),
+    "no parts": (
+        "partition",
+        "FaultyPartition",
+        "none",
+        "list of arrays of indices, not a NoneType",
+    ),
+    "named parts": (
+        "partition",
+        "FaultyPartition",
+        "dict",
+        "list of arrays of indices, not a dict",
+    ),
     "fractions": ("partition", "FaultyPartition", "floats", "of type float64; indices are integ"),
     "beyond": ("partition", "FaultyPartition", "beyond", "; the examples are 0 to 1294"),
     "negative": ("partition", "FaultyPartition", "negative", "; the examples are 0 to 1294"),

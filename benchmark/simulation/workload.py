@@ -1,5 +1,6 @@
 """What cells share: the data on the device, the model, and the partitions."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -178,6 +179,9 @@ def _checked(parts, partition, total: int, n: int) -> Parts:
         BrokenContract: if they are not what `data.partitions` demands.
     """
     name = f"{type(partition).__name__}.split"
+    if not isinstance(parts, Iterable) or isinstance(parts, Mapping):
+        kind = type(parts).__name__
+        raise BrokenContract(f"{name} must return a list of arrays of indices, not a {kind}")
     arrays = [np.asarray(part) for part in parts]
     if len(arrays) != n:
         raise BrokenContract(f"{name} gives {len(arrays)} parts for n={n} clients")
