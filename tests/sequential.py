@@ -375,8 +375,9 @@ class Reference:
         received = torch.stack([sent[c] for c in left])
         counts = np.array([len(self.shards[c]) for c in left])
         aggregate, self.rule_state, report = self.cell.rule.step(
-            Updates(received, counts=counts, ids=np.array(left)), declared, self.rule_state, context
-        )
+            Updates(received, counts=counts, ids=np.array(left), lost=len(lost)), declared,
+            self.rule_state, context,
+        )  # fmt: skip
         self.rounds.append(Round(np.array(left), received, aggregate))
         told = math.ceil(fl.declared_byzantine * len(here) / n)
         if report.coefficients is None or np.any(report.coefficients):

@@ -429,6 +429,16 @@ def test_a_filter_may_leave_fewer_than_multi_krum_averages():
     np.testing.assert_allclose(result, np.delete(x, 2, axis=0).mean(axis=0))
 
 
+def test_multi_krum_averages_as_many_fewer_as_were_lost():
+    """Of 20 with f = 2 it takes 16; of 17 that are left 13, so both attackers stay out."""
+    x = draw(17, 4)
+    x[:2] += 100
+    seen = Updates(torch.from_numpy(x), lost=3)
+    coefficients = MultiKrum(m=16).combination(seen, 2)
+    assert np.count_nonzero(coefficients) == 13 and not coefficients[:2].any()
+    assert seen.selected(np.arange(1, 17)).lost == 4
+
+
 def test_states_of_a_chain():
     """Only centred clipping has one; two rounds of the chain are two rounds of the rule."""
     chain, rule = Chain([NNM(), CenteredClipping(0.5)]), CenteredClipping(0.5)

@@ -174,6 +174,7 @@ class Updates:
         ids: (m,) the id of the client that each vector stands for; by default its number.
         basis: () -> inner products of the clients' vectors, where they are known; they need not be
             those of the (n, d) numbers, which may be some of the coordinates only.
+        lost: how many more there were before the server or a detector threw some out.
     """
 
     def __init__(
@@ -183,12 +184,14 @@ class Updates:
         counts: np.ndarray | None = None,
         ids: np.ndarray | None = None,
         basis: Callable[[], Gram] | None = None,
+        lost: int = 0,
     ):
         self.clients = clients
         self.mixing = mixing
         self.counts = np.ones(len(self)) if counts is None else np.asarray(counts, float)
         self.ids = np.arange(len(self)) if ids is None else np.asarray(ids)
         self._basis = basis
+        self.lost = lost
         self._rows = None
         if mixing is not None and mixing.shape[1] != len(clients):
             raise ValueError(f"mixing is for {mixing.shape[1]} vectors, not for {len(clients)}")
@@ -252,14 +255,17 @@ class Updates:
         mixing = matrix if self.mixing is None else matrix @ self.mixing
         counts = self.counts if counts is None else counts
         ids = self.ids if ids is None else ids
-        updates = Updates(self.clients, mixing, counts, ids, self._basis)
+        lost = self.lost if len(matrix) == len(self) else 0  # buckets are other vectors
+        updates = Updates(self.clients, mixing, counts, ids, self._basis, lost)
         if "basis" in self.__dict__:
             updates.__dict__["basis"] = self.basis
         return updates
 
     def selected(self, rows: np.ndarray) -> "Updates":
         """The vectors x_i for i in `rows`."""
-        return self.mixed(np.eye(len(self))[rows], self.counts[rows], self.ids[rows])
+        kept = self.mixed(np.eye(len(self))[rows], self.counts[rows], self.ids[rows])
+        kept.lost = self.lost + len(self) - len(rows)
+        return kept
 
     def rows(self) -> torch.Tensor:
         """(m, d) the vectors themselves. For reading only: it may be the clients' own memory."""

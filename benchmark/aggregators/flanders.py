@@ -81,7 +81,8 @@ class FLANDERS(Detector):
         kept = np.arange(len(updates))
         if len(rounds) >= 2:
             errors = self._errors(local, [_filled(past, updates.ids) for past in rounds])
-            count = len(updates) - f if self.keep is None else min(self.keep, len(updates))
+            left = len(updates)
+            count = left - f if self.keep is None else min(max(1, self.keep - updates.lost), left)
             kept = np.sort(np.argsort(errors, kind="stable")[:count])
         present = {"ids": updates.ids[kept], "models": local[kept], "result": None}
         return kept, {**state, "rounds": (*rounds, present)[-self.window :]}

@@ -108,7 +108,8 @@ class MultiKrum(_KrumBase):
     Requires n >= 2f + 3, and m <= n.
 
     Attributes:
-        m: how many are averaged, or `n-f`; by default n - f - 2, so that n - m >= f + 2.
+        m: how many are averaged, or `n-f`; by default n - f - 2, so that n - m >= f + 2. As many
+            fewer as vectors were thrown out before.
         distance, neighbours, strict: as for `Krum`.
     """
 
@@ -127,7 +128,10 @@ class MultiKrum(_KrumBase):
     def combination(self, updates, f):
         """(m,) 1/m for the selected, zeros."""
         n = len(updates)
-        m = {None: max(1, n - f - 2), "n-f": n - f}.get(self.m, self.m)
+        if isinstance(self.m, int):  # as many fewer as were lost, who may all have been honest
+            m = max(1, self.m - updates.lost)
+        else:
+            m = n - f if self.m else max(1, n - f - 2)
         best = np.argsort(self._scores(updates, f), kind="stable")[:m]
         weights = np.zeros(n)
         weights[best] = 1.0 / len(best)  # a filter before it may have left fewer than m

@@ -46,18 +46,18 @@ class Oracle:
         n: vectors that the rule will see.
         order: (n,) the order in which it sees them, of the honest ones and behind them the
             Byzantine; by default that one.
-        counts, ids: (n,) of the vectors in the order of the rule, see `Updates`.
+        counts, ids, lost: of the vectors in the order of the rule, see `Updates`.
     """
 
     def __init__(
         self, rule: Chain, declared: int, state: Any, context: Context, n: int,
         order: np.ndarray | None = None, counts: np.ndarray | None = None,
-        ids: np.ndarray | None = None,
+        ids: np.ndarray | None = None, lost: int = 0,
     ):  # fmt: skip
         self.rule, self.declared, self.n = rule, declared, n
         self._state, self._context = state, context
         self._order = np.arange(n) if order is None else order
-        self._counts, self._ids = counts, ids
+        self._counts, self._ids, self._lost = counts, ids, lost
 
     def about(
         self, known: torch.Tensor, extra: torch.Tensor | None = None,
@@ -142,7 +142,9 @@ class Questions:
         mixing = np.zeros((len(oracle._order), len(self._base)))
         mixing[self._honest_places, : sent.shape[1]] = self.honest
         mixing[self._byzantine_places, : sent.shape[1]] = sent
-        updates = Updates(self._base, mixing, oracle._counts, oracle._ids, self._basis)
+        updates = Updates(
+            self._base, mixing, oracle._counts, oracle._ids, self._basis, oracle._lost
+        )
         with _threads(1 if self._basis else numba.get_num_threads()):
             vector, _, report = oracle.rule.step(
                 updates, oracle.declared, self._state, self._context

@@ -255,7 +255,7 @@ class Run:
             coins = key(seed, "attacker's coins", 0, round)
             context = outsiders_context(self._context, Knowledge.ROOT in attack.reads, coins)
             return Oracle(self.cell.rule, self._feasible_f(k), self._rule_state, context, k, order,
-                          counts, ids[order])  # fmt: skip
+                          counts, ids[order], self.received - k)  # fmt: skip
 
         def local() -> Local:
             stream = lambda i: generator(seed, "own training", int(self.byzantine[i]), round)  # noqa: E731
@@ -307,7 +307,7 @@ class Run:
         ids = np.concatenate([self._honest_ids, byzantine])
         order = np.argsort(ids)
         counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
-        seen = Updates(rows, np.eye(len(ids))[order], counts, ids[order])
+        seen = Updates(rows, np.eye(len(ids))[order], counts, ids[order], lost=k - h - b)
         vector, self._rule_state, report = self.cell.rule.step(
             seen, declared, self._rule_state, self._context
         )
