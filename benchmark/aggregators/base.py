@@ -237,6 +237,11 @@ class Updates:
         """(m, m) float64 squared distances |x_i - x_j|^2, 0 on the diagonal."""
         return squared_distances(self.centred)
 
+    def still(self, count: int) -> int:
+        """Return how many of `count` vectors to take are left to be taken: as many fewer as were
+        lost, who may all have been honest, and one at least."""
+        return min(max(1, count - self.lost), len(self))
+
     def prior(self, weighted: bool) -> np.ndarray:
         """(m,) how much each vector counts: its examples if they are `weighted`, otherwise all
         alike; so also where a filter has left nobody who has any."""
@@ -400,7 +405,8 @@ class _Component(Stateful):
             coordinate of the result that coordinate of the vectors, and inner products;
             `everything`. Attackers that ask a rule many times save work by it.
         counts_vectors: the settings that are numbers of vectors, such as m of Multi-Krum. More than
-            n is a mistake; where fewer than n are left, it is all of them.
+            n is a mistake where a grid is composed; where fewer are left, the rule takes fewer, see
+            `Updates.still`.
         paper, cost: for the catalogue: who proposed it, and the order of its arithmetic for n
             vectors of d numbers and T iterations.
     """

@@ -81,8 +81,7 @@ class FLANDERS(Detector):
         kept = np.arange(len(updates))
         if len(rounds) >= 2:
             errors = self._errors(local, [_filled(past, updates.ids) for past in rounds])
-            left = len(updates)
-            count = left - f if self.keep is None else min(max(1, self.keep - updates.lost), left)
+            count = len(updates) - f if self.keep is None else updates.still(self.keep)
             kept = np.sort(np.argsort(errors, kind="stable")[:count])
         present = {"ids": updates.ids[kept], "models": local[kept], "result": None}
         return kept, {**state, "rounds": (*rounds, present)[-self.window :]}

@@ -128,8 +128,8 @@ class MultiKrum(_KrumBase):
     def combination(self, updates, f):
         """(m,) 1/m for the selected, zeros."""
         n = len(updates)
-        if isinstance(self.m, int):  # as many fewer as were lost, who may all have been honest
-            m = max(1, self.m - updates.lost)
+        if isinstance(self.m, int):
+            m = updates.still(self.m)
         else:
             m = n - f if self.m else max(1, n - f - 2)
         best = np.argsort(self._scores(updates, f), kind="stable")[:m]

@@ -13,7 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark.checkpoints import Checkpoints
-from benchmark.config import ConfigError, Engine
+from benchmark.config import FAILURES, ConfigError, Engine
 from benchmark.models import ModelError
 from benchmark.modules import TorchModel
 from benchmark.simulation.clients import LocalTraining, gradients
@@ -25,7 +25,6 @@ from benchmark.simulation.workload import Workloads, group_name
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 4 << 20
-_FAILURES = (Exception, SystemExit)  # a rule that calls sys.exit() ends no sweep; Ctrl-C does
 OUT_OF_MEMORY = "out of memory, even alone"  # how the reason of such a failure begins
 
 
@@ -250,7 +249,7 @@ def _compute(runs: list, round: int, failed: list) -> list:
         try:
             _updates(together, round)
             alive += together
-        except _FAILURES as error:  # one of them may be to blame: each alone
+        except FAILURES as error:  # one of them may be to blame: each alone
             _raise_if_out_of_memory(error)
             alive += [
                 run
@@ -291,7 +290,7 @@ def _guarded(cell, failed: list, work) -> bool:
     """Do a cell's work; an exception is that cell's failure and nobody else's."""
     try:
         work()
-    except _FAILURES as error:
+    except FAILURES as error:
         _raise_if_out_of_memory(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         failed.append(Outcome(cell, "failed", reason=reason, traceback=traceback.format_exc()))
