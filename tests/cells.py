@@ -53,6 +53,13 @@ def originals(group):
     return [name for name in choices(group) if not is_variant(group, name)]
 
 
+def usual(some, values):
+    """Parameters of which all but some are slow, see pyproject.toml."""
+    assert set(some) <= set(values)
+    slow = pytest.mark.slow
+    return [pytest.param(each, marks=[] if each in some else slow) for each in values]
+
+
 def thinned(values):
     """Parameters, or tuples of them, of which two of three are slow, see pyproject.toml."""
     sets = [value if isinstance(value, tuple) else (value,) for value in values]

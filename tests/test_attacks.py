@@ -32,7 +32,6 @@ from attack_inputs import (
     width,
 )
 from attack_table import ENTRIES
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labels import label
@@ -57,9 +56,10 @@ from benchmark.attacks import (
     WorstOf,
     z_max,
 )
-from benchmark.config import build, conf_dir
+from benchmark.config import conf_dir
 from benchmark.kernels import noise
 from benchmark.kernels.moments import mean_and_std
+from benchmark.loading import load
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -119,9 +119,7 @@ FILES = sorted(Path(conf_dir(), "attack").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_configuration_builds_and_names_every_setting(path):
-    with initialize_config_dir(str(conf_dir()), version_base=None):
-        node = compose(f"attack/{path.stem}").attack
-    built = build(node, "attack").value
+    built = load(f"attack/{path.stem}")
     assert type(built) in {type(line.attack) for line in ENTRIES}
     written = yaml.safe_load(path.read_text())
     if "defaults" in written:  # another name of an attack, or a variant of it

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from cells import metrics_of
+from cells import metrics_of, usual
 from commands import command
 from test_store import KEY, fake
 
@@ -72,7 +72,7 @@ def umask():
     os.umask(before)
 
 
-@pytest.mark.parametrize("mode", [0o2770, 0o2775, 0o2750])
+@pytest.mark.parametrize("mode", usual([0o2770], [0o2770, 0o2775, 0o2750]))
 def test_a_folder_shared_with_a_group_decides_who_may_read_and_write(tmp_path, umask, mode):
     """Whatever the umask of who makes something there."""
     shared = tmp_path / "shared"

@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from cells import thinned
+from cells import thinned, usual
 from hydra import initialize_config_dir
 from sequential import Recorded, Reference
 
@@ -254,8 +254,14 @@ def test_fedsgd(compose, settings):
     assert len(metrics["round"]) == 7
 
 
-@pytest.mark.parametrize("settings", FEDAVG.values(), ids=FEDAVG)
-def test_fedavg(compose, settings):
+@pytest.mark.parametrize("name", usual(
+    ["epochs", "steps", "weight decay and steps", "server learning rate", "momentum",
+     "server momentum", "sampled clients with momentum", "weighted mean", "mirror images",
+     "label flip", "model replacement", "natural clients", "two hidden layers and weight decay"],
+    FEDAVG,
+))  # fmt: skip
+def test_fedavg(compose, name):
+    settings = FEDAVG[name]
     base = ["fl=fedavg", "fl.local_epochs=2", "partition.alpha=0.5", "partition.min_size=9"]
     if any(setting.startswith("partition=") for setting in settings):
         base = base[:2]
@@ -269,8 +275,9 @@ FEW = ["fl.num_clients=10", "fl.num_byzantine=4", "fl.client_fraction=0.2", "fl.
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
 @pytest.mark.parametrize(
     "attack",
-    ["sign_flip", "random", "mimic", "ipm", "model_replacement", "edge_case"],
-)
+    usual(["sign_flip", "mimic", "edge_case"],
+          ["sign_flip", "random", "mimic", "ipm", "model_replacement", "edge_case"]),
+)  # fmt: skip
 def test_rounds_with_one_honest_client_or_none(compose, algorithm, attack):
     settings = [f"fl={algorithm}", "aggregator=mean", f"attack={attack}", *FEW, "fl.momentum=0.5"]
     settings += ["fl.local_steps=2"] if algorithm == "fedavg" else []
@@ -700,10 +707,13 @@ class Narrow:
 
 ALONE_AND_TOGETHER = [(name, 1) for name in COMPANY]
 ALONE_AND_TOGETHER += [(name, 2) for name in ("fedsgd mlp", "fedavg mlp", "fedsgd cnn")]
+USUAL = [("fedsgd logistic", 1), ("fedsgd mlp, odd sizes", 1), ("fedavg mlp, odd sizes", 1),
+         ("fedsgd cnn", 1), ("fedsgd torch module", 1), ("fedsgd mlp", 2)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "threads"), thinned(ALONE_AND_TOGETHER))
-def test_a_cell_does_not_depend_on_its_company(compose, name, threads):
+@pytest.mark.parametrize("company", usual(USUAL, ALONE_AND_TOGETHER), ids=str)
+def test_a_cell_does_not_depend_on_its_company(compose, company):
+    name, threads = company
     settings = COMPANY[name]
     engine = replace(SERIAL, threads=threads)
     others = OTHERS[:4] if "model=cnn" in settings else OTHERS

@@ -332,7 +332,10 @@ def with_path(folder):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("number", [9, 12], ids=["killed", "pre-empted"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(9, id="killed"), pytest.param(12, id="pre-empted", marks=pytest.mark.slow)],
+)
 def test_jobs_of_submitit(tmp_path, monkeypatch, number):
     """The same bits, though a job is lost in its midst."""
     sweep = slow(tmp_path, f"+aggregator.signal={number}", "seed=0,1,2,3")
@@ -354,6 +357,7 @@ def submitted(folder, monkeypatch, *sweep):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_a_job_out_of_time(tmp_path, monkeypatch):
     """It is queued again, and computes what was not finished: of the third cell two rounds once
     more."""
@@ -487,6 +491,7 @@ sys.exit(process.returncode)
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_a_node_of_ray_is_lost(tmp_path, monkeypatch):
     sweep = slow(tmp_path, "+aggregator.seconds=0.3", "seed=0,1,2,3,4,5,6,7,8,9")
     (tmp_path / "cluster.py").write_text(CLUSTER)

@@ -1027,7 +1027,10 @@ def test_values_that_come_to_the_same_are_told(tmp_path, overrides, note):
     overrides += [] if "seed=1" in overrides else ["seed=0,1"]
     config = first_of(overrides)
     assert plan_of(jobs_of(overrides, config, sweep=True), config).notes == [note]
-    union = ["+experiment=demo", "pre_aggregator=none", f"outputs={tmp_path}"]  # its blocks overlap
+
+
+def test_what_the_blocks_of_a_union_share_is_no_note(tmp_path):
+    union = ["+experiment=demo", "pre_aggregator=none", f"outputs={tmp_path}"]
     config = first_of(union)
     assert plan_of(jobs_of(union, config, sweep=False), config).notes == []
 

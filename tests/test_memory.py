@@ -124,8 +124,7 @@ CELLS = {
 
 
 # One of each kind; the others are slow.
-USUAL = ("krum", "worker momentum", "several", "local", "two windows", "a user's model",
-         "an LSTM", "convolutions", "groups", "models of the attacker's")  # fmt: skip
+USUAL = ("several", "local", "two windows", "an LSTM", "convolutions")
 
 
 def predicted(*names: str) -> dict:

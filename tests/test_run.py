@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from cells import composing
+from cells import composing, usual
 from commands import command
 
 from benchmark import forecast, prepare
@@ -308,9 +308,10 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
-@pytest.mark.parametrize("mode", [[], ["-m"]])
-def test_what_is_shown_is_what_is_trained(switches, mode, tmp_path):
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("mode", usual([""], ["", "-m"]))
+def test_what_is_shown_is_what_is_trained(name, mode, tmp_path):
+    switches = SWITCHES[name]
     more, whole, outputs = tmp_path / "more", tmp_path / "whole", tmp_path / "outputs"
     shutil.copytree(conf_dir(), whole)
     (whole / "config.yaml").write_text(
@@ -325,7 +326,7 @@ def test_what_is_shown_is_what_is_trained(switches, mode, tmp_path):
     settings = [s.format(more=more, whole=whole) for s in switches]
     settings += [*TINY, "fl.num_clients=8", f"outputs={outputs}", "sweep_defaults=null"]
     shown = yaml.safe_load(command("--cfg", "job", "--resolve", *settings).out)
-    ended = command(*mode, "fl.num_byzantine=1", *settings)
+    ended = command(*mode.split(), "fl.num_byzantine=1", *settings)
     assert ended.code == 0, ended
     (key,) = Store(outputs).keys()
     stored = yaml.safe_load((outputs / "cells" / key / "config.yaml").read_text())
@@ -367,15 +368,13 @@ def test_settings_that_refer_to_others_are_each_cells_own(tmp_path):
         assert sorted((each["fl"]["rounds"], each["seed"]) for each in stored) == [(1, 1), (2, 2)]
 
 
-@pytest.mark.parametrize("name", [
+@pytest.mark.parametrize("name", usual(["a=b(1)/ä", "1e3", "a'b\"c"], [
     "a=b(1)/ä", "a [x] {y}", "~a b", "2026", "1e3", "null.", "a'b\"c", "a\\b", "a#b%c&d;e!",
-])  # fmt: skip
+]))  # fmt: skip
 def test_folders_as_they_are_typed(name, tmp_path):
     for quote in ("", "'") if "'" not in name else ("",):
-        line = f"outputs={quote}{tmp_path}/{name}{quote}"
-        assert command(line, "plan=true", *TINY, *FEW).code == 0
-    ended = command(line, *TINY, *FEW)
-    assert ended.code == 0 and Store(tmp_path / name).keys(), ended
+        ended = command(f"outputs={quote}{tmp_path}/{name}{quote}", *TINY, *FEW)
+        assert ended.code == 0 and Store(tmp_path / name).keys(), ended
 
 
 def test_a_folder_whose_name_is_a_number_or_below_home(tmp_path, monkeypatch):
@@ -404,10 +403,10 @@ def test_attacks_that_are_called_like_numbers(tmp_path):
     assert ended.out.startswith("3 cells: 3 trained"), ended
 
 
-@pytest.mark.parametrize("where", [
+@pytest.mark.parametrize("where", usual(["'zero' == attack", "'attack == \"zero\"'"], [
     "'zero' == attack", "attack == 'zero'", '"zero" == attack or attack == \'x\'',
     "'attack == \"zero\"'", "attack in ('zero', \"x\")",
-])  # fmt: skip
+]))  # fmt: skip
 def test_quotes_in_conditions(where, tmp_path):
     ended = command("-m", "attack=zero,ipm", f"grid.where={where}", "seed=0", *TINY, *FEW,
                     f"outputs={tmp_path}")  # fmt: skip
@@ -415,13 +414,14 @@ def test_quotes_in_conditions(where, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["attack=[sign_flip,scale]", "+experiment=own"])
-@pytest.mark.parametrize("mode", [[], ["-m"]])
+@pytest.mark.parametrize("mode", usual(["-m"], ["", "-m"]))
 def test_one_is_chosen_of_a_group(line, mode, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text(
         "# @package _global_\ndefaults: [override /attack: [sign_flip, scale]]\n"
     )
-    ended = command(*mode, "--config-dir", tmp_path, line, *TINY, *FEW, f"outputs={tmp_path}/o")
+    given = [*mode.split(), "--config-dir", tmp_path, line]
+    ended = command(*given, *TINY, *FEW, f"outputs={tmp_path}/o")
     assert ended.code == 1 and not (tmp_path / "o").exists()
     assert ended.err == (
         "error: attack=[sign_flip,scale]: choose one; a sweep is -m attack=sign_flip,scale\n"
@@ -461,10 +461,13 @@ def own(tmp_path):
     return lambda epsilon: path.write_text(lines.format(epsilon))
 
 
-@pytest.mark.parametrize("where", [["--config-dir", "{}"], ["hydra.searchpath=[file://{}]"]])
+WHERE = ["--config-dir {}", "hydra.searchpath=[file://{}]"]
+
+
+@pytest.mark.parametrize("where", usual(WHERE[:1], WHERE))
 def test_attacks_of_ones_own_are_found_by_name(own, where, tmp_path):
     """In `worst_of`, whose cells are told apart by what the names mean, and by glob()."""
-    where = [part.format(tmp_path) for part in where]
+    where = where.format(tmp_path).split()
     outputs = f"outputs={tmp_path / 'out'}"
     worst = [*where, "attack=worst_of", "attack.attacks=[my_ipm,zero]", *TINY, *FEW, outputs]
     for epsilon in (2.0, 2.0, 3.0):

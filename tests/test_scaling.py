@@ -1,14 +1,12 @@
 """How costs grow: fits, the paper estimate by hand, and the command."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.config import ConfigError
+from benchmark.config import ConfigError, small_command
 from benchmark.scaling import __main__ as scaling
 from benchmark.scaling.estimate import RULES, Cluster, Rates, estimate, report
 from benchmark.scaling.laws import exponent, work
@@ -142,8 +140,6 @@ def test_the_command_with_wrong_input(argument, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_an_error_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "benchmark.scaling", "nodes=0", f"outputs={tmp_path}"]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1 and ended.stdout == ""
-    assert ended.stderr == "error: nodes=0 must be at least 1\n"
+def test_an_error_is_one_line(tmp_path, capsys):
+    assert small_command(scaling.main)(["nodes=0", f"outputs={tmp_path}"]) == 1
+    assert capsys.readouterr() == ("", "error: nodes=0 must be at least 1\n")

@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from cells import composing, trained
+from cells import composing, trained, usual
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequential import Recorded
@@ -302,7 +302,7 @@ SCHEDULES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("schedule", usual(["growing", "churn, on and off"], SCHEDULES))
 @pytest.mark.parametrize("setting", [
     ["fl.momentum=0.9", "attack=ipm"],
     ["fl.momentum=0.9", "attack=badnets", "fl.client_fraction=0.6"],
@@ -311,12 +311,13 @@ SCHEDULES = {
 ], ids=" ".join)  # fmt: skip
 def test_momenta_follow_the_clients(compose, schedule, setting):
     """The engine's rows are handed from client to client; the plain engine knows no rows."""
-    agree(compose("aggregator=trimmed_mean", *SMALL, *schedule, *setting))
+    agree(compose("aggregator=trimmed_mean", *SMALL, *SCHEDULES[schedule], *setting))
 
 
 @pytest.mark.parametrize("attack", ["ipm", "dba"])
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("schedule", usual(["growing", "churn, on and off"], SCHEDULES))
 def test_momenta_of_local_training_follow_the_clients(compose, schedule, attack):
+    schedule = SCHEDULES[schedule]
     settings = ["fl=fedavg", *SMALL, "fl.local_epochs=null", "fl.local_steps=2", "fl.momentum=0.5"]
     agree(compose(*settings, *schedule, f"attack={attack}", "fl.rounds=6"))
 

@@ -3,8 +3,6 @@
 import contextlib
 import io
 import re
-import subprocess
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -25,7 +23,7 @@ from benchmark.aggregators import (
     TrimmedMean,
 )
 from benchmark.catalogue import chain, choices, component, is_variant
-from benchmark.config import ConfigError
+from benchmark.config import ConfigError, small_command
 from benchmark.vectors import __main__ as vectors
 from benchmark.vectors.compare import Round, compare
 from benchmark.vectors.cost import peak_memory, seconds
@@ -258,11 +256,9 @@ def test_the_command_with_wrong_input(argument, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_an_error_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "benchmark.vectors", "n=0", f"outputs={tmp_path}"]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1 and ended.stdout == ""
-    assert ended.stderr == "error: n=0 must be at least 1\n"
+def test_an_error_is_one_line(tmp_path, capsys):
+    assert small_command(vectors.main)(["n=0", f"outputs={tmp_path}"]) == 1
+    assert capsys.readouterr() == ("", "error: n=0 must be at least 1\n")
 
 
 def test_measuring():

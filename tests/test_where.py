@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from cells import composing, metrics_of
+from cells import composing, metrics_of, usual
 from commands import command
 
 from benchmark.config import ConfigError, Engine
@@ -27,7 +27,8 @@ def cells():
         yield [compose(*TINY, f"seed={seed}") for seed in range(8)]
 
 
-@pytest.mark.parametrize("name", ["mps", "gpu", "meta", "cuda", "cuda:3", "xpu", "no such"])
+@pytest.mark.parametrize("name", usual(["meta", "cuda:3"], ["mps", "gpu", "meta", "cuda", "cuda:3",
+                                                            "xpu", "no such"]))  # fmt: skip
 def test_a_device_that_is_not_there_is_one_short_line(tmp_path, name):
     if torch.cuda.is_available():
         pytest.skip("for a machine without any")
