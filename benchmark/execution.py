@@ -158,10 +158,14 @@ def _refuse(plan: Plan, outputs: str) -> None:
         raise asked[0][1].error(asked[0][1])
     plan.todo = [cell for cell, problem in asked if not problem]
     noted = {note: None for cell in plan.todo for note in workloads.of(cell).notes(cell)}
-    for note in list(noted)[:1]:
-        more = f" (the like is true of {len(noted) - 1} more partitions)" if len(noted) > 1 else ""
-        plan.notes.append(note + more)
+    plan.notes += _first(list(noted), "partitions")
     plan.refused += [replace(cell, problem=problem) for cell, problem in asked if problem]
+
+
+def _first(notes: list[str], kind: str) -> list[str]:
+    """The first of some notes alike, if there is any, and how many more there are."""
+    more = f" (the like is true of {len(notes) - 1} more {kind})" if len(notes) > 1 else ""
+    return [note + more for note in notes[:1]]
 
 
 def verdict(cell: Cell) -> str:
@@ -228,10 +232,15 @@ def _compute(plan: Plan, result: Result) -> None:
     from benchmark.executors import dispatch
 
     cells = {cell.key: cell for cell in plan.todo}
+    noted = {}  # by attack; what is to be said of the data was said before
     try:
         with Progress(len(cells)) as progress:
             for report in dispatch(plan.todo, plan.executor, plan.work):
-                result.add(cells.pop(report.key), report.status, report.reason)
+                cell = cells.pop(report.key)
+                result.add(cell, report.status, report.reason)
+                for note in report.notes:
+                    if note.startswith("attack"):
+                        noted.setdefault(cell.labels["attack"], []).append(f"{cell.title}: {note}")
                 progress.advance(report)
     except (ConfigError, DataError):
         raise
@@ -240,6 +249,8 @@ def _compute(plan: Plan, result: Result) -> None:
         for cell in cells.values():
             result.add(cell, "failed", fault)
             plan.store.write(cell, "failed", reason=fault, traceback=fault.traceback)
+    for notes in noted.values():
+        result.notes += _first(notes, "cells")
 
 
 def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> int:

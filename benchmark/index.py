@@ -292,6 +292,7 @@ def _sound(summary: Any) -> bool:
         and summary["status"] in STATUSES
         and all(isinstance(summary["labels"].get(name), str) for name in LABELS)
         and isinstance(summary.get("files", {}), dict)
+        and isinstance(summary.get("notes", []), list)
     )
 
 

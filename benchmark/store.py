@@ -158,7 +158,7 @@ class Store:
             seconds: time taken.
             num_classes: of the data, for the chance level.
             computed: device, threads and precision; None if it was not, or that is not known.
-            notes: in how far the data are not what was asked for.
+            notes: in how far data and attack were not what was asked for.
         """
         summary = {
             "schema": SCHEMA,

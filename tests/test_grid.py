@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from cells import GROUPS
@@ -15,7 +16,8 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 
 from benchmark.aggregators import NNM, Krum, Rule, WeightsRule
-from benchmark.attacks import Attack, SignFlip
+from benchmark.analysis import load, markdown
+from benchmark.attacks import ALittleIsEnough, Attack, SignFlip, z_max
 from benchmark.attacks.schedule import Schedule
 from benchmark.composer import Composer
 from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
@@ -1046,6 +1048,39 @@ def test_examples_that_were_moved_are_told(tmp_path):
     (cell,) = run(tmp_path / "more", "partition=dirichlet").cells
     summary = yaml.safe_load((tmp_path / "more/cells" / cell.key / "summary.json").read_text())
     assert summary["notes"] == []
+
+
+def test_rounds_in_which_there_is_no_attack_are_told(tmp_path):
+    """ALIE with 10 of 20 clients sampled: defined for the share of 6 attackers, not for 1 or 6."""
+
+    def sampled(*overrides):
+        few = ["fl.num_byzantine=6", "fl.client_fraction=0.5", "fl.rounds=12", "model=logistic"]
+        few += ["partition=dirichlet", "partition.min_size=50"]
+        overrides = [*few, *overrides, "seed=0", f"outputs={tmp_path}"]
+        return execute(expand(overrides, []), first_of(overrides))
+
+    result = sampled("attack=alie,ipm", "aggregator=mean,median")
+    assert result.counts == {"done": 4}
+    moved, attacks = result.notes
+    assert moved.startswith("partition.min_size=50: ")
+    frame = load(tmp_path)
+    told = frame.groupby("attack")["notes"].unique().map(list)
+    assert told["ipm"] == [moved]
+    (note,) = told["alie"]
+    key = frame.loc[frame["attack"] == "alie", "key"].iloc[0]
+    attackers = pd.read_parquet(tmp_path / "cells" / key / "metrics.parquet")["byzantine_clients"]
+    counts = Counter(int(f) for f in attackers[1:] if f and ALittleIsEnough().check(10, int(f)))
+    assert 0 < counts.total() < 12 and z_max(10, min(counts)) == 0
+    first = next(int(f) for f in attackers[1:] if int(f) in counts)
+    assert note == (
+        f"attack: ALittleIsEnough is no attack with z_max = 0, got n=10, f={first}: set attack.z "
+        f"(in {counts.total()} of 12 rounds); {moved}"
+    )
+    title = next(cell.title for cell in result.cells if cell.key == key)
+    assert attacks.startswith(f"{title}: {note.partition('; ')[0]}")
+    assert attacks.endswith(" (the like is true of 1 more cells)")
+    assert "Not defined in some rounds: alie." in markdown(frame)
+    assert sampled("attack=alie", "attack.z=1", "aggregator=mean").notes == [moved]
 
 
 def test_only_local_training_takes_batches_larger_than_a_client(composer):

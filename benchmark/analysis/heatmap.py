@@ -39,6 +39,7 @@ from benchmark.analysis.statistics import (
     success_rates,
     worst_case,
 )
+from benchmark.analysis.tables import partly_undefined
 from benchmark.disk import make_folder
 
 _LEAST = 3  # attacks and defences; of fewer the table says as much
@@ -100,6 +101,7 @@ def accuracy_map(frame, n, f, title=None):
     notes = [f"Worst: the lowest of {ran} attacks.", _reading(panel)]
     if len(success_rates(means)):
         notes.append("Targeted attacks have a figure of their own.")
+    notes += partly_undefined(cells)
     subtitle = f"final test accuracy in percent, {_facts(cells, rows)}"
     return _figure([panel], [title, subtitle, " ".join(notes)])
 
@@ -125,9 +127,10 @@ def success_map(frame, n, f, title=None):
         _panel(success, defences, [*attacks, _HIGHEST], "attack success rate", 0, 1, f"{_CMAP}_r"),
         _accuracy(table[table["attack"] != _HIGHEST], defences, attacks),
     ]
-    notes = f"Highest: of the {len(attacks)} targeted attacks. " if len(attacks) > 1 else ""
+    notes = [f"Highest: of the {len(attacks)} targeted attacks."] if len(attacks) > 1 else []
+    notes += [_reading(panels[0]), *partly_undefined(cells)]
     subtitle = f"targeted attacks, all in percent, {_facts(cells, rows)}"
-    return _figure(panels, [title, subtitle, notes + _reading(panels[0])])
+    return _figure(panels, [title, subtitle, " ".join(notes)])
 
 
 def _means(frame, title):

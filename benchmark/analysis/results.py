@@ -20,7 +20,7 @@ COLUMNS = [
     "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
     "status", "reason", "scenario", "validation_accuracy", "honest_accuracy", "discarded",
     "num_classes", "defence", "seconds", "attack_success_rate",
-    "discarded_honest", "discarded_byzantine", "f_lowered",
+    "discarded_honest", "discarded_byzantine", "f_lowered", "notes",
 ]
 # fmt: on
 
@@ -41,7 +41,8 @@ def load(outputs="outputs"):
     come first, then one column for every scalar setting of the federated algorithm, such as
     ``fl.learning_rate``. ``defence`` is the pre-aggregation chain and the rule in one label, such
     as ``nnm+krum``. Accuracies and ``attack_success_rate`` are in 0..1; the latter is NaN but for
-    attacks that want certain inputs taken for something. Where cells have
+    attacks that want certain inputs taken for something. ``notes`` tells in how far data and attack
+    were not what was asked for; it is mostly empty. Where cells have
     the same labels, but not the same settings of attack or defence, labels tell what differs.
 
     Raises FileNotFoundError if there is nothing to read, ValueError for a store of another version.
@@ -165,4 +166,5 @@ def _cell(record, labels):
     """What holds for the whole cell, as one flat mapping. The declared f is by default the true."""
     facts = {name: record[name] for name in FACTS}
     facts["f_declared"] = facts["f"] if facts["f_declared"] is None else facts["f_declared"]
+    facts["notes"] = "; ".join(map(str, record.get("notes", [])))
     return {**facts, **labels, **{f"fl.{k}": v for k, v in record["settings"].items()}}

@@ -102,12 +102,20 @@ def describe(frame, rows):
         groups = places.groupby(places).groups.items()
         texts = [f"{', '.join(some)} {place}" for place, some in groups]
         notes.append(f"Infeasible: {'; '.join(texts)}.")
+    notes += partly_undefined(frame)
     for status in ("diverged", "failed"):
         count = frame.loc[frame["status"] == status, "key"].nunique()
         if count:
             cells = "cell" if count == 1 else "cells"
             notes.append(f"{count} {cells} {status}, see {spelled('status')}.")
     return "; ".join(shown), " ".join(notes)
+
+
+def partly_undefined(frame):
+    """Return a sentence that names the attacks that were not defined in some rounds, if any."""
+    noted = frame["notes"].astype(str).str.startswith("attack")
+    some = sorted(frame.loc[noted, "attack"].unique())
+    return [f"Not defined in some rounds: {', '.join(some)}."] if some else []
 
 
 def impossible(rows):

@@ -38,7 +38,8 @@ class ALittleIsEnough(Informed):
     Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed Learning",
     NeurIPS 2019, where the attacker estimates from its own clients' updates (knowledge
     `byzantine`). The sample standard deviation is used. Where z_max is 0 there is no attack, so n
-    and f are refused; in a round of sampled clients in which it is, the mean is sent.
+    and f are refused; in a round of sampled clients in which it is, the mean is sent, and a note
+    in the results tells in how many rounds that was so.
 
     Knows all honest updates, in the partial form its clients' own only.
 

@@ -41,11 +41,13 @@ class Report:
             machine has not what all cells need.
         status: `done`, `diverged` or `failed`; `stopped` without a key.
         reason: why, in one line.
+        notes: in how far data and attack were not what was asked for.
     """
 
     key: str | None
     status: str
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Work:
@@ -205,7 +207,7 @@ def _final(key: str, store: Store) -> Report | None:
     """Return the report on a cell that is stored and not to be computed again, or None."""
     summary = store.summary(key)
     if summary and summary["status"] in FINAL:
-        return Report(key, summary["status"], summary["reason"])
+        return Report(key, summary["status"], summary["reason"], tuple(summary.get("notes", ())))
     return None
 
 
@@ -222,7 +224,7 @@ def _stored(outcome: Outcome, store: Store) -> Report:
     if outcome.status not in FINAL and (report := _final(key, store)):
         return report
     store.write(**vars(outcome))
-    return Report(key, outcome.status, outcome.reason)
+    return Report(key, outcome.status, outcome.reason, tuple(outcome.notes))
 
 
 @contextmanager

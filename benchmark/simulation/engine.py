@@ -41,7 +41,7 @@ class Outcome:
         seconds: its share of the time.
         num_classes: of the data.
         computed: on what, see `device.computed_on`; None if that is not known.
-        notes: in how far the data are not what was asked for.
+        notes: in how far data and attack were not what was asked for.
     """
 
     cell: object
@@ -212,7 +212,7 @@ def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Ou
     return failed + [
         Outcome(run.cell, "diverged" if run.diverged else "done", run.metrics, run.timings,
                 run.diverged, seconds=run.seconds + share, num_classes=classes,
-                notes=workload.notes(run.cell))
+                notes=run.notes())
         for run in ended
     ]  # fmt: skip
 

@@ -11,6 +11,7 @@ from benchmark.attacks.base import Knowledge, View, checked
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
 from benchmark.checks import is_whole
+from benchmark.config import reason_of
 from benchmark.grid import participants
 from benchmark.simulation.evaluation import evaluate
 from benchmark.simulation.server import Server
@@ -144,6 +145,19 @@ class Run:
         """Indices of all training examples of the clients that are honest at the start."""
         honest = np.setdiff1d(np.arange(self.cell.n), compromised(self.cell, 1))
         return np.unique(np.concatenate([self.shards[c] for c in honest]))
+
+    def notes(self) -> list[str]:
+        """In how far data and attack were not what was asked for.
+
+        In a round of sampled clients attackers may be so few, or so many, that the attack is not
+        defined: then most attacks send the honest mean.
+        """
+        lost, attackers = self.metrics["discarded_honest"], self.metrics["byzantine_clients"]
+        sizes = [(self._sampled - int(h), int(f)) for h, f in zip(lost, attackers, strict=True)]
+        why = {size: reason_of("attack", self.cell.attack.check, *size) for size in {*sizes}}
+        reasons = [why[size] for size in sizes if size[1] and why[size]]
+        rounds = f"(in {len(reasons)} of {self.round} rounds)"
+        return [f"{reason} {rounds}" for reason in reasons[:1]] + self.workload.notes(self.cell)
 
     def state(self) -> dict:
         """All that the rounds to come depend on, and the records; see `restore`. Streams are
