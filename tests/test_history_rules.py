@@ -1,6 +1,8 @@
 """Rules that remember the clients: each against its paper over several rounds, with clients that
 come and go, by hand, and against what is promised."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -653,6 +655,25 @@ def test_shifting_turning_and_stretching(rule, seed):
     assert same_stayed == stayed
     for vector, result, shift in zip(vectors, turned, shifts, strict=True):
         np.testing.assert_allclose(result, s * vector @ turn + shift, rtol=1e-6, atol=1e-6 * abs(s))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_rounds_of_another_unit(rule):
+    """Updates and models 2^k times as long give aggregates 2^k times as long, or are refused."""
+    rounds, models = world(2, d=6, rounds=9, sampled=False)
+    for sent in rounds:
+        sent |= {i: -4 * sent[i] for i in (191, 198, 205)}
+    wanted, stayed = play(rule, rounds, 3, models)
+    for power in (-900, -520, -440, -300, 300, 440, 520, 900):
+        unit = 2.0**power
+        longer = [{i: x * unit for i, x in sent.items()} for sent in rounds]
+        try:
+            vectors, same_stayed = play(rule, longer, 3, [model * unit for model in models])
+        except ValueError as error:
+            assert re.match("updates are too (long|short): their squared", str(error))
+            continue
+        assert same_stayed == stayed
+        np.testing.assert_allclose(np.array(vectors) / unit, wanted, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", [ByzantineSGD(), Safeguard(T0=2, T1=3)], ids=str)

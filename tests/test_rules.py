@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from rule_table import EXEMPTIONS, STYLES, TABLE, D, F, N, behind, call, knowled
 
 from benchmark import aggregators
 from benchmark.aggregators import (
+    CRFL,
     FLAME,
     NNM,
     RLR,
@@ -41,6 +43,7 @@ from benchmark.aggregators import (
     Updates,
     WeightsRule,
     Zeno,
+    ZenoPlusPlus,
 )
 from benchmark.aggregators.base import feasibility, layers_of
 from benchmark.aggregators.state import packed, unpacked
@@ -279,11 +282,44 @@ def test_vectors_of_another_unit(thing):
     for power in (-90, 110):
         result = call(thing, (x * 2.0**power).astype(np.float32), F)
         np.testing.assert_allclose(result / 2.0**power, wanted, rtol=1e-4, atol=1e-4)
+    for power in (-900, -700, -560, -500, 480, 520, 700, 950):
+        with suppress_out_of_range():
+            np.testing.assert_array_equal(
+                call(thing, np.ldexp(x, power), F), np.ldexp(wanted, power)
+            )
+
+
+@contextmanager
+def suppress_out_of_range():
+    """Float64 numbers whose squares it does not hold may be refused, but not be mistaken."""
+    try:
+        yield
+    except ValueError as error:
+        assert re.match("updates are too (long|short): their squared", str(error))
 
 
 def no_sum(thing):
     """The right result does not lie beyond the vectors, where there may be no number."""
     return not (isinstance(thing, FLAME) or getattr(thing, "normalise", True) is False)
+
+
+@pytest.mark.parametrize("power", [-900, -520, 520, 950])
+def test_root_data_and_limits_of_another_unit(power):
+    """As above, with whatever else is in units of the updates in the same unit."""
+    x, root = draw(), draw()[0]
+    unit = 2.0**power
+
+    def results(unit):
+        known = knowledge(x, root_update=lambda: torch.from_numpy(root * unit),
+                          model=torch.linspace(-1, 1, D, dtype=torch.float64) * unit)  # fmt: skip
+        for thing in (FLTrust(), ZenoPlusPlus(rho=0.0), CRFL(rho=0.1 * unit, sigma=0.0)):
+            with suppress_out_of_range():
+                yield type(thing), thing(x * unit, f=F, context=known) / unit
+
+    wanted = dict(results(1.0))
+    assert len(wanted) == 3
+    for kind, result in results(unit):
+        np.testing.assert_allclose(result, wanted[kind], rtol=1e-12)
 
 
 @everything

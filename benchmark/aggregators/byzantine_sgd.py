@@ -13,6 +13,7 @@ from benchmark.aggregators.base import Detector, positive_if_set
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import Memory
 
+_LONGEST, _SHORTEST = 1e300, 1e-280  # of products of squares
 _ROUNDING = 1e-6  # differences of less than this share of a vector's length are none
 
 
@@ -81,11 +82,17 @@ class ByzantineSGD(Detector):
 
         sums = remember(state["sums"], updates, centre=middle)
         moved, travelled = self._moved(updates, middle, context.model, state["start"])
+        along = bound * bound * travelled  # a fourth power: out of range sooner than squares
+        if bound > 0 and travelled > 0 and not _SHORTEST < along < _LONGEST:
+            raise ValueError(
+                f"updates are too {'short' if along < 1 else 'long'}: their squared lengths times "
+                "those of the model's moves must be between 1e-280 and 1e300"
+            )
         # Of every client: A_i, the sums of V^2 and of V^2 |w_t - w_1|^2, and whether it is out.
         tally = state["tallies"].of(ids)
         tally[:, 0] += moved
-        tally[:, 1] += bound**2
-        tally[:, 2] += bound**2 * travelled
+        tally[:, 1] += bound * bound
+        tally[:, 2] += along
 
         constant = np.log(16 * m * round / self.delta)
         spread_b, spread_a = np.sqrt(constant * tally[:, 1]), np.sqrt(constant * tally[:, 2])

@@ -56,7 +56,8 @@ class CRFL(Rule):
             return mean, None, report
         model = context.model.to(mean.dtype if mean.dtype == torch.float64 else torch.float32)
         moved = torch.add(model, mean.to(model.dtype), alpha=step)
-        shrink = min(1.0, self.rho / max(length(moved), 1e-300))
+        norm = length(moved)
+        shrink = self.rho / norm if norm > self.rho else 1.0
         del moved
         # (shrink * (model + step * mean) + noise - model) / step, with nothing large to cancel
         vector = torch.zeros_like(model)

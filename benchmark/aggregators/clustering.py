@@ -20,7 +20,7 @@ from benchmark.aggregators.base import (
     positive_if_set,
 )
 from benchmark.aggregators.vectors import angles, clipping_scale, cosine_distances, gaussian, models
-from benchmark.kernels.gram import in_range
+from benchmark.kernels.scale import squarable
 
 _PART = 1 << 16  # values that Auror sorts at a time
 _RATIO = 50.0  # largest logarithm of a ratio of probabilities in DeepSight
@@ -364,22 +364,19 @@ class DeepSight(_ClippingDetector):
 
     @staticmethod
     def _output_layer(updates: Updates, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """(m, P) NEUPs and (m, P) updates of the bias. The server's step cancels in both.
-
-        Raises:
-            ValueError: if squares of the updates exceed what float64 holds.
+        """(m, P) NEUPs and (m, P) updates of the bias, in any unit. The server's step cancels in
+        both.
         """
+        updates = Updates(squarable(updates.clients), updates.mixing)
         weights, bias = context.layers[-2:]
         changes = updates.columns(np.arange(bias.start, bias.stop)).double().cpu().numpy()
-        with np.errstate(over="ignore"):
-            in_range(np.square(changes))
         energies = np.abs(changes)
         width = (weights.stop - weights.start) // max(1, energies.shape[1])
         for p in range(energies.shape[1]):  # class by class: the layer may be most of the model
             first = weights.start + p * width
             part = updates.columns(np.arange(first, first + width)).double()
             energies[:, p] += part.abs().sum(1).cpu().numpy()
-        highest = in_range(energies).max(1, keepdims=True)
+        highest = energies.max(1, keepdims=True)
         shares = (energies / np.where(highest > 0, highest, 1.0)) ** 2
         return shares / np.maximum(shares.sum(1, keepdims=True), 1.0), changes
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmark.aggregators.base import Report, Rule, Updates, combined, one_of
 from benchmark.kernels.order import Window, nearest_mean, sorted_mean
+from benchmark.kernels.scale import squarable
 
 
 class _RanksRule(Rule):
@@ -201,12 +202,10 @@ class FoundationFL(Rule):
         return vector, None, report_of(window, mixing)
 
     def scores(self, updates: Updates) -> np.ndarray:
-        """(m,) distances to the nearer of the two extremes."""
+        """(m,) distances to the nearer of the two extremes, in any unit."""
         squared = np.zeros((2, len(updates)))
-        for _, part in updates.blocks():
+        for _, part in Updates(squarable(updates.clients), updates.mixing).blocks():
             part = part.double()
             for total, extreme in zip(squared, (part.amax(0), part.amin(0)), strict=True):
                 total += (part - extreme).square().sum(1).cpu().numpy()
-        if not np.isfinite(squared).all():
-            raise ValueError("updates are too long: their squared lengths must be below 1e308")
         return np.sqrt(squared.min(0))

@@ -14,6 +14,7 @@ from benchmark.aggregators.base import Detector
 from benchmark.aggregators.history import remember
 from benchmark.aggregators.state import Memory
 
+_SHORTEST = 1e-140  # float64 whose square is precise
 _LARGEST = 1e150  # of an error, so that the sum of all is finite
 
 
@@ -67,6 +68,7 @@ class FLDetector(Detector):
 
     def accept(self, updates, f, state, context):
         """See `Detector.accept`."""
+        _demand_squares(updates.clients)
         model = context.model.detach().clone()  # the server's own may change after the round
         if state is None:
             state = self._fresh(Memory(np.zeros(0, np.int64), np.zeros(0, bool)))
@@ -145,6 +147,17 @@ class FLDetector(Detector):
             return judged[:0]
         fit = KMeans(2, n_init=10, random_state=0).fit(scores[:, None])
         return judged[fit.labels_ == np.argmax(fit.cluster_centers_)]
+
+
+def _demand_squares(clients: torch.Tensor) -> None:
+    """Raise ValueError if float64 does not hold squares of the vectors: of any, a single long one
+    is dealt with."""
+    if clients.dtype == torch.float64:
+        largest = clients.abs().amax(1)
+        if float(largest.amin()) > _LARGEST:
+            raise ValueError("updates are too long: their squared lengths must be below 1e300")
+        if 0 < float(largest.amax()) < _SHORTEST:
+            raise ValueError("updates are too short: their squared lengths must be above 1e-280")
 
 
 def attacked(scores: np.ndarray, samples: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ import torch
 from benchmark.aggregators.base import Rule, Updates, combined, one_of, positive
 from benchmark.aggregators.history import remember
 from benchmark.aggregators.state import Memory
+from benchmark.kernels.scale import squarable
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class FoolsGold(Rule):
         if self.features == "output":
             start = context.layers[-2:][0].start
             compared = Updates(updates.clients[:, start:], updates.mixing, ids=updates.ids)
-        history = remember(state, compared)
+        history = remember(state, compared, largest=np.inf)
         weights = self._weights(_cosines(history, updates.ids), _rounding(updates.clients.dtype))
         if self.normalise and weights.any():
             weights = weights / weights.sum()
@@ -96,7 +97,7 @@ class FoolsGold(Rule):
 
 def _cosines(history: Memory, ids: np.ndarray) -> np.ndarray:
     """(m, m) cosines of the clients' histories, negative ones and everybody's own as 0."""
-    every = Updates(history.rows)
+    every = Updates(squarable(history.rows))
     place = torch.as_tensor(np.searchsorted(history.ids, ids), device=history.rows.device)
     inner = torch.zeros(len(ids), len(ids), dtype=torch.float64, device=history.rows.device)
     for _, part in every.blocks():

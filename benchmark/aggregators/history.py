@@ -21,6 +21,7 @@ def remember(
     keep: float = 1.0,
     scale: float = 1.0,
     centre: int | None = None,
+    largest: float = _LARGEST,
 ) -> Memory:
     """The memory after a round: keep * row_i + scale * (x_i - x_centre) for the clients in it.
 
@@ -33,6 +34,7 @@ def remember(
         keep: what is left of earlier rounds.
         scale: of the new part.
         centre: row of the vector that is subtracted from all; None: nothing is.
+        largest: number in the memory, if there is no smaller limit.
     """
     clients = updates.clients
     dtype = clients.dtype if clients.dtype == torch.float64 else torch.float32
@@ -45,7 +47,7 @@ def remember(
         torch.as_tensor(np.searchsorted(everybody, ids), device=clients.device)
         for ids in (memory.ids, updates.ids)
     )
-    limit = min(torch.finfo(dtype).max, _LARGEST)
+    limit = min(torch.finfo(dtype).max, largest)
     rows = clients.new_zeros((len(everybody), clients.shape[1]), dtype=dtype)
     for columns, part in updates.blocks():
         block = rows[:, columns]

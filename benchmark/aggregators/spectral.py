@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.base import Detector, Updates, WeightsRule, positive
-from benchmark.kernels.gram import in_range, power_of_two
+from benchmark.kernels.gram import power_of_two
+from benchmark.kernels.scale import squarable
 
 _COLUMNS = 1024  # of a block of sampled coordinates
 _EQUAL = 1e-9  # relative; what differs by less is taken for equal
@@ -168,11 +169,11 @@ class DnC(Detector):
         if self.b >= d:  # all coordinates: every iteration is the same
             kept = _least_deviating(updates.centred, count)
             return np.sort(kept), None
-        votes = np.zeros(m, int)
+        votes, vectors = np.zeros(m, int), Updates(squarable(updates.clients), updates.mixing)
         generator = context.generator()
         for _ in range(self.iterations):
             index = generator.choice(d, self.b, replace=False, shuffle=False)
-            votes[_least_deviating(_inner_of(updates, np.sort(index)), count)] += 1
+            votes[_least_deviating(_inner_of(vectors, np.sort(index)), count)] += 1
         return np.flatnonzero(votes == self.iterations), None
 
     def _dropped(self, f: int) -> int:
@@ -191,4 +192,4 @@ def _inner_of(updates: Updates, index: np.ndarray) -> np.ndarray:
         part = updates.columns(index[start : start + _COLUMNS]).to(torch.float64)
         part = part - part.mean(0)
         inner += (part @ part.T).cpu().numpy()
-    return in_range(inner)
+    return inner

@@ -18,6 +18,7 @@ from benchmark.aggregators.subset import MDA
 from benchmark.kernels.arrays import suits
 from benchmark.kernels.gram import gram, squared_distances
 from benchmark.kernels.groups import group_distances
+from benchmark.kernels.scale import squarable
 
 _RULES = {
     "krum": Krum,
@@ -82,7 +83,7 @@ class GAS(Rule):
         base, order = self._base, context.generator().permutation(d).astype(np.int32)
         groups = list(map(np.sort, np.array_split(order, min(self.p, d))))
         if isinstance(base, Krum) and suits(updates.clients):
-            scores = _distances_to_krums(base, updates.rows(), groups, f)
+            scores = _distances_to_krums(base, squarable(updates.rows()), groups, f)
         else:
             scores = sum(self._distances(base, updates, group, f, context) for group in groups)
         weights = np.zeros(n)

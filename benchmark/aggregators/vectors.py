@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.base import Context, Updates
+from benchmark.kernels import scale
 
 
 def cosine_distances(
@@ -56,7 +57,7 @@ def angles(updates: Updates, model: torch.Tensor | None = None, step: float = 1.
 
 def length(vector: torch.Tensor) -> float:
     """|v|"""
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    return float(scale.length(vector, torch.float64))
 
 
 def models(updates: Updates, context: Context) -> Iterator[torch.Tensor]:

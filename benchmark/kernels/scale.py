@@ -26,6 +26,15 @@ def to_unit(vector: torch.Tensor) -> torch.Tensor:
     return vector if largest == 0 else ldexp(vector, -math.frexp(largest)[1])
 
 
+def squarable(vectors: torch.Tensor) -> torch.Tensor:
+    """Return vectors of which float64 holds the sums of squares: these, or if they are too long or
+    too short for that the same in another unit, see `to_unit`."""
+    if vectors.dtype != torch.float64:
+        return vectors
+    largest = max(float(vectors.amax()), -float(vectors.amin()))
+    return vectors if 1e-140 < largest < 1e140 else to_unit(vectors)
+
+
 def ldexp(vector: torch.Tensor, exponent: int) -> torch.Tensor:
     """Return vector * 2^exponent, also where 2^exponent is no number of its kind."""
     half = exponent // 2
