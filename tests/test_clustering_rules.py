@@ -383,8 +383,10 @@ def test_a_majority_must_be_honest(rule):
 
 
 def test_a_stage_that_splits_needs_the_model_only_where_it_compares_models():
-    assert FLAME().needs == {"model"} and FLAME(compare="updates").needs == frozenset()
-    assert Chain([FLAME(), NNM(), Mean()]).needs == {"model"}
+    assert (
+        FLAME().needs == {"model", "server_step"} and FLAME(compare="updates").needs == frozenset()
+    )
+    assert Chain([FLAME(), NNM(), Mean()]).needs == {"model", "server_step"}
     with pytest.raises(ValueError, match="FLAME needs 'model'"):
         FLAME()(draw())
 

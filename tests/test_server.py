@@ -27,7 +27,9 @@ class Curious(Rule):
 
     seen: list = field(default_factory=list)
     root_examples: int = 20
-    needs: ClassVar[frozenset] = frozenset({"root", "model", "layers", "forward"})
+    needs: ClassVar[frozenset] = frozenset(
+        {"root", "root_loss", "model", "server_step", "layers", "forward"}
+    )
 
     def check(self, n, f):
         return None

@@ -56,12 +56,13 @@ class Context:
             so that asking a randomised rule twice gives the same answer.
         model: (d,) the server's model before the round (need "model").
         server_step: the model moves by server_step times the aggregate: negative where updates are
-            gradients, positive where they are model deltas (need "model").
+            gradients, positive where they are model deltas (need "server_step").
         layers: the tensors of the model in the order of the columns; the last two are weights
             (classes, features) and bias (classes,) of the output layer (need "layers").
         root_update: () -> (d,), what an honest client would send that held the server's own
             root data (need "root").
-        root_loss: (P, d) models -> (P,) float64 mean loss of each on the root data (need "root").
+        root_loss: (P, d) models -> (P,) float64 mean loss of each on the root data (need
+            "root_loss").
         logits: (P, d) models and (M, *input_shape) inputs -> (P, M, classes) (need "forward").
         input_shape: of one example (need "forward").
     """
@@ -157,9 +158,11 @@ def _losses(losses, count: int) -> np.ndarray:
 
 
 NEEDS = {
-    "model": ("model", "server_step"),
+    "model": ("model",),
+    "server_step": ("server_step",),
     "layers": ("layers",),
-    "root": ("root_update", "root_loss"),
+    "root": ("root_update",),
+    "root_loss": ("root_loss",),
     "forward": ("logits", "input_shape"),
 }
 
@@ -397,9 +400,9 @@ class _Component(Stateful):
     """What rules and stages share: their name, and what they demand of n, f and the server.
 
     Attributes:
-        needs: what it reads of the `Context`: any of "model", "layers", "root", "forward"; and
-            "clients" if it keeps a state for each client, so that it cannot work on buckets.
-        root_examples: how many root data it needs; a field of what needs "root".
+        needs: what it reads of the `Context`: any of the `NEEDS`; and "clients" if it
+            keeps a state for each client, so that it cannot work on buckets.
+        root_examples: how many root data it needs; a field of what needs "root" or "root_loss".
         depends_on: what of the vectors decides, besides counts and ids: `products`, only their
             inner products, so that rotating all vectors rotates the result; `coordinates`, of each
             coordinate of the result that coordinate of the vectors, and inner products;

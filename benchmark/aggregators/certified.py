@@ -36,7 +36,7 @@ class CRFL(Rule):
     cost: ClassVar[str] = "n d"
     rho: float = 15.0
     sigma: float = 0.01
-    needs: ClassVar[frozenset] = frozenset({"model"})
+    needs: ClassVar[frozenset] = frozenset({"model", "server_step"})
 
     def __post_init__(self):
         positive("rho", self.rho)

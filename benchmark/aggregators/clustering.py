@@ -255,7 +255,7 @@ class FLAME(_ClippingDetector):
     @property
     def needs(self) -> frozenset:
         """The model and the server's step, to know the clients' models."""
-        return frozenset({"model"} if self.compare == "models" else ())
+        return frozenset({"model", "server_step"} if self.compare == "models" else ())
 
     def accept(self, updates, f, state, context):
         """See `Detector.accept`."""
@@ -316,7 +316,7 @@ class DeepSight(_ClippingDetector):
     samples: int = 256
     min_cluster_size: int = 5
     min_samples: int = 4
-    needs: ClassVar[frozenset] = frozenset({"model", "layers", "forward"})
+    needs: ClassVar[frozenset] = frozenset({"model", "server_step", "layers", "forward"})
 
     def __post_init__(self):
         positive("seeds", self.seeds)

@@ -48,7 +48,7 @@ class FLANDERS(Detector):
     keep: int | None = None
     iterations: int = 10
     ridge: float = 1e-3
-    needs: ClassVar[frozenset] = frozenset({"model", "clients"})
+    needs: ClassVar[frozenset] = frozenset({"model", "server_step", "clients"})
     counts_vectors: ClassVar[tuple[str, ...]] = ("keep",)
 
     def __post_init__(self):

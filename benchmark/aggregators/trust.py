@@ -80,7 +80,7 @@ class Zeno(Detector):
     b: int | None = None
     rho: float = 0.0005
     root_examples: int = 100
-    needs: ClassVar[frozenset] = frozenset({"root", "model"})
+    needs: ClassVar[frozenset] = frozenset({"root_loss", "model", "server_step"})
 
     def __post_init__(self):
         positive("root_examples", self.root_examples)

@@ -173,7 +173,8 @@ class Questions:
     def _guess(self, base: torch.Tensor, context: Context) -> Context:
         """The context with the honest mean for an update on root data that are not known, and for
         their loss its first-order change."""
-        if "root" not in self.oracle.rule.needs or context.root_update is not None:
+        known = context.root_update is not None or context.root_loss is not None
+        if known or not {"root", "root_loss"} & self.oracle.rule.needs:
             return context
         mean = torch.as_tensor(self.mean).to(base) @ base[: len(self.mean)]
         uphill = mean if (context.server_step or -1.0) < 0 else -mean

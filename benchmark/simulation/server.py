@@ -40,12 +40,16 @@ class Server:
         needs, model = self.cell.rule.needs, self.workload.model
         given = {"round": round, "generator": lambda: generator(self.cell.seed, "server", 0, round)}
         if "model" in needs:
-            given |= {"model": parameters[0, : model.num_parameters], "server_step": step}
+            given["model"] = parameters[0, : model.num_parameters]
+        if "server_step" in needs:
+            given["server_step"] = step
         if "layers" in needs:
             given["layers"] = layers_of(model.shapes)
         if "root" in needs:
             update = self._root_update(round, parameters)
-            given |= {"root_update": lambda: update, "root_loss": self._root_loss}
+            given["root_update"] = lambda: update
+        if "root_loss" in needs:
+            given["root_loss"] = self._root_loss
         if "forward" in needs:
             given["input_shape"] = self.workload.dataset.input_shape
             given["logits"] = lambda models, x: model.logits(
