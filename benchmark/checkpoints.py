@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.state import packed, unpacked
+from benchmark.checks import one_line
 from benchmark.disk import make_folder, replace
 
 SCHEMA = 2
@@ -150,7 +151,7 @@ def _read(path: Path, key: str, device: torch.device) -> tuple[dict, float]:
                 raise Unusable(f"is of another cell, {content['key']}")
             arrays = {name: file.get_tensor(name) for name in content["sums"]}
     except (SafetensorError, LookupError, TypeError, ValueError) as error:  # said of garbage
-        raise _of_system(error) or Unusable(f"is damaged: {' '.join(str(error).split())}") from None
+        raise _of_system(error) or Unusable(f"is damaged: {one_line(error)}") from None
     if {name: _sum(tensor) for name, tensor in arrays.items()} != content["sums"]:
         raise Unusable("is damaged: its tensors are not what was written")
     arrays = {

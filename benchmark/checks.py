@@ -9,6 +9,18 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 
+def one_line(said) -> str:
+    """Return a text, or what an error says, in one line: all lines there are, one behind the
+    other."""
+    return " ".join(str(said).split())
+
+
+def failure(error: BaseException) -> str:
+    """Return the kind of an error and what it says, in one line."""
+    kind, said = type(error).__name__, one_line(error)
+    return f"{kind}: {said}" if said else kind
+
+
 def is_whole(value) -> bool:
     """Return whether a value is an integer of Python or NumPy; True, 3.0 and "3" are none."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

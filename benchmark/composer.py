@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from benchmark.aggregators.base import Chain, Rule, Stage, feasibility
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.schedule import Schedule
+from benchmark.checks import one_line
 from benchmark.config import (
     FAILURES,
     FL,
@@ -318,7 +319,7 @@ class Composer:
             except ConfigError:
                 raise
             except ValueError as error:
-                self._built[name] = Component(" ".join(f"{where}: {error}".split()), plain)
+                self._built[name] = Component(one_line(f"{where}: {error}"), plain)
             except FAILURES as error:
                 self._built[name] = Component(Fault.of(where, error), plain)
         return self._built[name]

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import hydra_plugins
+from benchmark.checks import failure, one_line
 from benchmark.cli import spelled
 from benchmark.loading import conf_dir as conf_dir
 
@@ -56,11 +57,9 @@ class Fault(str):
     @classmethod
     def of(cls, where: str, error: BaseException) -> "Fault":
         """The fault for an exception that is being handled."""
-        told = (
-            f"{error}" if isinstance(error, BrokenContract) else f"{type(error).__name__}: {error}"
-        )
+        told = str(error) if isinstance(error, BrokenContract) else failure(error)
         whole = str(error).startswith(("data=", "engine."))  # it names its setting itself
-        fault = cls(" ".join((f"{error}" if whole else f"{where}: {told}").split()))
+        fault = cls(one_line(error if whole else f"{where}: {told}"))
         fault.error, fault.traceback = type(error), traceback.format_exc()
         return fault
 
@@ -83,7 +82,7 @@ def reason_of(where: str, check: Callable[..., str | None], *arguments) -> str |
         return Fault.of(where, error)
     if not reason:
         return None
-    reason = " ".join(reason.split())
+    reason = one_line(reason)
     named = re.match(rf"{where}[.=: ]", reason)
     return reason if named else f"{where}: {reason}"
 
@@ -360,10 +359,9 @@ def imported(target: Any, where: str) -> Any:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{setting} cannot be imported: {error}") from None
+        raise ConfigError(f"{setting} cannot be imported: {one_line(error)}") from None
     except FAILURES as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{setting} cannot be imported: {reason}") from None
+        raise ConfigError(f"{setting} cannot be imported: {failure(error)}") from None
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         raise ConfigError(f"{setting} must be a class or a function")
     _demand_allowed(found.__module__, setting)

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from benchmark.checks import one_line
 from benchmark.composer import Composer
 from benchmark.config import FAILURES, ConfigError, Engine, Fault, build, imported, reason_of, typed
 from benchmark.data import DataError
@@ -181,7 +182,7 @@ def _executor(config: DictConfig):
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"executor.{error}") from None
+        raise ConfigError(one_line(f"executor.{error}")) from None
     except FAILURES as error:
         raise ConfigError(Fault.of("executor", error)) from None
     if not isinstance(made, Executor):

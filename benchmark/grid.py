@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from benchmark.aggregators.base import Chain
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
+from benchmark.checks import one_line
 from benchmark.config import FL, ConfigError
 from benchmark.keys import key_of
 from benchmark.overrides import as_name, compose, demand_listed, text
@@ -312,7 +313,7 @@ def matching(frame, where: str, name: str):
             raise ValueError("it must be true or false for every cell")
     except Exception as error:
         columns = ", ".join(c if c.isidentifier() else f"`{c}`" for c in frame.columns)
-        reason = str(error).splitlines()[0]
+        reason = one_line(error) or type(error).__name__
         raise ConfigError(f"{name}={where}: {reason}; columns: {columns}") from None
     return found.to_numpy()
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from benchmark.checks import failure
 from benchmark.disk import make_folder, share
 
 SCHEMA = 1  # of a cell's summary
@@ -252,8 +253,7 @@ def parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
     try:
         return parse(content)
     except Exception as error:  # whatever a parser says of garbage
-        text = " ".join(str(error).split())
-        raise Damaged(f"{path.name}: {type(error).__name__}: {text}") from None
+        raise Damaged(f"{path.name}: {failure(error)}") from None
 
 
 def summary_of(folder: Path) -> dict:

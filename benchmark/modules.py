@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import prod
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmark.checks import failure
 from benchmark.models import ModelError, Sequential, mix
 
 _TRIAL = 4  # examples that a module is tried on
@@ -177,7 +177,7 @@ class TorchModel:
         except ModelError:
             raise
         except Exception as error:
-            raise self._error(f"{what}: {_one_line(error)}") from None
+            raise self._error(f"{what}: {failure(error)}") from None
 
     def _check_parameters(self) -> None:
         tensors = _tensors(self.module)
@@ -272,7 +272,7 @@ def build_model(architecture, input_shape: tuple[int, ...], num_classes: int,
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"model {name} cannot be built: {_one_line(error)}") from None
+        raise ModelError(f"model {name} cannot be built: {failure(error)}") from None
     if isinstance(built, torch.nn.Module):
         if examples is None:
             examples = torch.zeros(1, *input_shape)
@@ -295,10 +295,6 @@ def _generator_kept(device: torch.device):
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-
-def _one_line(error: Exception) -> str:
-    return shorten(f"{type(error).__name__}: {error}", 300)
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

@@ -1,4 +1,5 @@
-"""Settings from Python have the types that fields declare, as those from the command line."""
+"""Settings from Python have the types that fields declare, as those from the command line; errors
+are one line."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import get_type_hints
@@ -10,7 +11,10 @@ import rule_table
 
 from benchmark.aggregators import Chain, Krum, MultiKrum, Rule
 from benchmark.attacks import Schedule
-from benchmark.checks import settings_have_their_types
+from benchmark.checks import failure, one_line, settings_have_their_types
+from benchmark.config import Fault, reason_of
+from benchmark.models import ModelError
+from benchmark.modules import build_model
 
 NAN, INF = float("nan"), float("inf")
 WRONG = {  # by type: what is none of it
@@ -87,3 +91,24 @@ def test_a_component_of_ones_own_need_not_call_its_parent():
     assert Known(anything=[1, "x"]).anything == [1, "x"]
     settings_have_their_types(Mine(rounds=2))  # of types that nobody can look up: unchecked
     settings_have_their_types(object())
+
+
+def test_an_error_of_several_lines_is_told_in_one():
+    assert failure(ValueError("a\n  b\tc\n")) == "ValueError: a b c"
+    assert failure(KeyError()) == "KeyError"
+    assert one_line(ValueError("a\n\nb")) == one_line("a\n\nb") == "a b"
+
+
+def fails(*_, **__):
+    raise ValueError("first\n  second")
+
+
+def test_components_errors_of_several_lines_are_told_alike():
+    """When they are asked, when they are built, and whatever kind of component they are."""
+    assert reason_of("attack", fails) == "attack: first second"
+    assert Fault.of("data", ArithmeticError("first\nsecond")) == (
+        "data: ArithmeticError: first second"
+    )
+    with pytest.raises(ModelError) as error:
+        build_model(fails, (1, 4, 4), 3)
+    assert str(error.value).endswith("cannot be built: ValueError: first second")

@@ -806,7 +806,7 @@ def test_a_rule_that_raises_fails_alone(compose, algorithm):
     assert len(outcomes) == 4
     failed = outcomes.pop(bad.key)
     assert failed.status == "failed" and failed.metrics is None
-    assert failed.reason == "ArithmeticError: it went off"
+    assert failed.reason == "ArithmeticError: it went off and this is the second line"
     assert "in step" in failed.traceback and "second line" in failed.traceback
     assert all(outcome.status == "done" for outcome in outcomes.values())
     for cell, metrics in zip(cells, trained(cells), strict=True):

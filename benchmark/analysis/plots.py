@@ -20,6 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from benchmark.analysis.results import scenario_names
 from benchmark.analysis.statistics import NO_ATTACK, WORST, summarise
 from benchmark.analysis.tables import describe, impossible
+from benchmark.checks import one_line
 from benchmark.cli import spelled
 from benchmark.disk import make_folder, share
 
@@ -92,7 +93,7 @@ def told(problems, path):
     except Exception as error:  # whatever a library says of labels nobody thought of
         if problems is None:
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         problems.append(f"{path} cannot be drawn: {reason}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmark.checks import one_line
 from benchmark.config import ConfigError, Engine, is_typed
 from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
 from benchmark.executors.local import Processes
@@ -185,7 +186,7 @@ class Submitit(Executor):
                 **self.parameters,
             )  # fmt: skip
         except Exception as error:  # it knows no such setting, or there is no SLURM
-            raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"executor: {one_line(error)}") from None
         job = Job(work.on(work.engine.device), self.cpus, self.gpus)  # it loads the data there
         try:
             with executor.batch():
@@ -196,7 +197,7 @@ class Submitit(Executor):
                 "same command goes on"
             ) from None
         except submitit.core.utils.FailedJobError as error:  # SLURM takes no such job
-            raise ConfigError(f"executor: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"executor: {one_line(error)}") from None
         places = {id(job): place for place, job in enumerate(jobs)}
         running = list(jobs)
         try:
@@ -288,8 +289,8 @@ class Ray(Executor):
                 ray.init(self.address, include_dashboard=False, log_to_driver=False,
                          logging_level="ERROR", runtime_env={"env_vars": named})  # fmt: skip
             except Exception as error:
-                reason = " ".join(str(error).split())
-                raise ConfigError(f"executor.address={self.address}: {reason}") from None
+                said = one_line(error)
+                raise ConfigError(f"executor.address={self.address}: {said}") from None
         try:
             yield ray
         finally:

@@ -13,6 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark.checkpoints import Checkpoints
+from benchmark.checks import failure
 from benchmark.config import FAILURES, ConfigError, Engine
 from benchmark.models import ModelError
 from benchmark.modules import TorchModel
@@ -292,8 +293,8 @@ def _guarded(cell, failed: list, work) -> bool:
         work()
     except FAILURES as error:
         _raise_if_out_of_memory(error)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        failed.append(Outcome(cell, "failed", reason=reason, traceback=traceback.format_exc()))
+        trace = traceback.format_exc()
+        failed.append(Outcome(cell, "failed", reason=failure(error), traceback=trace))
         return False
     return True
 
