@@ -20,7 +20,7 @@ from benchmark.aggregators.base import Chain
 from benchmark.config import ConfigError, build, conf_dir, typed
 from benchmark.disk import make_folder
 from benchmark.overrides import look_in
-from benchmark.run import one_line
+from benchmark.wording import in_our_words, no_such_choice
 
 
 def finds_names(main: Callable) -> Callable:
@@ -105,7 +105,7 @@ def settings_of(schema: type, name: str, overrides: list[str]) -> Any:
         try:
             node = compose(name, overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(one_line(error)) from None
+            raise ConfigError(in_our_words(error)) from None
     return typed(schema, node, name)
 
 
@@ -150,8 +150,7 @@ def _settings(group: str, name: str) -> dict:
     """The settings that a name stands for, as for `component`."""
     choice, *settings = name.split()
     if choice not in choices(group):
-        there = ", ".join(choices(group))
-        raise ConfigError(f"{group}={choice}: no such choice; there are {there}")
+        raise ConfigError(no_such_choice(group, choice, choices(group)))
     with _hydra():
         node = compose(f"{group}/{choice}")[group]
     values = OmegaConf.to_container(node[choice] if group == "pre_aggregator" else node)

@@ -1,6 +1,8 @@
 """Checks of what comes from outside, with errors of one line."""
 
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from math import isfinite
 from types import NoneType, UnionType
@@ -45,9 +47,20 @@ def settings_have_their_types(component: Any) -> None:
     for name, kind in _types(type(component)).items():
         value = getattr(component, name)
         if not _fits(value, kind):
-            raise ValueError(f"{name} must be {_in_words(kind)}, got {value!r}")
+            raise ValueError(f"{name} must be {in_words(kind)}, got {value!r}")
         if isinstance(value, np.generic):
             object.__setattr__(component, name, value.item())
+
+
+def expected(component: type, name: str) -> str:
+    """Return what a setting of a dataclass must be, as the command line has it."""
+    return in_words(_types(component)[name]).replace("None", "null")
+
+
+def nearest(given: str, names: Collection[str], where: str = "") -> str:
+    """Return the question for the name, below `where`, that comes nearest; empty if none does."""
+    near = get_close_matches(given, names, 1)
+    return f"did you mean {where}{near[0]}? " if near else ""
 
 
 @cache
@@ -88,13 +101,12 @@ def _fits(value, kind) -> bool:
     return kind not in _KINDS or _KINDS[kind][0](value)
 
 
-def _in_words(kind) -> str:
+def in_words(kind) -> str:
+    """Return what a setting of a type must be."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, parts))
+        return " or ".join(map(in_words, parts))
     if origin is list:
         several = {int: "whole numbers", float: "finite numbers", str: "names"}
-        return (
-            f"a list of {several.get(parts[0]) or 'lists' + _in_words(parts[0])[len('a list') :]}"
-        )
+        return f"a list of {several.get(parts[0]) or 'lists' + in_words(parts[0])[len('a list') :]}"
     return _KINDS[kind][1] if kind in _KINDS else str(kind)

@@ -7,6 +7,7 @@ the installed suite where a folder called `benchmark` in the current one would h
 import os
 import runpy
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from benchmark.entry import enter
@@ -57,7 +58,8 @@ def main() -> None:
 def _told(command: str) -> str | None:
     """Print the usage, or return the error if something else was asked for."""
     if command not in ("-h", "--help"):
-        return f"error: {command}: no such command; there are {', '.join(COMMANDS)}"
+        near = "".join(f"did you mean {name}? " for name in get_close_matches(command, COMMANDS, 1))
+        return f"error: {command}: no such command; {near}there are {', '.join(COMMANDS)}"
     print(usage())
 
 

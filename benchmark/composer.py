@@ -190,6 +190,8 @@ class Composer:
     def _made(self, top: str, config: DictConfig, base: _Base) -> _Part | None:
         if top in self._common and _once(config, top) != self._common[top]:
             raise ConfigError(_disagreement(top, self._common[top], _once(config, top)))
+        if top in _PARTS and top not in config:
+            raise ConfigError(f"~{top}: cannot be left out, every cell has one")
         if top in _COMPONENTS:
             built = self._build(config[top], top)
             label = self._label(top, config, base.config, base.choices)
@@ -378,10 +380,14 @@ def _apply(config: DictConfig, override) -> None:
     top = key.partition(".")[0]
     if top not in config:  # +experimnt=demo
         raise unknown_setting(top, config)
+    parent, _, last = key.rpartition(".")
     if not (override.is_add() or override.is_force_add() or override.is_delete()):
-        parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
         if not OmegaConf.is_dict(node) or last not in node:
+            raise unknown_setting(key, config)
+    elif parent == "pre_aggregator" and not override.is_delete():  # has stages, no settings
+        stages = OmegaConf.select(config, parent) or {}
+        if last not in stages and not isinstance(override.value(), dict):
             raise unknown_setting(key, config)
     ConfigLoaderImpl._apply_overrides_to_config([override], config)
 

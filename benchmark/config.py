@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from functools import partial, wraps
 from math import cos, isfinite, pi
 from pathlib import Path
@@ -25,7 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import hydra_plugins
-from benchmark.checks import failure, one_line
+from benchmark.checks import expected, failure, nearest, one_line
 from benchmark.cli import spelled
 from benchmark.loading import conf_dir as conf_dir
 
@@ -264,19 +263,18 @@ def unknown_setting(key: str, config: Any) -> ConfigError:
     """The error for a setting that a configuration does not have."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    names = {name.rpartition(".")[2]: name for name in _settings(config, "")}
-    near = names.get(last)
-    there = ""
+    meant = ""
     if OmegaConf.is_dict(node):
         siblings = sorted({str(key) for key in node} - {"hydra"})
-        near = next(iter(get_close_matches(last, siblings, 1)), None) or near
-        if near in siblings and parent:
-            near = f"{parent}.{near}"
-        there = f"; {parent or 'at the top'} has {', '.join(siblings) or 'none'}"
-    elif parent:
-        there = f", and there is no {parent}"
-    meant = f"; did you mean {near}?" if near else ""
-    return ConfigError(f"{key}: no such setting{there}{meant}")
+        meant = nearest(last, siblings, f"{parent}." * bool(parent))
+        meant = meant or ("" if parent else nearest(last, ["experiment"], "+"))
+        there = f"{parent or 'at the top'} has {', '.join(siblings) or 'none'}"
+    else:
+        there = f"there is no {parent}" if node is None else f"{parent} has none"
+    names = {name.rpartition(".")[2]: name for name in _settings(config, "")}
+    if not meant and last in names:
+        meant = f"did you mean {names[last]}? "
+    return ConfigError(f"{key}: no such setting; {meant}{there}")
 
 
 def _settings(node: Any, where: str) -> Iterator[str]:
@@ -299,9 +297,9 @@ def typed(schema: type, node: Any, where: str) -> Any:
     known = {f.name for f in fields(schema)}
     for key in values:
         if key not in known:
+            meant, there = nearest(str(key), known, f"{where}."), ", ".join(sorted(known)) or "none"
             raise ConfigError(
-                f"{where}.{key}: no such setting of {schema.__name__}; "
-                f"it has {', '.join(sorted(known)) or 'none'}"
+                f"{where}.{key}: no such setting of {schema.__name__}; {meant}it has {there}"
             )
     structured = OmegaConf.structured(schema)  # of the class: missing fields are found below
     OmegaConf.set_readonly(structured, False)
@@ -310,8 +308,9 @@ def typed(schema: type, node: Any, where: str) -> Any:
             raise ConfigError(f"{where}.{key}={value} must be finite")
         try:
             structured[key] = value
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{where}.{key}={value}: {str(error).splitlines()[0]}") from None
+        except OmegaConfBaseException:
+            shown = "null" if value is None else value
+            raise ConfigError(f"{where}.{key}={shown} must be {expected(schema, key)}") from None
     missing = [key for key in known if OmegaConf.is_missing(structured, key)]
     if missing:
         raise ConfigError(f"{where}.{missing[0]}: has no default, set it")

@@ -263,6 +263,8 @@ def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> i
     Raises:
         ConfigError, DataError: see `execute`.
     """
+    if not isinstance(config.plan, bool):
+        raise ConfigError(f"plan={config.plan} must be true or false")
     if config.plan:
         from benchmark.forecast import forecast
 

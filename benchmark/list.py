@@ -28,11 +28,9 @@ from benchmark.models import Logistic
 from benchmark.overrides import text
 from benchmark.progress import console_of
 from benchmark.vectors.compare import Round
+from benchmark.wording import LISTED
 
-_GROUPS = {
-    "aggregators": "aggregator", "pre_aggregators": "pre_aggregator", "attacks": "attack",
-    "data": "data", "partitions": "partition", "models": "model", "schedules": "schedule",
-}  # fmt: skip
+_GROUPS = {plural: group for group, plural in LISTED.items()}
 _COLUMNS = {
     "aggregator": ("paper", "requires", "cost", "state", "needs"),
     "pre_aggregator": ("paper", "requires", "cost", "state", "needs"),

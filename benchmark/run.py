@@ -28,13 +28,15 @@ import hydra
 from hydra._internal import hydra as internals
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import ConfigError, allow_typed, conf_dir, demand_harmless, unknown_setting
 from benchmark.overrides import from_shell, look_in, typed_overrides
+from benchmark.wording import in_our_words
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -68,31 +70,37 @@ class _Loader(internals.ConfigLoaderImpl):
             raise ConfigError(f"hydra.searchpath: {warning}") from None
         except KeyError as error:  # a variable that there is not
             raise ConfigError(f"hydra.job.env_copy: there is no {error} to copy") from None
+        except MissingConfigException as error:
+            group = (error.missing_cfg_file or "").rpartition("/")[0]
+            error.options = error.options or self.get_group_options(group)  # unknown of a list's
+            raise
         except ConfigCompositionException as error:
             found = _UNKNOWN.match(str(error))
             if not found:
                 raise
             others = [line for line in overrides if line.partition("=")[0] != found[1]]
             config = self.load_configuration(config_name, others, *args, **kwargs)
-            raise unknown_setting(found[1], config) from None
+            given, *_ = [line for line in overrides if line not in others]
+            raise unknown_setting(_unknown(given, config), config) from None
         if config_name is not None and kwargs.get("from_shell", True):
             demand_harmless(config, overrides)
             look_in(self, config.hydra.searchpath or ())
         return config
 
 
+def _unknown(line: str, config: DictConfig) -> str:
+    """The setting that a configuration does not have: what an override names, or, if that is there,
+    the first below it."""
+    override = OverridesParser.create().parse_override(line)
+    key, value = override.key_or_group, override.value()
+    node = OmegaConf.select(config, key)
+    if not (isinstance(value, dict) and OmegaConf.is_dict(node)):
+        return key
+    return next((f"{key}.{name}" for name in value if name not in node), key)
+
+
 _UNKNOWN = re.compile(r"Could not override '([^']+)'\.\nTo append to your config use")
 _ended: dict = {}  # how the task ended; Hydra passes no results on
-
-
-def one_line(error: Exception) -> str:
-    """A Hydra or OmegaConf error as one line."""
-    parts = [str(error).split("\nConfig search path")[0].split("\n    full_key")[0]]
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        parts.insert(0, f"{error.full_key}:")
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        parts.append(str(error.__cause__).split("\n    full_key")[0])
-    return " ".join(" ".join(parts).split())
 
 
 def _arguments(given: list[str]) -> list[str]:
@@ -145,7 +153,7 @@ def main() -> None:
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {one_line(error)}")
+        sys.exit(f"error: {in_our_words(error)}")
     except ValueError as error:
         if "Config group override" not in str(error):
             raise

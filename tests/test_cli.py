@@ -113,6 +113,8 @@ def test_commands_are_listed_and_others_refused(monkeypatch, capsys):
         assert capsys.readouterr().out.count("\n") == 1 + len(cli.COMMANDS)
     monkeypatch.setattr(sys, "argv", [cli.SCRIPT, "attack=alie"])
     assert cli.main().startswith("error: attack=alie: no such command; there are run,")
+    monkeypatch.setattr(sys, "argv", [cli.SCRIPT, "plot"])
+    assert cli.main().startswith("error: plot: no such command; did you mean plots? there are run,")
 
 
 def test_usage_is_told_to_a_reader_that_has_left(script):

@@ -222,7 +222,7 @@ def test_same_metrics(cells, tmp_path, monkeypatch):
         (["executor.workers=many"], "executor.workers=many"),
         (["executor.devices=[]"], "executor.devices=[] must name one"),
         (["executor.cores=3"], "executor.cores"),
-        (["executor=cloud"], "Could not find 'executor/cloud'"),
+        (["executor=cloud"], "executor=cloud: no such choice; there are inline, "),
         (["executor=submitit", "executor.jobs=0"], "executor.jobs=0 must be positive"),
         (["executor=submitit", "executor.cluster=nowhere"], "nowhere"),
         (["executor=submitit", "+executor.parameters={memory:3}", "executor.cluster=debug"],

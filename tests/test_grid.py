@@ -636,18 +636,26 @@ def test_a_stage_of_ones_own(composer):
 # ------------------------------------------------------------------------------------------ errors
 
 ERRORS = {
-    "unknown key": (["fl.roundz=3"], r"^fl\.roundz: no such setting; fl has .*rounds"),
-    "unknown key of a component": (["attack.scael=3"], r"^attack\.scael: no such setting; .*scale"),
-    "added key": (["+attack.scael=3"], r"^attack\.scael: no such setting of SignFlip; it has "),
+    "unknown key": (["fl.roundz=3"], r"^fl\.roundz: no such .*; did you mean fl\.rounds\? fl has"),
+    "unknown key of a component": (
+        ["attack.scael=3"], r"^attack\.scael: no such setting; did you mean attack\.scale\? .*",
+    ),
+    "added key": (
+        ["+attack.scael=3"],
+        r"^attack\.scael: no such setting of SignFlip; did you mean attack\.scale\? it has ",
+    ),
     "added key of the algorithm": (["+fl.epochs=3"], r"^fl\.epochs: no such setting of FL"),
-    "misspelt group": (["+experiments=demo"], r"^experiments: no such setting; at the top .*seed"),
+    "misspelt group": (
+        ["+experiments=demo"], r"^experiments: no such .*\+experiment\? at the top .*seed",
+    ),
     "unknown parent": (["foo.bar=3"], r"^foo: no such setting"),
     "stage that is not there": (["pre_aggregator.nnm=3"], r"^pre_aggregator\.nnm: no such setting"),
     "stage that is no mapping": (
         ["pre_aggregator=nnm", "pre_aggregator.nnm=3"], r"^pre_aggregator\.nnm=3 must be a mapping",
     ),
-    "wrong type of a setting": (["attack.scale=abc"], r"^attack\.scale=abc: Value 'abc'"),
-    "list": (["model.hidden=5"], r"^model\.hidden=5: .*list"),
+    "wrong type of a setting": (["attack.scale=abc"], r"^attack\.scale=abc must be a finite num"),
+    "list": (["model.hidden=5"], r"^model\.hidden=5 must be a list of whole numbers$"),
+    "choice left out": (["~attack"], r"^~attack: cannot be left out"),
     "bad target": (["attack._target_=nowhere.Rule"], r"^attack\._target_=nowhere\.Rule cannot be "),
     "bad name in a module": (
         ["attack._target_=benchmark.attacks.Nothing"], r"^attack\._target_=.*Nothing cannot be ",

@@ -136,14 +136,33 @@ ERRORS = {
     "unknown key": (["fl.roundz=3"], ["fl.roundz"]),
     "unknown key in a sweep": (["-m", "fl.roundz=3"], ["fl.roundz"]),
     "unknown swept key": (["-m", "fl.roundz=3,4"], ["fl.roundz"]),
-    "misspelt preset group": (["+experiments=demo"], ["experiments: no such setting"]),
-    "unknown choice": (["attack=nothing"], ["attack/nothing", "sign_flip"]),
-    "unknown choice in a sweep": (["-m", "attack=random,nothing"], ["attack/nothing"]),
-    "unknown preset": (["+experiment=nothing"], ["experiment/nothing"]),
-    "unknown group": (["atack=random"], ["atack"]),
-    "no choice": (["attack=null", "seed=0"], ["attack/null"]),
-    "no choice in a sweep": (["-m", "aggregator=krum,null"], ["aggregator/null"]),
-    "a number for a preset": (["+experiment=3"], ["experiment/3"]),
+    "misspelt preset group": (
+        ["+experiments=demo"], ["experiments: no such setting", "did you mean +experiment?"],
+    ),
+    "unknown choice": (["attack=nothing"], ["error: attack=nothing: no such choice; python -m"]),
+    "unknown choice in a sweep": (
+        ["-m", "aggregator=krum,krumm"],
+        ["error: aggregator=krumm: no such choice; did you mean krum? python -m benchmark.list "
+         "aggregators shows all "],
+    ),
+    "unknown choice in a chain": (
+        ["pre_aggregator=[nnm,clippin]"],
+        ["error: pre_aggregator=clippin: no such choice; did you mean clipping? "],
+    ),
+    "unknown preset": (
+        ["+experiment=damo"],
+        ["error: experiment=damo: no such choice; did you mean demo? there are demo, matrix, "],
+    ),
+    "unknown group": (["atack=random"], ["error: atack: no such setting; did you mean attack? "]),
+    "no choice": (["attack=null", "seed=0"], ["attack=null: no such choice"]),
+    "no choice in a sweep": (["-m", "aggregator=krum,null"], ["aggregator=null: no such choice"]),
+    "a number for a preset": (["+experiment=3"], ["experiment=3: no such choice; there are demo"]),
+    "unknown keys": (
+        ["attack={scael:2}"], ["attack.scael: no such setting; did you mean attack.scale?"],
+    ),
+    "a choice of nothing": (
+        ["aggregator=${x}"], ["aggregator=${x}: a choice can only refer to that of another group"],
+    ),
     "several choices": (["attack=[alie,ipm]"], ["attack=[alie,ipm]: choose one", "-m attack=alie"]),
     "no match": (["-m", "attack=glob(zz*)"], ["attack=glob(zz*): there is no value"]),
     "empty range": (["-m", "seed=range(5,0)"], ["seed=range(5,0): there is no value"]),
@@ -151,6 +170,10 @@ ERRORS = {
     "interval in a sweep": (["-m", "seed=interval(0,1)"], ["seed=interval(0,1): only lists"]),
     "a stage's setting": (
         ["pre_aggregator=bucketing", "pre_aggregator.s=2"],
+        ["pre_aggregator.s: no such", "did you mean pre_aggregator.bucketing.s?"],
+    ),
+    "a stage's setting with a plus": (
+        ["-m", "pre_aggregator=bucketing", "+pre_aggregator.s=2,3"],
         ["pre_aggregator.s: no such", "did you mean pre_aggregator.bucketing.s?"],
     ),
     "others' settings": (["fl.optimizer=adam"], ["fl.optimizer: no such setting; fl has"]),
@@ -171,8 +194,9 @@ ERRORS = {
     "resolve": (["--resolve"], ["--resolve belongs to --cfg job"]),
     "package": (["--package", "fl"], ["--package belongs to --cfg job"]),
     "info": (["--info", "seed=0"], ["--info", "seed=0", "defaults-tree"]),
-    "wrong type": (["fl.rounds=abc"], ["fl.rounds=abc", "Integer"]),
-    "wrong type in a sweep": (["-m", "fl.rounds=1,abc"], ["fl.rounds=abc", "Integer"]),
+    "wrong type": (["fl.rounds=abc"], ["error: fl.rounds=abc must be a whole number"]),
+    "wrong type in a sweep": (["-m", "fl.rounds=1,abc"], ["fl.rounds=abc must be a whole number"]),
+    "plan": (["plan=yes"], ["plan=yes must be true or false"]),
     "negative f": (["fl.num_byzantine=-1"], ["fl.num_byzantine=-1 must not be negative"]),
     "Bulyan alone": (
         ["aggregator=bulyan", "fl.num_byzantine=5"], ["Bulyan needs n >= 4f + 3, got n=20, f=5"],

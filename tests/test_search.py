@@ -142,7 +142,10 @@ def _typed(config, **changes):
         (["attack=none"], "search.space has nothing for attack=none (it has "),
         (["attack=ipm", "search.trials=0"], "search.trials=0 must be positive"),
         (["attack=ipm", "search.seeds=[]"], "search.seeds must not be empty"),
-        (["attack=ipm", "+search.tirals=3"], "search.tirals: no such setting of Search; it has "),
+        (
+            ["attack=ipm", "+search.tirals=3"],
+            "search.tirals: no such setting of Search; did you mean search.trials? it has ",
+        ),
         (["attack=ipm", "+search.space.ipm.eps=[1]"], "search.space.ipm.eps: "),
         (["attack=ipm", "search.space.ipm={epsilon: 3}"], "search.space.ipm.epsilon=3 must be a "),
         (["attack=alie", "+search.space.alie.knowledge={low: 3}"], "must be a list of choices or "),

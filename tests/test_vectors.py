@@ -183,8 +183,8 @@ def test_infeasible_defences_say_why():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("krumm", "no such choice"),
-        ("krum distanc=plain", "distanc"),
+        ("krumm", r"^aggregator=krumm: no such choice; did you mean krum\? "),
+        ("krum distanc=plain", r"did you mean aggregator\.distance\?"),
         ("krum distance=far", "distance"),
         ("nmm+krum", "no such choice"),
     ],

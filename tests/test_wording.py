@@ -1,0 +1,101 @@
+"""Errors of Hydra and OmegaConf in the suite's words."""
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+
+from benchmark.composer import Composer
+from benchmark.config import ConfigError, Engine, build, conf_dir, typed
+from benchmark.wording import in_our_words, no_such_choice
+
+
+@pytest.fixture(scope="module")
+def composer():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield Composer()
+
+
+def said(composer, *job):
+    """What the command line says of a job that cannot be composed."""
+    with pytest.raises((ConfigError, HydraException)) as raised:
+        composer.cell(list(job))
+    text = in_our_words(raised.value)
+    assert "\n" not in text
+    return text
+
+
+KINDS = {  # of the algorithm, which Hydra checks, and of components
+    "a whole number": ("fl.rounds=abc", "fl.rounds=1.5", "fl.rounds=null", "fl.rounds=[1]",
+                       "fl.rounds={a:1}", "++fl.rounds=abc"),
+    "a whole number or null": ("fl.num_clients=abc", "fl.local_steps=0.5"),
+    "a finite number": ("fl.learning_rate=abc", "attack.scale=abc", "attack.scale=null"),
+    "a finite number or null": ("fl.gradient_clip=abc",),
+    "true or false": ("fl.dampening=abc", "aggregator.strict=abc", "aggregator.strict=null"),
+    "text": ("fl.schedule=[1]", "aggregator.distance=[1]"),
+    "a list of whole numbers": ("fl.milestones=3", "fl.milestones=[a]", "fl.milestones={a:1}",
+                                "model.hidden=5", "model.hidden=null"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_of_the_wrong_type(composer, kind):
+    for line in KINDS[kind]:
+        assert said(composer, line) == f"{line.lstrip('+')} must be {kind}"
+
+
+def test_a_value_of_the_wrong_type_beside_the_cells():
+    with pytest.raises(ConfigError, match=r"^engine\.threads=abc must be a whole number$"):
+        typed(Engine, {"threads": "abc"}, "engine")
+    node = {"_target_": "benchmark.executors.Processes", "devices": 3}
+    with pytest.raises(ConfigError, match=r"^executor\.devices=3 must be a list of names or null$"):
+        build(node, "executor")
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("fl: {rounds: abc}", "fl.rounds=abc must be a whole number (in experiment/own)"),
+    ("fl: {rounds: null}", "fl.rounds=null must be a whole number (in experiment/own)"),
+    ("fl: {milestones: 3}", "fl.milestones=3 must be a list of whole numbers (in experiment/own)"),
+    ("fl: {milestones: [a]}", "fl.milestones[0]=a must be a whole number (in experiment/own)"),
+    ("fl: {roundz: 3}", "fl.roundz: no such setting; did you mean fl.rounds? fl has algorithm, "),
+    ("attack: {scale: abc}", "attack.scale=abc must be a finite number"),
+    ("defaults: [override /attack: sgn_flip]",
+     "attack=sgn_flip: no such choice; did you mean sign_flip? python -m benchmark.list attacks "),
+    ("defaults: [override /atack: alie]", "atack: no such group; did you mean attack? (in exper"),
+    ("defaults: [override /model: '${x}']", "model=${x}: a choice can only refer to that of anot"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_preset(composer, tmp_path, text, words):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\n{text}\n")
+    preset = [f"hydra.searchpath=[file://{tmp_path}]", "+experiment=own"]
+    assert said(composer, *preset).startswith(words)
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("data=${oc.env:NOPE}", "data=${oc.env:NOPE}: a choice can only refer to that of another group:"
+     " aggregator, attack, model, partition, pre_aggregator, schedule"),
+    ("+experiment=${x}", "experiment=${x}: a choice can only refer to that of another group: aggr"),
+    ("experiment=demo", "experiment=demo: is chosen with a plus, +experiment=demo"),
+    ("+attack=ipm", "+attack=ipm: replaces a choice, so it has no plus, attack=ipm"),
+    ("+fl.rounds=3", "+fl.rounds=3: is there already, so it has no plus, fl.rounds=3"),
+    ("~fl.rounds", "~fl.rounds: cannot be left out"),
+    ("~attack", "~attack: cannot be left out, every cell has one"),
+    ("~fl.roundz", "~fl.roundz: no such setting"),
+    ("fl.rounds.x=3", "fl.rounds.x: no such setting; fl.rounds has none"),
+    ("++fl.rounds.x=3", "fl.rounds.x: fl.rounds must be a whole number"),
+    ("++pre_aggregator.s=2", "pre_aggregator.s: no such setting; pre_aggregator has none"),
+    ("+fl.roundz=2", "fl.roundz: no such setting of FL; did you mean fl.rounds? it has"),
+])  # fmt: skip
+def test_signs_and_references(composer, line, words):
+    assert said(composer, line).startswith(words)
+
+
+def test_few_choices_are_listed_and_of_many_how_to():
+    assert no_such_choice("fl", "sgd", ["fedavg", "fedsgd"]) == (
+        "fl=sgd: no such choice; did you mean fedsgd? there are fedavg, fedsgd"
+    )
+    many = [f"rule{number}" for number in range(20)]
+    assert no_such_choice("attack", "x", many) == (
+        "attack=x: no such choice; python -m benchmark.list attacks shows all 20"
+    )
+    assert no_such_choice("own", "x", many).endswith("no such choice; there are " + ", ".join(many))
+    assert no_such_choice("own", "x", []) == "own=x: no such choice; there are none"
