@@ -708,7 +708,7 @@ class Narrow:
 ALONE_AND_TOGETHER = [(name, 1) for name in COMPANY]
 ALONE_AND_TOGETHER += [(name, 2) for name in ("fedsgd mlp", "fedavg mlp", "fedsgd cnn")]
 USUAL = [("fedsgd logistic", 1), ("fedsgd mlp, odd sizes", 1), ("fedavg mlp, odd sizes", 1),
-         ("fedsgd cnn", 1), ("fedsgd torch module", 1), ("fedsgd mlp", 2)]  # fmt: skip
+         ("fedsgd cnn", 1), ("fedsgd mlp", 2)]  # fmt: skip
 
 
 @pytest.mark.parametrize("company", usual(USUAL, ALONE_AND_TOGETHER), ids=str)

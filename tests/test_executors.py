@@ -334,7 +334,7 @@ def with_path(folder):
 @pytest.mark.faults
 @pytest.mark.parametrize(
     "number",
-    [pytest.param(9, id="killed"), pytest.param(12, id="pre-empted", marks=pytest.mark.slow)],
+    [pytest.param(12, id="pre-empted"), pytest.param(9, id="killed", marks=pytest.mark.slow)],
 )
 def test_jobs_of_submitit(tmp_path, monkeypatch, number):
     """The same bits, though a job is lost in its midst."""

@@ -267,6 +267,7 @@ def test_no_room_for_a_checkpoint(request, tmp_path, how):
     check_whole(folder)
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_read_only(disk, quiet):
     folder = disk("size=64m")
     with start(folder, "fl.rounds=100") as process:
@@ -284,6 +285,7 @@ def test_a_disk_that_becomes_read_only(disk, quiet):
     assert metrics_of(folder).items() >= quiet.items()
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes(tmp_path, quiet):
     outputs = tmp_path / "gone"
     with start(outputs, "fl.rounds=200", "executor.workers=2") as process:

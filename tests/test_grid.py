@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 from collections import Counter
 from dataclasses import dataclass, fields
 
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cells import GROUPS
+from cells import GROUPS, usual
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
@@ -970,22 +969,41 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("where, name, how, reason", FAULTS.values(), ids=FAULTS)
-def test_a_components_fault_is_its_cells_alone(tmp_path, where, name, how, reason):
+def faulty(where, name, how, reason):
+    """The settings of a cell with this fault."""
     group = {"FaultyRule": "aggregator"}.get(name, where)
     setting = "how" if group == "partition" else "at"
-    faulty = [f"{group}._target_={HERE}.{name}", f"+{group}.{setting}='{how}'"]
-    faulty += ["pre_aggregator=nnm"] if "nnm" in group else []
+    stages = ["pre_aggregator=nnm"] if "nnm" in group else []
+    return [f"{group}._target_={HERE}.{name}", f"+{group}.{setting}='{how}'", *stages]
+
+
+def check_told(problem, folder, where, reason):
+    cell, status, told = problem
+    assert status == "failed" and told.startswith(f"{where}: ") and reason in told, told
+    assert "\n" not in told and len(told) < 250
+    assert (Store(folder).cells / cell.key / "traceback.txt").read_text()
+
+
+def test_a_components_fault_is_its_cells_alone(tmp_path):
     few = ["fl.rounds=1", "model=logistic", "executor=inline", "fl.num_byzantine=4"]
     few += [f"outputs={tmp_path}"]
-    for jobs, done in (([few, few + faulty], 1), ([few + faulty], 0)):
-        result = execute(jobs, first_of(few), alone=not done)
-        assert result.counts == Counter(done=done, failed=1)
-        ((cell, status, told),) = result.problems
-        assert status == "failed" and told.startswith(f"{where}: ") and reason in told, told
-        assert "\n" not in told and len(told) < 250
-        assert (Store(tmp_path).cells / cell.key / "traceback.txt").read_text()
-        shutil.rmtree(tmp_path)
+    jobs = [few + faulty(*fault) for fault in FAULTS.values()]
+    result = execute([few, *jobs], first_of(few))
+    assert result.counts == Counter(done=1, failed=len(jobs))
+    problems = {problem[0].key: problem for problem in result.problems}
+    for job, (where, _, _, reason) in zip(jobs, FAULTS.values(), strict=True):
+        check_told(problems.pop(Composer().cell(job).key), tmp_path, where, reason)
+
+
+@pytest.mark.parametrize(
+    "name", usual(["rule made", "attack's answer", "data", "boolean masks"], FAULTS)
+)
+def test_a_components_fault_in_a_cell_of_its_own(tmp_path, name):
+    where, *_, reason = FAULTS[name]
+    few = ["fl.rounds=1", "model=logistic", "fl.num_byzantine=4", f"outputs={tmp_path}"]
+    result = execute([few + faulty(*FAULTS[name])], first_of(few), alone=True)
+    assert result.counts == Counter(failed=1)
+    check_told(*result.problems, tmp_path, where, reason)
 
 
 def test_missing_data_are_the_failure_of_their_cells(tmp_path):

@@ -124,7 +124,7 @@ CELLS = {
 
 
 # One of each kind; the others are slow.
-USUAL = ("several", "local", "two windows", "an LSTM", "convolutions")
+USUAL = ("several", "local", "an LSTM", "convolutions")
 
 
 def predicted(*names: str) -> dict:

@@ -392,7 +392,7 @@ def test_settings_that_refer_to_others_are_each_cells_own(tmp_path):
         assert sorted((each["fl"]["rounds"], each["seed"]) for each in stored) == [(1, 1), (2, 2)]
 
 
-@pytest.mark.parametrize("name", usual(["a=b(1)/ä", "1e3", "a'b\"c"], [
+@pytest.mark.parametrize("name", usual(["a=b(1)/ä", "1e3"], [
     "a=b(1)/ä", "a [x] {y}", "~a b", "2026", "1e3", "null.", "a'b\"c", "a\\b", "a#b%c&d;e!",
 ]))  # fmt: skip
 def test_folders_as_they_are_typed(name, tmp_path):
@@ -452,7 +452,10 @@ def test_one_is_chosen_of_a_group(line, mode, tmp_path):
     )
 
 
-@pytest.mark.parametrize("where", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+WHERE = ["--config-dir={}", "hydra.searchpath=[file://{}]"]
+
+
+@pytest.mark.parametrize("where", usual(WHERE[:1], WHERE))
 def test_a_file_that_would_not_be_read(where, tmp_path):
     """Hydra takes the first of a name, which is the suite's."""
     (tmp_path / "attack").mkdir()
@@ -485,13 +488,10 @@ def own(tmp_path):
     return lambda epsilon: path.write_text(lines.format(epsilon))
 
 
-WHERE = ["--config-dir {}", "hydra.searchpath=[file://{}]"]
-
-
 @pytest.mark.parametrize("where", usual(WHERE[:1], WHERE))
 def test_attacks_of_ones_own_are_found_by_name(own, where, tmp_path):
     """In `worst_of`, whose cells are told apart by what the names mean, and by glob()."""
-    where = where.format(tmp_path).split()
+    where = [where.format(tmp_path)]
     outputs = f"outputs={tmp_path / 'out'}"
     worst = [*where, "attack=worst_of", "attack.attacks=[my_ipm,zero]", *TINY, *FEW, outputs]
     for epsilon in (2.0, 2.0, 3.0):

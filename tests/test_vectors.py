@@ -195,6 +195,7 @@ def test_wrong_names_are_an_error_of_one_line(name, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_every_rule_in_the_list_is_compared():
     """All that `defences: null` stands for."""
     names = vectors.settings_of([]).defences

@@ -51,7 +51,7 @@ def test_a_process_without_its_device_blames_no_cell(cells, tmp_path):
     assert {Store(tmp_path).status(cell.key) for cell in cells[:4]} <= {None, "done"}
 
 
-@pytest.mark.parametrize("cluster", ["debug", "ray"])
+@pytest.mark.parametrize("cluster", usual(["debug"], ["debug", "ray"]))
 def test_a_submitting_machine_needs_no_device(cells, tmp_path, monkeypatch, cluster):
     """Jobs that do not find theirs say so, and no cell is to blame."""
     executor = ["executor=submitit", "executor.cluster=debug", f"executor.folder={tmp_path / 'j'}"]
