@@ -76,8 +76,9 @@ def _counts(plan) -> list[str]:
     }
     told = [f"{count} {status}" for status, count in counts.items()
             if count or status in ("done", "infeasible")]  # fmt: skip
+    cells = f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"
     return [
-        f"{len(plan.cells)} cells: {', '.join(told)}, {len(plan.todo)} to train",
+        f"{cells}: {', '.join(told)}, {len(plan.todo)} to train",
         *(f"note: {note}" for note in plan.notes),
         *(line for status, cells in refused.items() for line in counted(status, cells)),
     ]

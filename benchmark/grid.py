@@ -280,8 +280,9 @@ def merged(cells: Iterable[tuple[Cell, list[list[str]]]]) -> list[str]:
             if len(values) > 1:
                 same = f"f={cell.f}" if key in TWINS[0] else "the same"
                 found.setdefault((cell.n, key), {})[" and ".join(values) + f" are {same}"] = None
+    cells = {n: f"{several} cell{'s' * (several != 1)}" for n, several in count.items()}
     return [
-        f"n={n}: {key}={', '.join(groups)}: {asked[n]} jobs are {count[n]} cells"
+        f"n={n}: {key}={', '.join(groups)}: {asked[n]} jobs are {cells[n]}"
         for (n, key), groups in found.items()
     ]
 

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None) -> int:
         bad += path.parent == store.cells
         print(f"{path.stem}: {problem}; {said}")
     others = f", {unknown} of another schema" if unknown else ""
-    print(f"{len(keys)} cells: {len(keys) - bad - unknown} whole, {bad} damaged{others}")
+    cells = f"{len(keys)} cell{'s' * (len(keys) != 1)}"
+    print(f"{cells}: {len(keys) - bad - unknown} whole, {bad} damaged{others}")
     if stuck:
         raise ConfigError(
             f"outputs={store.folder}: {stuck}; damaged cells are still in their places: make it "

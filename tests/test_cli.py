@@ -90,6 +90,25 @@ def test_a_folder_of_the_same_name_does_not_hide_the_suite(script, tmp_path):
     assert ended.stdout == "2 cells: 2 trained; results in outputs/\n"
 
 
+@pytest.mark.slow
+def test_a_folder_of_the_same_name_does_not_hide_the_suite_from_jobs(script, tmp_path):
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "__init__.py").write_text("raise SystemExit('the wrong one')\n")
+    (tmp_path / "mine.py").write_text(
+        "from benchmark.aggregators import Mean\n\nclass Mine(Mean):\n    pass\n"
+    )
+    few = ["aggregator._target_=mine.Mine", "fl.rounds=1", "seed=0", "model=logistic"]
+    few += ["fl.num_byzantine=1,2", "executor.cluster=local", "executor.jobs=1"]
+    ended = called(script, "run", "-m", *few, "executor=submitit", folder=tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout == "2 cells: 2 trained; results in outputs/\n"
+    ended = called(script, "run", *few[:-3], "executor=ray", folder=tmp_path)  # it inserts it
+    assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(
+        f"error: executor=ray: {tmp_path / 'benchmark'} hides the suite from Ray's workers"
+    )
+
+
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # other tests' imports
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"run"}))
 def test_every_command_answers_help(monkeypatch, capsys, name):

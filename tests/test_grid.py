@@ -855,7 +855,7 @@ def test_a_lone_cell_that_cannot_run_is_an_error(tmp_path, overrides, message):
         (["fl.num_clients=10", "fl.byzantine_fraction=0.15,0.2,0.25,0.3"],
          "n=10: fl.byzantine_fraction=0.15 and 0.2 and 0.25 are f=2: 8 jobs are 4 cells"),
         (["attack=alie,little_is_enough", "fl.num_byzantine=3", "seed=1"],
-         "n=20: attack=alie and little_is_enough are the same: 2 jobs are 1 cells"),
+         "n=20: attack=alie and little_is_enough are the same: 2 jobs are 1 cell"),
     ],
 )  # fmt: skip
 def test_values_that_come_to_the_same_are_told(tmp_path, overrides, note):

@@ -4,11 +4,13 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +30,10 @@ class Job:
     def __init__(self, work: Work, cpus: int, gpus: int = 0):
         self.work, self.cpus, self.gpus = work, cpus, gpus
 
+    def __reduce__(self) -> tuple:
+        """Return what loads it there, where modules are looked for as here."""
+        return _load, (sys.path, self.work, self.cpus, self.gpus)
+
     def __call__(self, cells: list) -> list[Report]:
         """Reports on all cells."""
         return _spread_over(self.cpus, self.gpus, self.work, cells)
@@ -37,6 +43,28 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, cells)
+
+
+def _load(path: list[str], *parts) -> Job:
+    """Return a job in the process that runs it, before the user's components in its cells."""
+    sys.path += [folder for folder in path if folder not in sys.path]
+    return Job(*parts)
+
+
+@contextmanager
+def _not_hidden() -> Iterator[None]:
+    """Start jobs that do not look into the current folder first, unless this process does.
+
+    A folder called `benchmark` there would hide the suite.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    if sys.path[0] not in ("", os.getcwd()):
+        os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONSAFEPATH", None)
 
 
 def _processes(cpus: int, gpus: float, engine: Engine) -> Processes:
@@ -189,7 +217,7 @@ class Submitit(Executor):
             raise ConfigError(f"executor: {one_line(error)}") from None
         job = Job(work.on(work.engine.device), self.cpus, self.gpus)  # it loads the data there
         try:
-            with executor.batch():
+            with _not_hidden(), executor.batch():
                 jobs = [executor.submit(job, group) for group in groups]
         except OSError as error:  # no room, for one
             raise ConfigError(
@@ -281,6 +309,12 @@ class Ray(Executor):
             import ray
         except ImportError:
             raise _missing("ray") from None
+        hiding = Path("benchmark").resolve()
+        if hiding.is_dir() and hiding not in Path(__file__).parents:
+            raise ConfigError(
+                f"executor=ray: {hiding} hides the suite from Ray's workers, which look into the "
+                "current folder first: start from another folder"
+            )
         ours = not ray.is_initialized()
         if ours:
             named = {key: value for key, value in os.environ.items()
