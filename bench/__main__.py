@@ -84,9 +84,9 @@ def compose() -> None:
     """1,000 cells from overrides to checked, keyed cells, in this process."""
     from hydra import initialize_config_dir
 
-    from benchmark.composer import Composer
-    from benchmark.config import conf_dir
-    from benchmark.grid import expand
+    from benchmark.config.loading import conf_dir
+    from benchmark.grid.axes import expand
+    from benchmark.grid.composer import Composer
 
     axes = {"attack": ["random", "sign_flip", "alie", "ipm"],
             "aggregator": ["mean", "median", "krum", "trimmed_mean", "faba"],
@@ -111,12 +111,12 @@ def sweep() -> None:
 
     from hydra import initialize_config_dir
 
-    from benchmark import store as storing
     from benchmark.analysis import load
-    from benchmark.config import conf_dir
-    from benchmark.execution import plan_of
-    from benchmark.grid import expand, first_of
-    from benchmark.index import METRICS
+    from benchmark.config.loading import conf_dir
+    from benchmark.grid.axes import expand, first_of
+    from benchmark.grid.plan import plan_of
+    from benchmark.store import cells as storing
+    from benchmark.store.format import METRICS
 
     axes = {"attack": ["none", "random", "sign_flip", "scale", "ipm", "alie", "min_max", "zero"],
             "aggregator": ["mean", "median", "trimmed_mean", "krum", "multi_krum", "faba", "rfa",
@@ -158,12 +158,12 @@ def gradients() -> None:
     import torch
     from hydra import initialize_config_dir
 
-    from benchmark.composer import Composer
-    from benchmark.config import conf_dir
+    from benchmark.config.loading import conf_dir
+    from benchmark.grid.composer import Composer
+    from benchmark.measure.cost import seconds
     from benchmark.simulation.clients import gradients as compute
     from benchmark.simulation.run import Run
     from benchmark.simulation.workload import Workloads
-    from benchmark.vectors.cost import seconds
 
     threads = torch.get_num_threads()
     numba.set_num_threads(1)
@@ -210,8 +210,8 @@ def kernels(peers: bool) -> None:
     memory against the vectors themselves."""
     import torch
 
-    from benchmark.catalogue import chain
-    from benchmark.vectors.cost import peak_memory, seconds
+    from benchmark.grid.catalogue import chain
+    from benchmark.measure.cost import peak_memory, seconds
 
     x = torch.randn(50, 431_080, generator=torch.Generator().manual_seed(0))
     theirs = {}
@@ -257,8 +257,8 @@ def attacks() -> None:
     from benchmark.attacks import Knowledge
     from benchmark.attacks.base import View
     from benchmark.attacks.oracle import Oracle, outsiders_context
-    from benchmark.catalogue import chain, choices, component, is_variant
-    from benchmark.vectors.cost import seconds
+    from benchmark.grid.catalogue import chain, choices, component, is_variant
+    from benchmark.measure.cost import seconds
 
     n, f, d = 50, 10, 431_080
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).add_(0.1)

@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     """Import what the package offers when it is asked for, so that commands start fast."""
     if name == "load":
-        from benchmark.loading import load
+        from benchmark.config.loading import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

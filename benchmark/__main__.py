@@ -1,6 +1,6 @@
-"""``python -m benchmark COMMAND ...``, see `benchmark.cli`."""
+"""``python -m benchmark COMMAND ...``, see `benchmark.commands.script`."""
 
-from benchmark.cli import main
+from benchmark.commands.script import main
 
 if __name__ == "__main__":
     main()

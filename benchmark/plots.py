@@ -1,61 +1,6 @@
-"""Writes figures and tables of stored results.
+"""Draw what is stored, and write its tables: ``python -m benchmark.plots``."""
 
-    python -m benchmark.plots [outputs=FOLDER] [folder=FOLDER]
-
-Figures go to `folder`, by default the folder figures of the outputs.
-"""
-
-import sys
-from pathlib import Path
-
-from benchmark import analysis
-from benchmark.cli import spelled
-from benchmark.disk import make_folder, share
-from benchmark.entry import enter
-
-
-def main(arguments):
-    """Write summary.csv, summary.md and the figures; print their paths, figures last, and what
-    cannot be drawn."""
-    settings = {"outputs": "outputs", "folder": None}
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name not in settings or not value:
-            raise ValueError(
-                f"unknown argument {argument}: {spelled('plots')} [outputs=FOLDER] [folder=FOLDER]"
-            )
-        settings[name] = value
-    outputs = Path(settings["outputs"])
-    folder = Path(settings["folder"] or outputs / "figures")
-
-    frame = analysis.load(outputs)
-    if analysis.plots.nothing_to_show(frame):
-        counts = frame.drop_duplicates("key")["status"].value_counts()
-        states = ", ".join(f"{count} {status}" for status, count in counts.items())
-        if "done" in counts:
-            raise ValueError(
-                f"no test accuracy in {outputs} ({states}): its data have no test split"
-            )
-        raise ValueError(f"no finished cell in {outputs} ({states}): see {spelled('status')}")
-    frame, problems = analysis.sound(frame)
-    make_folder(folder, parents=True)
-    analysis.summary_table(frame).to_csv(folder / "summary.csv", index=False)
-    (folder / "summary.md").write_text(analysis.markdown(frame), encoding="utf-8")
-    share(folder / "summary.csv")
-    share(folder / "summary.md")
-    figures = []
-    for draw in (analysis.accuracy_versus_f, analysis.heat_maps):
-        figures += draw(frame, folder, problems=problems)
-    for kind in ("accuracy_vs_f", "heatmap", "attack_success"):
-        for stale in set(folder.glob(f"{kind}-*")) - set(figures):  # of other names before
-            stale.unlink()
-    print(folder / "summary.csv", folder / "summary.md", *figures, sep="\n")
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 1 if problems else 0
-
+from benchmark.commands.start import start
 
 if __name__ == "__main__":
-    from benchmark.config import small_command  # its errors are those of all commands
-
-    enter(small_command(main))
+    start("plots")

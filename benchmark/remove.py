@@ -1,38 +1,6 @@
-"""Deletes stored cells by a condition on the columns of `benchmark.analysis.load`.
+"""Delete stored cells by a condition: ``python -m benchmark.remove``."""
 
-python -m benchmark.remove where="attack == 'alie' and n < 20" [outputs=FOLDER]
-"""
-
-from benchmark.cli import spelled
-from benchmark.config import ConfigError, settings, small_command
-from benchmark.entry import enter
-from benchmark.store import Store
-
-
-@small_command
-def main(arguments: list[str] | None) -> int:
-    """Delete cells; takes `where=CONDITION`, on the columns of `analysis.load`, and
-    `outputs=FOLDER`."""
-    from benchmark.analysis import load
-    from benchmark.grid import matching
-
-    given = settings(arguments, where=None, outputs="outputs")
-    if given["where"] is None:
-        raise ConfigError(f"say which: {spelled('remove')} where=\"attack == 'alie'\"")
-    frame = load(given["outputs"]).drop_duplicates("key", keep="last")
-    keys = frame["key"][matching(frame, given["where"], "where")]
-    store = Store(given["outputs"])
-    for count, key in enumerate(keys):
-        try:
-            store.remove(key)
-        except OSError as error:
-            raise ConfigError(
-                f"outputs={store.folder}: {error.strerror or error}; {count} of {len(keys)} cells "
-                "removed: make it writable, and the same command removes the others"
-            ) from None
-    print(f"{len(keys)} of {len(frame)} cells removed")
-    return 0
-
+from benchmark.commands.start import start
 
 if __name__ == "__main__":
-    enter(main)
+    start("remove")

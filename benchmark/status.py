@@ -1,48 +1,6 @@
-"""Tells what is stored, what is not done and why, and what is missing.
+"""Count done, failed, infeasible and missing cells: ``python -m benchmark.status``."""
 
-python -m benchmark.status [outputs=FOLDER]
-"""
-
-from collections import Counter
-from pathlib import Path
-
-from benchmark.cli import spelled
-from benchmark.config import ConfigError, settings, small_command
-from benchmark.entry import enter
-from benchmark.store import Store
-
-
-@small_command
-def main(arguments: list[str] | None) -> int:
-    """Count the cells of the store; takes `outputs=FOLDER`."""
-    folder = settings(arguments, outputs="outputs")["outputs"]
-    store = Store(folder)
-    records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
-    if not (records or planned or store.index.damaged or store.damaged_plans):
-        raise ConfigError(f"outputs={folder}: nothing there; {spelled('run')} fills it")
-    counts, reasons = Counter(), Counter()
-    for record in records.values():
-        counts[record["status"]] += 1
-        if record["status"] != "done":
-            reasons[record["status"], record["reason"]] += 1
-    counts["damaged"] = len(store.index.damaged)
-    counts["missing"] = len(planned - records.keys() - {*store.index.damaged})
-    for name in ("done", "failed", "infeasible", "missing"):
-        print(f"{name:10} {counts[name]:6}")
-    if counts["diverged"]:
-        print(f"diverged   {counts['diverged']:6}")
-    if counts["damaged"]:
-        print(f"damaged    {counts['damaged']:6}: {spelled('verify')} outputs={folder}")
-    for path in store.damaged_plans:
-        print(f"{path} is damaged: {spelled('verify')} outputs={folder}")
-    for (status, reason), count in reasons.most_common():
-        print(f"{status}: {count} cell{'s' * (count > 1)}: {reason}")
-    if counts["failed"]:
-        print(f"tracebacks: {Path(folder)}/cells/*/traceback.txt; a new run tries them again")
-    if counts["missing"]:
-        print("missing cells were asked for and never finished: the same command computes them")
-    return 0
-
+from benchmark.commands.start import start
 
 if __name__ == "__main__":
-    enter(main)
+    start("status")

@@ -53,8 +53,8 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments):
         """Called by Hydra with the overrides of the command line."""
-        from benchmark.execution import jobs_of
-        from benchmark.grid import first_of
+        from benchmark.grid.axes import first_of
+        from benchmark.grid.plan import jobs_of
 
         HydraConfig.instance().set_config(self.config)
         first = self.launcher.first = first_of(arguments)
@@ -80,8 +80,8 @@ class GridLauncher(Launcher):
 
     def launch(self, job_overrides, initial_job_idx):
         """Called by the sweeper with the overrides of every job."""
-        from benchmark.execution import perform
-        from benchmark.grid import first_of
+        from benchmark.grid.axes import first_of
+        from benchmark.grid.perform import perform
 
         config = self.first or first_of(job_overrides[0])
         if perform([list(job) for job in job_overrides], config):

@@ -8,7 +8,7 @@ from benchmark.aggregators.base import layers_of
 from benchmark.attacks import Batch, Knowledge, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
-from benchmark.models import Logistic
+from benchmark.models.architectures import Logistic
 
 H, F, D = 7, 3, 29  # honest, Byzantine, coordinates
 IMAGE, CLASSES = (1, 4, 4), 10  # of the examples to train on

@@ -9,7 +9,7 @@ from unittest import mock
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 
-from benchmark import run
+from benchmark.commands import run
 
 Ended = namedtuple("Ended", "code out err")
 

@@ -19,7 +19,7 @@ from benchmark.aggregators import Rule, Updates
 from benchmark.aggregators.base import feasibility, layers_of
 from benchmark.attacks import Batch, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
-from benchmark.modules import build_model
+from benchmark.models.modules import build_model
 from benchmark.simulation.server import Server
 from benchmark.simulation.streams import generator, key
 from benchmark.simulation.workload import Workloads

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from scipy import stats
 
-from benchmark import analysis, plots
+from benchmark import analysis
 from benchmark.analysis.plots import looks
 from benchmark.analysis.results import COLUMNS, scenario_names
+from benchmark.commands import plots
 from benchmark.papers import tutorial_027
 
 FIVE = [0.81, 0.84, 0.79, 0.9, 0.86]

@@ -56,10 +56,9 @@ from benchmark.attacks import (
     WorstOf,
     z_max,
 )
-from benchmark.config import conf_dir
+from benchmark.config.loading import conf_dir, load
 from benchmark.kernels import noise
 from benchmark.kernels.moments import mean_and_std
-from benchmark.loading import load
 
 quick = settings(max_examples=25, deadline=None)
 

@@ -27,9 +27,9 @@ from benchmark.attacks import (
 )
 from benchmark.attacks.backdoors import patched
 from benchmark.attacks.training import Local
-from benchmark.config import build
+from benchmark.config.components import build
 from benchmark.data import FashionMNIST
-from benchmark.models import Logistic
+from benchmark.models.architectures import Logistic
 from benchmark.simulation.evaluation import success_rate
 from benchmark.simulation.streams import generator
 from benchmark.simulation.workload import Workloads

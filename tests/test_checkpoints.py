@@ -15,13 +15,13 @@ import safetensors
 import torch
 from cells import composing, originals, thinned
 
-from benchmark.catalogue import choices, component
-from benchmark.checkpoints import Checkpoints
-from benchmark.config import Engine
 from benchmark.executors import Work
+from benchmark.grid.catalogue import choices, component
 from benchmark.simulation import simulate
+from benchmark.simulation.device import Engine
 from benchmark.simulation.run import Run
-from benchmark.store import Store
+from benchmark.store.cells import Store
+from benchmark.store.checkpoints import Checkpoints
 
 SMALL = ["model=logistic", "fl.num_clients=11", "fl.num_byzantine=2", "fl.batch_size=8"]
 SMALL += ["fl.rounds=3", "fl.evaluate_every=2"]
@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_is_not_used(compose, tmp_path, capsys, how):
 
 def test_a_checkpoint_of_another_version_is_not_used(compose, tmp_path, capsys, monkeypatch):
     cell = compose()
-    monkeypatch.setattr("benchmark.checkpoints.SCHEMA", 0)
+    monkeypatch.setattr("benchmark.store.checkpoints.SCHEMA", 0)
     interrupted([cell], tmp_path)
     monkeypatch.undo()
     (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, 1000))

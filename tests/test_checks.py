@@ -11,10 +11,10 @@ import rule_table
 
 from benchmark.aggregators import Chain, Krum, MultiKrum, Rule
 from benchmark.attacks import Schedule
-from benchmark.checks import failure, one_line, settings_have_their_types
-from benchmark.config import Fault, reason_of
-from benchmark.models import ModelError
-from benchmark.modules import build_model
+from benchmark.config.checks import failure, one_line, settings_have_their_types
+from benchmark.config.errors import Fault, reason_of
+from benchmark.models.modules import build_model
+from benchmark.models.sequential import ModelError
 
 NAN, INF = float("nan"), float("inf")
 WRONG = {  # by type: what is none of it

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import cli, entry
-from benchmark.config import conf_dir
+from benchmark.commands import script as cli
+from benchmark.commands import start as starting
+from benchmark.config.commands import COMMANDS, SCRIPT, spelled
+from benchmark.config.loading import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def script(tmp_path):
     """The console script as pip writes it."""
-    path = tmp_path / "bin" / cli.SCRIPT
+    path = tmp_path / "bin" / SCRIPT
     path.parent.mkdir()
     path.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom benchmark.cli import main\n"
+        f"#!{sys.executable}\nimport sys\nfrom benchmark.commands.script import main\n"
         "if __name__ == '__main__':\n    sys.exit(main())\n"
     )
     path.chmod(0o755)
@@ -58,7 +60,7 @@ def test_a_wheel_has_the_plugin_the_configuration_and_the_script(site):
     for path in conf_dir().rglob("*.yaml"):
         assert f"benchmark/conf/{path.relative_to(conf_dir())}" in names
     (points,) = site.glob("*.dist-info/entry_points.txt")
-    assert "byzantine-benchmark = benchmark.cli:main" in points.read_text()
+    assert "byzantine-benchmark = benchmark.commands.script:main" in points.read_text()
 
 
 def test_a_wheel_composes_its_own_configuration(site, tmp_path):
@@ -110,11 +112,11 @@ def test_a_folder_of_the_same_name_does_not_hide_the_suite_from_jobs(script, tmp
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # other tests' imports
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"run"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"run"}))
 def test_every_command_answers_help(monkeypatch, capsys, name):
-    monkeypatch.setattr(sys, "argv", [cli.SCRIPT, name, "--help"])
+    monkeypatch.setattr(sys, "argv", [SCRIPT, name, "--help"])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(entry, "enter", lambda main: sys.exit(main()))  # leave this process be
+    monkeypatch.setattr(starting, "enter", lambda main: sys.exit(main()))  # leave this process be
     with pytest.raises(SystemExit) as ended, torch.set_grad_enabled(torch.is_grad_enabled()):
         cli.main()
     assert not ended.value.code
@@ -127,12 +129,12 @@ def test_every_command_answers_help(monkeypatch, capsys, name):
 def test_commands_are_listed_and_others_refused(monkeypatch, capsys):
     monkeypatch.setattr(cli, "enter", lambda main: main())  # leave this process be
     for arguments in ([], ["-h"], ["--help"]):
-        monkeypatch.setattr(sys, "argv", [cli.SCRIPT, *arguments])
+        monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
         assert not cli.main()
-        assert capsys.readouterr().out.count("\n") == 1 + len(cli.COMMANDS)
-    monkeypatch.setattr(sys, "argv", [cli.SCRIPT, "attack=alie"])
+        assert capsys.readouterr().out.count("\n") == 1 + len(COMMANDS)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "attack=alie"])
     assert cli.main().startswith("error: attack=alie: no such command; there are run,")
-    monkeypatch.setattr(sys, "argv", [cli.SCRIPT, "plot"])
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "plot"])
     assert cli.main().startswith("error: plot: no such command; did you mean plots? there are run,")
 
 
@@ -151,7 +153,7 @@ def test_usage_is_told_to_a_reader_that_has_left(script):
 )  # fmt: skip
 def test_messages_name_the_command_that_was_used(monkeypatch, program, prefix):
     monkeypatch.setattr(sys, "argv", [program, "status"])
-    assert cli.spelled("run") == prefix + "run"
+    assert spelled("run") == prefix + "run"
 
 
 COMPLETED = """

@@ -14,9 +14,11 @@ from omegaconf import OmegaConf
 
 from benchmark.aggregators import Rule, Stage
 from benchmark.attacks import Attack
-from benchmark.composer import Composer
-from benchmark.config import Engine, conf_dir, typed
-from benchmark.store import Store
+from benchmark.config.loading import conf_dir
+from benchmark.config.schemas import typed
+from benchmark.grid.composer import Composer
+from benchmark.simulation.device import Engine
+from benchmark.store.cells import Store
 
 CHOICES = {
     group: sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) for group in GROUPS

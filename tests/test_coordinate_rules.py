@@ -41,7 +41,8 @@ from benchmark.aggregators import (
 from benchmark.aggregators.base import feasibility, layers_of
 from benchmark.aggregators.splitting import _RULES
 from benchmark.aggregators.vectors import clipping_scale, thresholds
-from benchmark.config import ConfigError, build
+from benchmark.config.components import build
+from benchmark.config.errors import ConfigError
 
 quick = settings(max_examples=15, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

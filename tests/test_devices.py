@@ -13,11 +13,11 @@ from cells import composing, originals, thinned
 
 from benchmark.aggregators.base import Context, feasibility, layers_of
 from benchmark.attacks.base import Knowledge
-from benchmark.catalogue import chain, component
-from benchmark.checkpoints import Checkpoints
-from benchmark.config import Engine
-from benchmark.models import MLP
+from benchmark.grid.catalogue import chain, component
+from benchmark.models.architectures import MLP
 from benchmark.simulation import simulate
+from benchmark.simulation.device import Engine
+from benchmark.store.checkpoints import Checkpoints
 
 N, F = 15, 3
 NET = MLP([12]).build((20,), 10)

@@ -13,10 +13,10 @@ from cells import metrics_of, usual
 from commands import command
 from test_store import KEY, fake
 
-from benchmark import plots, status, verify
-from benchmark.config import conf_dir
+from benchmark.commands import plots, status, verify
+from benchmark.config.loading import conf_dir
 from benchmark.data.files import write_atomically
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 TINY = ["model=logistic", "fl.rounds=3", "fl.evaluate_every=1", "fl.num_clients=8",
         "fl.num_byzantine=1", "engine.checkpoint_every=1", "executor=inline"]  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_folder_shared_with_a_group_decides_who_may_read_and_write(tmp_path, u
 
 def test_checkpoints_have_the_permissions_of_other_files(tmp_path, umask, monkeypatch):
     """What safetensors writes is for its owner only."""
-    monkeypatch.setattr("benchmark.checkpoints.Checkpoints.remove", lambda *_: None)
+    monkeypatch.setattr("benchmark.store.checkpoints.Checkpoints.remove", lambda *_: None)
     umask(0o002)
     assert command(*TINY, f"outputs={tmp_path}").code == 0
     (path,) = (tmp_path / "checkpoints").iterdir()

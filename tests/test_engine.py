@@ -16,12 +16,14 @@ from sequential import Recorded, Reference
 from benchmark.aggregators import Detector, Mean, Median, Rule
 from benchmark.attacks import Attack, LabelFlip
 from benchmark.attacks.schedule import Schedule
-from benchmark.composer import Composer
-from benchmark.config import ConfigError, Engine, conf_dir
+from benchmark.config.errors import ConfigError
+from benchmark.config.loading import conf_dir
 from benchmark.data import Dataset, Digits
-from benchmark.models import Logistic
-from benchmark.modules import build_model
+from benchmark.grid.composer import Composer
+from benchmark.models.architectures import Logistic
+from benchmark.models.modules import build_model
 from benchmark.simulation import simulate
+from benchmark.simulation.device import Engine
 from benchmark.simulation.evaluation import evaluate, score
 from benchmark.simulation.run import Run, compromised
 from benchmark.simulation.streams import torch_generator

@@ -9,7 +9,7 @@ import pytest
 from cells import metrics_of
 
 from benchmark.executors import Report
-from benchmark.progress import Progress
+from benchmark.system.progress import Progress
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ def shell(redirections, *arguments, **environment):
 
 def entering(work, redirections):
     """A command that does this work."""
-    return shell(redirections, "-c", f"from benchmark.entry import enter\n{work}")
+    return shell(redirections, "-c", f"from benchmark.system.process import enter\n{work}")
 
 
 PRINTS = """
@@ -78,7 +78,7 @@ def test_a_stream_that_does_not_block(tmp_path):
 
 
 def test_names_that_the_terminal_has_no_letters_for():
-    work = "from benchmark.entry import enter\nenter(lambda: print('\\u00fcber/\\u4e2d'))"
+    work = "from benchmark.system.process import enter\nenter(lambda: print('\\u00fcber/\\u4e2d'))"
     ended = shell("", "-X", "utf8=0", "-c", work, PYTHONIOENCODING="ascii")
     assert (ended.returncode, ended.stdout) == (0, "\\xfcber/\\u4e2d\n"), ended.stderr
 

@@ -18,12 +18,13 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.local import local
 
 from benchmark.analysis import load
-from benchmark.config import ConfigError, Engine
+from benchmark.config.errors import ConfigError
 from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
 from benchmark.executors.cluster import Job, _task, _told
 from benchmark.simulation import simulate
+from benchmark.simulation.device import Engine
 from benchmark.simulation.run import Run
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 TINY = ["model=logistic", "fl.num_clients=10", "fl.num_byzantine=1", "fl.rounds=2",
         "fl.evaluate_every=2"]  # fmt: skip

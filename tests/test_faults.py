@@ -20,7 +20,7 @@ from commands import command
 
 from benchmark.analysis import load
 from benchmark.simulation import simulate
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 pytestmark = [
     pytest.mark.faults,
@@ -47,11 +47,12 @@ import json, os, signal, sys, time
 import numba, benchmark.executors, benchmark.simulation.engine, pyarrow.parquet
 from functools import lru_cache
 from hydra import initialize_config_dir
-from benchmark.config import conf_dir
+from benchmark.config.loading import conf_dir
 from benchmark.data import Digits
-from benchmark import execution
-from benchmark.execution import jobs_of, perform
-from benchmark.grid import first_of
+from benchmark.grid import plan
+from benchmark.grid.perform import perform
+from benchmark.grid.plan import jobs_of
+from benchmark.grid.axes import first_of
 
 def entries(folder):
     return len(os.listdir(folder)) if os.path.isdir(folder) else 0
@@ -63,8 +64,8 @@ sweep = sys.argv[1:]
 with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     config = first_of(sweep)
     jobs = jobs_of(sweep, config, sweep=True)
-    composer = execution.Composer()
-    execution.Composer = lambda _: composer
+    composer = plan.Composer()
+    plan.Composer = lambda _: composer
     [composer.cell(job) for job in jobs]
     for line in sys.stdin:
         config.outputs, fate = json.loads(line)
@@ -302,7 +303,7 @@ def test_a_folder_that_vanishes(tmp_path, quiet):
 @pytest.mark.parametrize("how", usual(["garbled"], ["truncated", "garbled", "empty", "missing"]))
 def test_damaged_cells(tmp_path, quiet, capsys, how):
     """They are not read; verify sets them aside, and the sweep computes them anew."""
-    from benchmark.verify import main as verify
+    from benchmark.commands.verify import main as verify
 
     outputs = tmp_path / "outputs"
     assert command(*SMALL, f"outputs={outputs}").code == 0

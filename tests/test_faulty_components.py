@@ -11,14 +11,14 @@ from hydra import initialize_config_dir
 from benchmark.aggregators import NNM, Krum
 from benchmark.attacks import SignFlip
 from benchmark.attacks.schedule import Schedule
-from benchmark.composer import Composer
-from benchmark.config import conf_dir
+from benchmark.config.loading import conf_dir
 from benchmark.data import Digits
-from benchmark.execution import execute
 from benchmark.executors import Inline
-from benchmark.grid import first_of
-from benchmark.models import Logistic
-from benchmark.store import Store
+from benchmark.grid.axes import first_of
+from benchmark.grid.composer import Composer
+from benchmark.grid.execution import execute
+from benchmark.models.architectures import Logistic
+from benchmark.store.cells import Store
 
 HERE = __name__
 

@@ -48,7 +48,7 @@ from benchmark.aggregators.geometric_median import _sparse_weights, nearest_half
 from benchmark.aggregators.spectral import top_direction
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.kernels.subset import smallest_diameter, smallest_variance
-from benchmark.vectors.robustness import kappa_hat
+from benchmark.measure.robustness import kappa_hat
 
 quick = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -16,12 +16,18 @@ from hydra.errors import HydraException
 from benchmark.aggregators import Krum, Rule, WeightsRule
 from benchmark.analysis import load, markdown
 from benchmark.attacks import ALittleIsEnough, Attack, z_max
-from benchmark.composer import Composer
-from benchmark.config import FL, ConfigError, Engine, conf_dir, typed
-from benchmark.execution import axes_of, execute, jobs_of, plan_of
-from benchmark.grid import _lines, expand, first_of, selected
+from benchmark.config.errors import ConfigError
+from benchmark.config.loading import conf_dir
+from benchmark.config.schemas import typed
+from benchmark.federation.settings import FL
+from benchmark.grid.axes import _lines, axes_of, expand, first_of
+from benchmark.grid.composer import Composer
+from benchmark.grid.execution import execute
+from benchmark.grid.plan import jobs_of, plan_of
+from benchmark.grid.selection import selected
+from benchmark.simulation.device import Engine
 from benchmark.simulation.workload import Workloads
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 HERE = __name__
 
@@ -448,7 +454,7 @@ def test_every_setting_has_a_part_in_the_key(composer):
 
 
 def test_keys_stay_what_they_are(composer):
-    # Stored results are found by these: if a change is meant, raise benchmark.keys.KEY_SCHEMA.
+    # Stored results are found by these: if a change is meant, raise config.keys.KEY_SCHEMA.
     settings = ["attack=alie", "attack.z=1.5", "aggregator=trimmed_mean", "pre_aggregator=nnm"]
     settings += ["data=digits", "partition=dirichlet", "partition.alpha=0.5", "model.hidden=[32]"]
     settings += ["fl=fedavg", "fl.num_clients=15", "fl.num_byzantine=3", "fl.rounds=7", "seed=2"]

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from test_analysis import write_cell
 
-from benchmark import analysis, plots
+from benchmark import analysis
 from benchmark.analysis import heatmap
 from benchmark.analysis.results import COLUMNS
+from benchmark.commands import plots
 
 ATTACKS, DEFENCES = ("random", "alie", "ipm"), ("mean", "krum", "median")
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmark import index
 from benchmark.analysis import load
-from benchmark.grid import Cell
-from benchmark.index import METRICS, Index
-from benchmark.store import Store
+from benchmark.federation.cell import Cell
+from benchmark.store import format as index
+from benchmark.store.cells import Store
+from benchmark.store.format import METRICS
+from benchmark.store.index import Index
 
 LABELS = dict.fromkeys(("attack", "aggregator", "pre_aggregator", "data", "partition", "model",
                         "fl", "schedule"), "x")  # fmt: skip
@@ -40,7 +41,9 @@ def reads(monkeypatch):
     """Keys of the cells that were read from their folders."""
     seen = []
     real = index.read
-    monkeypatch.setattr(index, "read", lambda folder: seen.append(folder.name) or real(folder))
+    monkeypatch.setattr(
+        "benchmark.store.index.read", lambda folder: seen.append(folder.name) or real(folder)
+    )
     return seen
 
 

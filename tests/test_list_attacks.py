@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from benchmark import list as catalogue_list
 from benchmark.attacks import Attack, Knowledge
-from benchmark.catalogue import choices, component
+from benchmark.commands import list as catalogue_list
+from benchmark.grid.catalogue import choices, component
 
 
 @pytest.fixture(scope="module")

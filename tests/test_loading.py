@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 import benchmark
 from benchmark.aggregators import Krum, MultiKrum
 from benchmark.attacks import ALittleIsEnough, WorstOf
-from benchmark.config import build, conf_dir
+from benchmark.config.components import build
+from benchmark.config.loading import GROUPS, conf_dir
 from benchmark.data import Dirichlet
-from benchmark.loading import GROUPS
-from benchmark.models import MLP
+from benchmark.models.architectures import MLP
 
 CHOICES = [f"{group}/{path.stem}" for group in GROUPS
            for path in sorted(Path(conf_dir(), group).glob("*.yaml"))]  # fmt: skip

@@ -12,10 +12,10 @@ import pytest
 from cells import originals
 from hydra import initialize_config_dir
 
-from benchmark.catalogue import choices, component
-from benchmark.composer import Composer
-from benchmark.config import conf_dir
+from benchmark.config.loading import conf_dir
 from benchmark.data import Digits
+from benchmark.grid.catalogue import choices, component
+from benchmark.grid.composer import Composer
 from benchmark.simulation import simulate
 
 pytestmark = pytest.mark.slow

@@ -34,7 +34,7 @@ from benchmark.attacks import (
     View,
     Zero,
 )
-from benchmark.config import conf_dir
+from benchmark.config.loading import conf_dir
 from benchmark.kernels.offsets import exact_mean, offsets
 from benchmark.kernels.outermost import outermost
 from benchmark.kernels.shuffle import permutation, permuted

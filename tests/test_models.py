@@ -12,18 +12,15 @@ import torch.nn.functional as F
 from hydra import initialize_config_dir
 from sequential import fill, flat, module_for
 
-from benchmark.composer import Composer
-from benchmark.config import ConfigError, Engine, conf_dir
+from benchmark.config.errors import ConfigError
+from benchmark.config.loading import conf_dir
 from benchmark.data import Dataset
-from benchmark.models import (
-    CNN,
-    MLP,
-    LeNet,
-    Logistic,
-    cross_entropy,
-)
-from benchmark.modules import TorchModel, build_model
+from benchmark.grid.composer import Composer
+from benchmark.models.architectures import CNN, MLP, LeNet, Logistic
+from benchmark.models.modules import TorchModel, build_model
+from benchmark.models.sequential import cross_entropy
 from benchmark.simulation import simulate
+from benchmark.simulation.device import Engine
 from benchmark.simulation.streams import torch_generator
 from benchmark.simulation.workload import Workloads
 

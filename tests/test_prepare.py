@@ -20,11 +20,11 @@ from cells import usual
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from benchmark.config import conf_dir
+from benchmark.commands.prepare import main
+from benchmark.config.loading import conf_dir
 from benchmark.data import CIFAR10, MNIST, DataError, FashionMNIST
 from benchmark.data.cifar import BATCHES, MANIFEST
 from benchmark.data.files import download
-from benchmark.prepare import main
 
 
 class Handler(SimpleHTTPRequestHandler):

@@ -38,7 +38,7 @@ from benchmark.attacks import (
     SignFlip,
     View,
 )
-from benchmark.config import conf_dir
+from benchmark.config.loading import conf_dir
 from benchmark.kernels import chunks, magnitudes
 
 NAMES = {

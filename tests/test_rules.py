@@ -48,8 +48,7 @@ from benchmark.aggregators import (
 from benchmark.aggregators.base import NEEDS, feasibility, layers_of
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.attacks import ALittleIsEnough
-from benchmark.config import conf_dir
-from benchmark.loading import load
+from benchmark.config.loading import conf_dir, load
 
 
 def every(kind, argument, *promises):

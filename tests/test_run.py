@@ -15,14 +15,17 @@ import yaml
 from cells import composing, usual
 from commands import command
 
-from benchmark import forecast, prepare
-from benchmark import list as catalogue_list
-from benchmark.catalogue import choices, finds_names
-from benchmark.config import ConfigError, Engine, conf_dir, small_command
-from benchmark.execution import _describe
-from benchmark.progress import Progress
-from benchmark.store import Store
-from benchmark.vectors import __main__ as vectors
+from benchmark.commands import list as catalogue_list
+from benchmark.commands import prepare, vectors
+from benchmark.commands.settings import small_command
+from benchmark.config.errors import ConfigError
+from benchmark.config.loading import conf_dir
+from benchmark.grid import forecast
+from benchmark.grid.catalogue import choices, finds_names
+from benchmark.grid.report import _describe
+from benchmark.simulation.device import Engine
+from benchmark.store.cells import Store
+from benchmark.system.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["model=logistic", "fl.rounds=2"]
@@ -266,7 +269,7 @@ def test_a_bug_shows_its_traceback(monkeypatch, tmp_path):
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("benchmark.execution.execute", broken)
+    monkeypatch.setattr("benchmark.grid.perform.execute", broken)
     for mode in ([], ["-m"]):
         with pytest.raises(ZeroDivisionError, match="a bug"):
             command(*mode, "seed=0", f"outputs={tmp_path}")
@@ -277,7 +280,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch, tmp_path, mode):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmark.execution.execute", interrupted)
+    monkeypatch.setattr("benchmark.grid.perform.execute", interrupted)
     ended = command(*mode, "seed=0", f"outputs={tmp_path}")
     assert ended.code == 130 and ended.out == ""
     again = " ".join(["python -m benchmark.run", *mode, f"seed=0 outputs={tmp_path}"])
@@ -646,7 +649,9 @@ class Screen(io.StringIO):
 def advanced(monkeypatch, terminal):
     screen, clock = Screen(terminal), [0.0]
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr("benchmark.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(
+        "benchmark.system.progress.time", SimpleNamespace(monotonic=lambda: clock[0])
+    )
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
     with Progress(4) as progress:

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.config import ConfigError, small_command
-from benchmark.scaling import __main__ as scaling
-from benchmark.scaling.estimate import RULES, Cluster, Rates, estimate, report
-from benchmark.scaling.laws import exponent, work
+from benchmark.commands import scaling
+from benchmark.commands.settings import small_command
+from benchmark.config.errors import ConfigError
+from benchmark.measure.estimate import RULES, Cluster, Rates, estimate, report
+from benchmark.measure.laws import exponent, work
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 3.0])

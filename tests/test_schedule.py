@@ -15,7 +15,9 @@ from sequential import Recorded
 from test_engine import agree
 
 from benchmark.attacks import Attack, Knowledge, Schedule
-from benchmark.config import ConfigError, build, conf_dir
+from benchmark.config.components import build
+from benchmark.config.errors import ConfigError
+from benchmark.config.loading import conf_dir
 from benchmark.simulation.clients import gradients
 from benchmark.simulation.run import Run, compromised, keeps_rows
 from benchmark.simulation.streams import generator

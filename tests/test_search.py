@@ -13,11 +13,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmark import search as module
-from benchmark.catalogue import choices, component, is_variant
-from benchmark.composer import Composer
-from benchmark.config import ConfigError, conf_dir, typed
-from benchmark.search import Search, learn, space_of
+from benchmark.config.errors import ConfigError
+from benchmark.config.loading import conf_dir
+from benchmark.config.schemas import typed
+from benchmark.grid import search as module
+from benchmark.grid.catalogue import choices, component, is_variant
+from benchmark.grid.composer import Composer
+from benchmark.grid.search import Search, learn, space_of
 
 FEW = ["+experiment=worst_case", "fl.rounds=3", "fl.num_clients=7", "fl.num_byzantine=2"]
 FEW += ["model=logistic", "search.trials=4", "search.batch=2", "search.seeds=[0,1]"]

@@ -14,12 +14,14 @@ from commands import command
 from test_index import cell, write
 from test_verify import rewritten
 
-from benchmark import index, verify
 from benchmark.analysis import load
-from benchmark.config import PACKAGES, ConfigError, allow_typed, build, imported
-from benchmark.grid import matching
-from benchmark.prepare import parse
-from benchmark.store import Store
+from benchmark.commands import verify
+from benchmark.commands.prepare import parse
+from benchmark.config.components import PACKAGES, allow_typed, build, imported
+from benchmark.config.errors import ConfigError
+from benchmark.grid.selection import matching
+from benchmark.store import format as index
+from benchmark.store.cells import Store
 
 QUICK = ["model=logistic", "fl.rounds=1", "fl.num_clients=8", "fl.num_byzantine=1"]
 THEIRS = """
@@ -47,8 +49,16 @@ def made():
 """
 FOREIGN = ["os.system", "subprocess.Popen", "builtins.exec", "builtins.print", "theirs.Theirs"]
 BORROWED = [
-    *("benchmark.store.shutil", "benchmark.store.Path", "benchmark.store.suppress"),
-    *("benchmark.composer.compose", "benchmark.config.Any", "benchmark.store.SCHEMA"),
+    *(
+        "benchmark.store.cells.shutil",
+        "benchmark.store.cells.Path",
+        "benchmark.store.cells.suppress",
+    ),
+    *(
+        "benchmark.grid.composer.compose",
+        "benchmark.config.components.Any",
+        "benchmark.store.cells.SCHEMA",
+    ),
 ]
 
 
@@ -136,7 +146,8 @@ def test_a_preset_cannot_change_the_environment(run, theirs):
 @pytest.mark.parametrize(("lines", "words"), [
     ("callbacks: {a: {_target_: theirs.Called}}", "hydra.callbacks._target_=theirs.Called cannot"),
     ("callbacks: {a: {b: [{_target_: theirs.made}]}}", "hydra.callbacks._target_=theirs.made"),
-    ("callbacks: {a: {_target_: benchmark.remove.main}}", "benchmark.remove.main must be a class"),
+    ("callbacks: {a: {_target_: benchmark.commands.remove.main}}",
+     "benchmark.commands.remove.main must be a class"),
     ("callbacks: {a: {_target_: hydra_plugins.benchmark_grid.dataclass}}", "is not an allowed"),
     ("callbacks: {a: {_target_: '${name}'}}", "hydra.callbacks._target_=${name} must be a dotted"),
     ("callbacks: {a: '${node}'}", "hydra.callbacks._target_=${node} must be a dotted name"),
@@ -243,7 +254,7 @@ def test_what_a_module_only_imported(theirs, monkeypatch):
 
 def test_functions_are_not_called_for_being_named(theirs, monkeypatch):
     monkeypatch.setenv(PACKAGES, "theirs")
-    for target in ("theirs.made", "benchmark.remove.main"):
+    for target in ("theirs.made", "benchmark.commands.remove.main"):
         with pytest.raises(ConfigError, match="must be a class"):
             build({"_target_": target}, "attack")
     with pytest.raises(ConfigError, match="does not take these settings"):
@@ -295,12 +306,13 @@ NAMES = {
 LOADS = {"load", "loads", "load_all"}
 SAFE = {"json", "OmegaConf", "analysis", "source", "benchmark"}  # whose loads run nothing
 ALLOWED = {
-    "pickle of benchmark/composer.py": "copies configurations, in memory only",
-    "pickle.loads of benchmark/composer.py": "the same",
-    "import_module of benchmark/config.py": "after asking whether the package is allowed",
-    "import_module of benchmark/loading.py": "what the suite's own configuration files name",
-    "eval of benchmark/grid.py": "a condition of pandas, see above",
-    "yaml.load of benchmark/index.py": "with the safe loader, see below",
+    "pickle of benchmark/grid/composer.py": "copies configurations, in memory only",
+    "pickle.loads of benchmark/grid/composer.py": "the same",
+    "import_module of benchmark/config/components.py": "after asking if the package is allowed",
+    "import_module of benchmark/config/loading.py": "what the suite's own configuration files name",
+    "import_module of benchmark/commands/start.py": "one of the suite's own commands",
+    "eval of benchmark/grid/selection.py": "a condition of pandas, see above",
+    "yaml.load of benchmark/store/format.py": "with the safe loader, see below",
 }
 
 

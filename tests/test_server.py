@@ -10,9 +10,10 @@ import torch
 from hydra import initialize_config_dir
 
 from benchmark.aggregators import Chain, Mean, Rule
-from benchmark.composer import Composer
-from benchmark.config import Engine, conf_dir
+from benchmark.config.loading import conf_dir
+from benchmark.grid.composer import Composer
 from benchmark.simulation import evaluation, simulate
+from benchmark.simulation.device import Engine
 from benchmark.simulation.server import Server
 from benchmark.simulation.streams import torch_generator
 from benchmark.simulation.workload import Workloads

@@ -15,11 +15,11 @@ import yaml
 from cells import metrics_of
 from commands import command
 
-from benchmark import status
 from benchmark.analysis import load
 from benchmark.analysis.results import COLUMNS, LABELS
+from benchmark.commands import status
 from benchmark.simulation.run import METRICS, TIMINGS
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 TINY = ["model=logistic", "fl.rounds=2", "fl.evaluate_every=1", "fl.num_clients=8"]
 DONE = {"config.yaml", "summary.json", "metrics.parquet", "timings.parquet"}

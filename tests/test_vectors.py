@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import list as catalogue_list
 from benchmark.aggregators import (
     NNM,
     Chain,
@@ -22,12 +21,14 @@ from benchmark.aggregators import (
     Median,
     TrimmedMean,
 )
-from benchmark.catalogue import chain, choices, component, is_variant
-from benchmark.config import ConfigError, small_command
-from benchmark.vectors import __main__ as vectors
-from benchmark.vectors.compare import Round, compare
-from benchmark.vectors.cost import peak_memory, seconds
-from benchmark.vectors.robustness import kappa_hat
+from benchmark.commands import list as catalogue_list
+from benchmark.commands import vectors
+from benchmark.commands.settings import small_command
+from benchmark.config.errors import ConfigError
+from benchmark.grid.catalogue import chain, choices, component, is_variant
+from benchmark.measure.compare import Round, compare
+from benchmark.measure.cost import peak_memory, seconds
+from benchmark.measure.robustness import kappa_hat
 
 
 def brute_force(x, aggregate, f):

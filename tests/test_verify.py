@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_index import cell, write
 
-from benchmark import remove, status, verify
 from benchmark.analysis import load
-from benchmark.config import ConfigError
-from benchmark.index import SCHEMA, UnknownSchema
-from benchmark.keys import KEY_SCHEMA, key_of
-from benchmark.store import Store
+from benchmark.commands import remove, status, verify
+from benchmark.config.errors import ConfigError
+from benchmark.config.keys import KEY_SCHEMA, key_of
+from benchmark.store.cells import Store
+from benchmark.store.format import SCHEMA, UnknownSchema
 
 A, B, C, D = KEYS = [cell(seed).key for seed in range(4)]
 FILES = ("config.yaml", "summary.json", "metrics.parquet", "timings.parquet")

@@ -10,12 +10,13 @@ import torch
 from cells import composing, metrics_of, usual
 from commands import command
 
-from benchmark.config import ConfigError, Engine
+from benchmark.config.errors import ConfigError
 from benchmark.executors import Processes, Ray, Report, Submitit, Work, dispatch
 from benchmark.executors.cluster import Job, _task
 from benchmark.simulation import device
+from benchmark.simulation.device import Engine
 from benchmark.simulation.workload import Workloads
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 TINY = ["model=logistic", "fl.num_clients=10", "fl.num_byzantine=1", "fl.rounds=2",
         "fl.evaluate_every=2"]  # fmt: skip

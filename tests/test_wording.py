@@ -4,9 +4,13 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
 
-from benchmark.composer import Composer
-from benchmark.config import ConfigError, Engine, build, conf_dir, typed
-from benchmark.wording import in_our_words, no_such_choice
+from benchmark.config.components import build
+from benchmark.config.errors import ConfigError
+from benchmark.config.loading import conf_dir
+from benchmark.config.schemas import typed
+from benchmark.grid.composer import Composer
+from benchmark.grid.wording import in_our_words, no_such_choice
+from benchmark.simulation.device import Engine
 
 
 @pytest.fixture(scope="module")

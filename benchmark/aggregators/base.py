@@ -18,7 +18,7 @@ import torch
 
 from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful, rows_of_states
-from benchmark.checks import is_finite, is_whole, whole
+from benchmark.config.checks import is_finite, is_whole, whole
 from benchmark.kernels.blocks import combination, wide
 from benchmark.kernels.gram import Gram, gram, squared_distances
 

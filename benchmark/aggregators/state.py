@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.checks import settings_have_their_types
+from benchmark.config.checks import settings_have_their_types
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from benchmark.analysis.statistics import (
     worst_case,
 )
 from benchmark.analysis.tables import partly_undefined
-from benchmark.disk import make_folder
+from benchmark.system.disk import make_folder
 
 _LEAST = 3  # attacks and defences; of fewer the table says as much
 _CLEAN = f"{NO_ATTACK} (f = 0)"

@@ -20,9 +20,9 @@ from matplotlib.transforms import ScaledTranslation
 from benchmark.analysis.results import scenario_names
 from benchmark.analysis.statistics import NO_ATTACK, WORST, summarise
 from benchmark.analysis.tables import describe, impossible
-from benchmark.checks import one_line
-from benchmark.cli import spelled
-from benchmark.disk import make_folder, share
+from benchmark.config.checks import one_line
+from benchmark.config.commands import spelled
+from benchmark.system.disk import make_folder, share
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.cli import spelled
-from benchmark.index import LABELS, METRICS, Index
+from benchmark.config.commands import spelled
+from benchmark.store.format import LABELS, METRICS
+from benchmark.store.index import Index
 
 # fmt: off
 FACTS = [

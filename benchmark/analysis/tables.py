@@ -12,7 +12,7 @@ from benchmark.analysis.statistics import (
     success_rates,
     summarise,
 )
-from benchmark.cli import spelled
+from benchmark.config.commands import spelled
 
 # fmt: off
 _COLUMNS = [

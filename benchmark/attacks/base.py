@@ -24,7 +24,7 @@ from benchmark.aggregators.base import (
 from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful
 from benchmark.attacks.oracle import Oracle, outsiders_context
-from benchmark.checks import whole
+from benchmark.config.checks import whole
 from benchmark.kernels import noise
 from benchmark.kernels.moments import mean_and_std
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmark.checks import settings_have_their_types
+from benchmark.config.checks import settings_have_their_types
 
 
 @dataclass(frozen=True)

@@ -351,7 +351,7 @@ class WorstOf(Attack):
         one_of("knowledge", self.knowledge, tuple(POPULATIONS))
         if not self.attacks:
             raise ValueError("attacks must not be empty")
-        from benchmark.catalogue import in_full
+        from benchmark.grid.catalogue import in_full
 
         for attack in self.attacks:
             if not isinstance(attack, str | Attack):
@@ -366,7 +366,7 @@ class WorstOf(Attack):
     @cached_property
     def members(self) -> list[Attack]:
         """The attacks themselves."""
-        from benchmark.catalogue import component
+        from benchmark.grid.catalogue import component
 
         members = [a if isinstance(a, Attack) else component("attack", a) for a in self.attacks]
         if self.knowledge == "honest":

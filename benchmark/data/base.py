@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.checks import is_whole
+from benchmark.config.checks import is_whole
 
 SPLIT_SEED = 20170817  # of every fixed split; a constant, so that no setting can change a test set
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from benchmark.data.base import DataError
-from benchmark.disk import make_folder, replace, share
+from benchmark.system.disk import make_folder, replace, share
 
 ATTEMPTS = 3
 LARGEST = 1 << 27  # bytes, twice the largest file there is: a few that expand to many stop here

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.cli import spelled
+from benchmark.config.commands import spelled
 from benchmark.data.base import DataError, Dataset, check_fraction, hold_out
 from benchmark.data.files import download, home, read_any, read_verified, write_atomically
 

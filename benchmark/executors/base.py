@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from benchmark.checkpoints import Checkpoints
-from benchmark.config import ConfigError, Engine
+from benchmark.config.errors import ConfigError
 from benchmark.data import DataError
-from benchmark.index import FINAL
+from benchmark.simulation.device import Engine
 from benchmark.simulation.engine import (
     OUT_OF_MEMORY,
     Outcome,
@@ -22,7 +21,9 @@ from benchmark.simulation.engine import (
     simulate_blocks,
 )
 from benchmark.simulation.workload import Workloads
-from benchmark.store import Store
+from benchmark.store.cells import Store
+from benchmark.store.checkpoints import Checkpoints
+from benchmark.store.format import FINAL
 
 # Of the user, of the system, and of SLURM before it stops a job.
 ENDING = tuple(

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-from benchmark.checks import one_line
-from benchmark.config import ConfigError, Engine, is_typed
+from benchmark.config.checks import one_line
+from benchmark.config.components import is_typed
+from benchmark.config.errors import ConfigError
 from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
 from benchmark.executors.local import Processes
 from benchmark.executors.workers import cores
+from benchmark.simulation.device import Engine
 from benchmark.simulation.engine import groups_of
 from benchmark.simulation.workload import Workloads
 

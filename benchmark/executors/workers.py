@@ -18,8 +18,8 @@ from typing import Any
 
 import numba
 
-from benchmark.entry import begin
 from benchmark.executors.base import ENDING
+from benchmark.system.process import begin
 
 _PATIENCE = 10.0  # seconds for a worker to finish writing
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmark.index import FINAL
+from benchmark.store.format import FINAL
 
 _RULE = {"momentum_paper_krum": "krum"}
 

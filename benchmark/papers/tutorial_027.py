@@ -3,7 +3,7 @@
 import pandas as pd
 
 from benchmark.analysis.statistics import mean_interval
-from benchmark.index import FINAL
+from benchmark.store.format import FINAL
 
 # Accuracy: the table in the tutorial, and its script run as printed, after 30 and 200 rounds.
 PUBLISHED = {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmark.attacks.base import Batch
-from benchmark.models import mix
+from benchmark.models.sequential import mix
 from benchmark.simulation.streams import generator, key
 
 _DELTAS = 1 << 22  # numbers of model deltas at once: 16 MB

@@ -1,10 +1,11 @@
 """The device that computes, and how precisely it does."""
 
 import platform
+from dataclasses import dataclass
 
 import torch
 
-from benchmark.config import ConfigError
+from benchmark.config.errors import ConfigError
 
 
 def find_device(name: str, setting: str = "engine.device") -> torch.device:
@@ -42,3 +43,26 @@ def computed_on(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "precision": "float32, TF32 off",
     }
+
+
+@dataclass
+class Engine:
+    """How to compute, not what.
+
+    Attributes:
+        device: a torch device, `cpu` or `cuda`.
+        memory_gb: upper bound for the memory of the cells in flight on a machine.
+        threads: CPU threads of each process. The last bits of results may depend on it.
+        checkpoint_every: rounds after which unfinished cells are saved; null: never.
+    """
+
+    device: str = "cpu"
+    memory_gb: float = 4.0
+    threads: int = 1
+    checkpoint_every: int | None = None
+
+    def __post_init__(self):
+        for name in ("memory_gb", "threads", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"engine.{name}={value} must be positive")

@@ -12,16 +12,16 @@ import numba
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark.checkpoints import Checkpoints
-from benchmark.checks import failure
-from benchmark.config import FAILURES, ConfigError, Engine
-from benchmark.models import ModelError
-from benchmark.modules import TorchModel
+from benchmark.config.checks import failure
+from benchmark.config.errors import FAILURES, ConfigError
+from benchmark.models.modules import TorchModel
+from benchmark.models.sequential import ModelError
 from benchmark.simulation.clients import LocalTraining, gradients
-from benchmark.simulation.device import computed_on, use_float32
+from benchmark.simulation.device import Engine, computed_on, use_float32
 from benchmark.simulation.memory import block_bytes, held_bytes
 from benchmark.simulation.run import Run
 from benchmark.simulation.workload import Workloads, group_name
+from benchmark.store.checkpoints import Checkpoints
 
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmark.modules import TorchModel
+from benchmark.models.modules import TorchModel
 from benchmark.simulation.streams import generator
 
 # Examples a forward pass, so that activations stay in cache; fixed, since the last bits may depend

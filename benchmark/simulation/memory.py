@@ -11,8 +11,8 @@ import math
 
 from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Knowledge
-from benchmark.grid import participants
-from benchmark.modules import TorchModel
+from benchmark.federation.population import participants
+from benchmark.models.modules import TorchModel
 from benchmark.simulation.clients import filled_batch
 from benchmark.simulation.evaluation import chunk_of
 from benchmark.simulation.run import keeps_rows

@@ -10,9 +10,9 @@ from benchmark.aggregators.base import Updates, feasible_f, layers_of
 from benchmark.attacks.base import Knowledge, View, checked
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
-from benchmark.checks import is_whole
-from benchmark.config import reason_of
-from benchmark.grid import participants
+from benchmark.config.checks import is_whole
+from benchmark.config.errors import reason_of
+from benchmark.federation.population import participants
 from benchmark.simulation.evaluation import evaluate
 from benchmark.simulation.server import Server
 from benchmark.simulation.streams import generator, key, torch_generator

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.aggregators.base import Context, layers_of
-from benchmark.models import mix
+from benchmark.models.sequential import mix
 from benchmark.simulation.streams import generator, key
 
 

@@ -6,11 +6,11 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from benchmark.config import BrokenContract, reason_of
+from benchmark.config.errors import BrokenContract, reason_of
+from benchmark.config.keys import canonical
 from benchmark.data import Dataset
 from benchmark.data.partitions import Parts
-from benchmark.keys import canonical
-from benchmark.modules import TorchModel, build_model
+from benchmark.models.modules import TorchModel, build_model
 from benchmark.simulation.batches import Batches
 from benchmark.simulation.device import find_device
 from benchmark.simulation.streams import generator

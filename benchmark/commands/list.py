@@ -1,0 +1,235 @@
+"""Prints the catalogue of rules, of stages, of attacks, or of what else there is to choose from.
+
+    python -m benchmark.list aggregators | pre_aggregators | attacks
+    python -m benchmark.list data | partitions | models | schedules
+    python -m benchmark.list attacks --config-dir FOLDER
+
+Requirement and state are not written down anywhere but found by asking and running them.
+"""
+
+from dataclasses import fields, replace
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from benchmark.aggregators import Mean
+from benchmark.aggregators.base import Rule, Updates, feasibility
+from benchmark.aggregators.state import packed
+from benchmark.attacks.base import Attack, Knowledge
+from benchmark.attacks.training import Local
+from benchmark.config.commands import spelled
+from benchmark.config.errors import ConfigError
+from benchmark.grid.catalogue import choices, component, file_of, finds_names, is_variant
+from benchmark.grid.overrides import text
+from benchmark.grid.wording import LISTED
+from benchmark.measure.compare import Round
+from benchmark.models.architectures import Logistic
+from benchmark.system.progress import console_of
+
+_GROUPS = {plural: group for group, plural in LISTED.items()}
+_COLUMNS = {
+    "aggregator": ("paper", "requires", "cost", "state", "needs"),
+    "pre_aggregator": ("paper", "requires", "cost", "state", "needs"),
+    "attack": ("paper", "kind", "knows", "partial", "cost", "state"),
+    "data": ("what", "settings", "here"),
+    "partition": ("what", "settings"),
+    "model": ("what", "settings", "parameters"),
+    "schedule": ("what", "settings"),
+}
+_ROUNDS = 12  # longer than the windows of most rules
+_CLASSES = 10
+_RULES_NOTE = (
+    "cost: arithmetic for n vectors of d numbers, T iterations; state: numbers kept between "
+    "rounds; needs: what the server must provide besides the updates. Indented: a variant."
+)
+_ATTACKS_NOTE = (
+    "kind: what it works through, the vectors sent, the clients' data, or training of its own; "
+    "targeted: it wants certain inputs taken for a certain class. knows: besides n, f and the "
+    "architecture; partial: with knowledge=byzantine. cost: arithmetic for n vectors of d numbers, "
+    "T questions to the rule; state: numbers kept between rounds. Indented: a variant."
+)
+_NOTES = {
+    "aggregator": _RULES_NOTE, "pre_aggregator": _RULES_NOTE, "attack": _ATTACKS_NOTE,
+    "data": "here: whether it is on this machine; data.root, or $BENCHMARK_DATA, is where.",
+    "model": "parameters: for images of 28 x 28 pixels and ten classes.",
+}  # fmt: skip
+
+
+def requirement(thing, limit: int = 200) -> str:
+    """For which n and f it is defined, from its own check."""
+    counts = range(1, 7)
+    least = [
+        next((n for n in range(1, limit) if not feasibility(thing, n, f)), None) for f in counts
+    ]
+    if None in least:
+        return "n beyond " + str(limit)
+    slope = least[1] - least[0]
+    offset = least[0] - slope
+    if any(n != slope * f + offset for n, f in zip(least, counts, strict=True)):
+        return ", ".join(f"n >= {n} at f = {f}" for n, f in zip(least[:2], counts, strict=False))
+    if (slope, offset) == (1, 1):
+        return "any f < n"
+    return f"n >= {slope}f + {offset}" if offset else f"n >= {slope}f"
+
+
+def state(thing) -> str:
+    """How many numbers it remembers between rounds, in terms of n and d."""
+    sizes = [(9, 8), (18, 8), (9, 12), (18, 12)]  # clients, and the side of images
+    if _nothing(state_after(thing, *sizes[0], rounds=2)):
+        return "none"
+    held = [_numbers(state_after(thing, *size)) for size in sizes]
+    terms = [[n * d, d, n, 1] for n, side in sizes for d in [_parameters(side)]]
+    coefficients = np.linalg.solve(terms, held)
+    names = ("n d", "d", "n")
+    parts = [f"{round(c, 1 if c > 1 else 3):g} {name}"
+             for c, name in zip(coefficients, names, strict=False) if c > 2e-3]  # fmt: skip
+    return " + ".join(part.removeprefix("1 ") for part in parts) or "a few numbers"
+
+
+def _parameters(side: int) -> int:
+    return _CLASSES * (side**2 + 1)  # of a linear model
+
+
+def _nothing(state: Any) -> bool:
+    return state is None or (isinstance(state, tuple) and all(map(_nothing, state)))
+
+
+def _numbers(state: Any) -> int:
+    return sum(int(np.prod(array.shape)) for array in packed(state)[1].values())
+
+
+def state_after(thing, n: int, side: int, rounds: int = _ROUNDS) -> Any:
+    """The state of a rule, a stage or an attack after some rounds with n clients and a linear model
+    of ten classes and side * side inputs."""
+    if isinstance(thing, Attack):
+        return _after_attacks(thing, n, side, rounds)
+    memory, f = thing.init(), 1 if not feasibility(thing, n, 1) else 0
+    for round in range(rounds):
+        drawn = Round.drawn(n, 0, _parameters(side), 1.0, 0.5, round)
+        context = drawn.context(round).only(thing)
+        if isinstance(thing, Rule):
+            _, memory, _ = thing.step(Updates(drawn.honest), f, memory, context)
+        else:
+            _, _, memory = thing.apply(Updates(drawn.honest), f, memory, context)
+    return memory
+
+
+class _Going(Attack):
+    """An attack that goes on with its state where it is called."""
+
+    def __init__(self, attack: Attack):
+        self._attack, self.state = attack, attack.init()
+        self.reads, self.check, self.init = attack.reads, attack.check, lambda: self.state
+
+    def step(self, view, state):
+        sent, self.state = self._attack.step(view, state)
+        return sent, self.state
+
+
+def _after_attacks(attack: Attack, n: int, side: int, rounds: int) -> Any:
+    going, f = _Going(attack), 3
+    for round in range(rounds):
+        drawn = Round.drawn(n, f, _parameters(side), 1.0, 0.5, round)
+        context = replace(drawn.context(round), round=round + 1)
+        going(drawn.honest, f=f, own=drawn.own, rule=Mean(), context=context,
+              previous=drawn.root if round else None,
+              local=_local(f, side, context), seed=round)  # fmt: skip
+    return going.state
+
+
+def _local(f: int, side: int, context) -> Local:
+    """Byzantine clients with two random images of each class."""
+    rng = np.random.default_rng(side)
+    shard = 2 * _CLASSES
+    images = torch.from_numpy(rng.random((f * shard, 1, side, side), np.float32))
+    labels = torch.arange(f * shard) % _CLASSES
+    return Local(
+        Logistic().build((1, side, side), _CLASSES), context.model[None], context.server_step,
+        (images, labels), np.split(np.arange(f * shard), f), np.random.default_rng, _CLASSES,
+        (0.0, 1.0),
+    )  # fmt: skip
+
+
+def kind(attack: Attack) -> str:
+    """What it works through, and whether it is targeted."""
+    own = Knowledge.DATA in attack.reads
+    return ("data" if attack.poisons else "training" if own else "vectors") + (
+        ", targeted" if attack.targeted else ""
+    )
+
+
+def knows(attack: Attack) -> str:
+    """What it declares to read."""
+    return ", ".join(sorted(attack.reads)) or "nothing"
+
+
+def knows_in_part(attack: Attack) -> str:
+    """What it reads if it knows its own clients' updates only; empty if it has no such form."""
+    if "knowledge" not in {field.name for field in fields(attack)}:
+        return ""
+    return knows(replace(attack, knowledge="byzantine"))
+
+
+def what(group: str, name: str) -> str:
+    """The comment at the head of its file, or the first sentence of its class."""
+    head = takewhile(lambda line: line.startswith("#"), file_of(group, name).open())
+    comment = " ".join(line.strip("# \n") for line in head)
+    return comment or " ".join(type(component(group, name)).__doc__.partition("\n\n")[0].split())
+
+
+def settings(thing) -> str:
+    """Its settings and their values."""
+    return ", ".join(f"{f.name}={text(getattr(thing, f.name))}" for f in fields(thing))
+
+
+def here(source) -> str:
+    """Whether the data of a source are on this machine."""
+    if not hasattr(source, "available"):
+        return "yes, nothing to fetch"
+    folder = source.available()
+    return f"yes, in {folder}" if folder else f"no, {source.remedy}"
+
+
+def table(group: str) -> Table:
+    """The catalogue of a group of the configuration."""
+    shown = Table(show_lines=False)
+    for column in ("name", *_COLUMNS[group]):
+        shown.add_column(column, no_wrap=column in ("name", "requires", "kind"))
+    for name in choices(group):
+        if name == "none" and group != "attack":
+            continue
+        thing = component(group, name)
+        label = f"  {name}" if is_variant(group, name) else name
+        facts = {"what": lambda _, name=name: what(group, name)} | _FACTS
+        shown.add_row(label, *(facts[column](thing) for column in _COLUMNS[group]))
+    return shown
+
+
+_FACTS = {
+    "paper": lambda thing: thing.paper,
+    "requires": requirement,
+    "cost": lambda thing: thing.cost,
+    "state": state,
+    "needs": lambda thing: ", ".join(sorted(thing.needs - {"clients"})) or "nothing",
+    "kind": kind,
+    "knows": knows,
+    "partial": knows_in_part,
+    "settings": settings,
+    "here": here,
+    "parameters": lambda thing: f"{thing.build((1, 28, 28), 10).num_parameters:,}",
+}
+
+
+@finds_names
+def main(arguments: list[str]) -> None:
+    """Print a catalogue."""
+    if len(arguments) != 1 or arguments[0] not in _GROUPS:
+        raise ConfigError(f"say which: {spelled('list')} {' | '.join(_GROUPS)}")
+    console = console_of(160)
+    group = _GROUPS[arguments[0]]
+    console.print(table(group))
+    if group in _NOTES:
+        console.print(_NOTES[group])

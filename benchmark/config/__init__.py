@@ -1,0 +1,1 @@
+"""Settings and components without Hydra: schemas, keys, errors, what may be imported."""

@@ -1,0 +1,1 @@
+"""Federated learning as values: what a cell is, and who takes part."""

@@ -1,0 +1,71 @@
+"""A cell: one federated training run, as a value."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from benchmark.aggregators.base import Chain
+from benchmark.attacks.base import Attack
+from benchmark.attacks.schedule import Schedule
+from benchmark.config.keys import key_of
+from benchmark.federation.settings import FL
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One federated training run: a resolved config, and what was built from it.
+
+    Attributes:
+        config: the resolved application config, plain values; nothing else decides the result.
+        labels: how people call each part, for tables and plots.
+        problem: why the cell is infeasible, None if it is not.
+        scenario: digest of what cells share that are drawn into one figure.
+        attack, schedule, rule, data, partition, model: the components, None if a value was
+            rejected.
+        fl: the algorithm, with n and f as counts.
+    """
+
+    config: dict
+    labels: dict
+    problem: str | None
+    scenario: str
+    attack: Attack | None = None
+    schedule: Schedule | None = None
+    rule: Chain | None = None
+    data: Any = None
+    partition: Any = None
+    model: Any = None
+    fl: FL | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the config and the schema version; names the cell's folder."""
+        return key_of(self.config)
+
+    @property
+    def seed(self) -> int:
+        """The seed of all random streams."""
+        return self.config["seed"]
+
+    @property
+    def n(self) -> int:
+        """All clients."""
+        return self.config["fl"]["num_clients"]
+
+    @property
+    def f(self) -> int:
+        """The Byzantine ones among them."""
+        return self.config["fl"]["num_byzantine"]
+
+    @property
+    def title(self) -> str:
+        """The cell in one line."""
+        return (
+            f"attack={self.labels['attack']} aggregator={self.defence} "
+            f"f={self.f}/{self.n} seed={self.seed}"
+        )
+
+    @property
+    def defence(self) -> str:
+        """The chain of stages and the rule, `nnm+krum`."""
+        return "+".join(filter(None, (self.labels["pre_aggregator"], self.labels["aggregator"])))

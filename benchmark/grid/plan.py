@@ -1,0 +1,164 @@
+"""From jobs to a plan: compose, check, drop what is stored."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig
+
+from benchmark.config.checks import one_line
+from benchmark.config.components import build
+from benchmark.config.errors import FAILURES, ConfigError, Fault, reason_of
+from benchmark.config.schemas import typed
+from benchmark.data import DataError
+from benchmark.federation.cell import Cell
+from benchmark.grid.axes import axes_of, expand, raw
+from benchmark.grid.composer import Composer
+from benchmark.grid.selection import merged, selected
+from benchmark.simulation.device import Engine
+from benchmark.store.cells import Store
+from benchmark.store.format import FINAL
+
+
+def is_grid(config: DictConfig) -> bool:
+    """Whether a preset names axes."""
+    return any(axes_of(config))
+
+
+def jobs_of(overrides: list[str], config: DictConfig, sweep: bool) -> list[list[str]]:
+    """The jobs that overrides and the preset among them ask for.
+
+    Args:
+        overrides: of the command line.
+        config: composed from them.
+        sweep: whether to add the default axes; a preset's grid is complete without.
+    """
+    axes, zipped = axes_of(config)
+    defaults = {}
+    if sweep and not axes:
+        defaults = raw(config.sweep_defaults)
+    return expand(overrides, axes, zipped, defaults)
+
+
+@dataclass
+class Plan:
+    """What is to be done for the cells of a grid.
+
+    Attributes:
+        cells: all of them, in order.
+        status: of those that are stored, by key.
+        refused: those not done that cannot be trained, with their problem.
+        todo: those to be trained.
+        store, engine: where to, and how.
+        notes: in how far this is not what was asked for.
+        executor: where.
+        work: what is done there; None if nothing is to be trained.
+    """
+
+    cells: list[Cell]
+    status: dict[str, str]
+    refused: list[Cell]
+    todo: list[Cell]
+    store: Store
+    engine: Engine
+    notes: list[str]
+    executor: Any = None
+    work: Any = None
+
+    @property
+    def done(self) -> int:
+        """How many have been trained before."""
+        return list(self.status.values()).count("done")
+
+    @property
+    def diverged(self) -> list[Cell]:
+        """Those that have diverged before; they are not trained again."""
+        return [cell for cell in self.cells if self.status.get(cell.key) == "diverged"]
+
+
+def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Plan:
+    """The plan for jobs; nothing is written.
+
+    Args and errors: see `execute`.
+    """
+    engine = typed(Engine, config.engine, "engine")
+    if not isinstance(config.outputs, str) or not config.outputs:
+        raise ConfigError(f"outputs={config.outputs} must be a folder")
+    store = Store(config.outputs)
+    composer = Composer(config)
+    by_key = {}
+    for job in jobs:
+        cell = composer.cell(job)
+        by_key.setdefault(cell.key, (cell, []))[1].append(job)
+    cells = [cell for cell, _ in by_key.values()]
+    cells = selected(cells, config.grid.where if config.grid else None, config.shard)
+    status = {key: found for key, found in ((c.key, store.status(c.key)) for c in cells) if found}
+    plan = Plan(cells, status, [], [], store, engine, merged(by_key.values()))
+    for cell in cells:
+        if status.get(cell.key) not in FINAL:
+            (plan.refused if cell.problem else plan.todo).append(cell)
+    plan.executor = _executor(config)
+    if plan.todo and not (alone and plan.refused):
+        _refuse(plan, str(store.folder))
+    if alone and plan.refused and not isinstance(plan.refused[0].problem, Fault):
+        raise ConfigError(plan.refused[0].problem)  # a component's fault is stored with a traceback
+    return plan
+
+
+def _refuse(plan: Plan, outputs: str) -> None:
+    """Sort out what cannot be trained on its data, or in the memory there is.
+
+    Raises:
+        ConfigError, DataError: if that leaves nothing, as memory is too little or data are missing.
+    """
+    from benchmark.executors import Work
+    from benchmark.simulation.device import find_device
+    from benchmark.simulation.engine import demand_memory
+    from benchmark.simulation.workload import Workloads
+
+    devices = plan.executor.here(plan.engine)
+    for device in devices:
+        own = device == plan.engine.device
+        find_device(device, "engine.device" if own else "executor.devices")
+    if devices:
+        plan.engine = replace(plan.engine, device=devices[0])
+    # Where others compute, here is only planned.
+    workloads = Workloads(devices[0] if len(devices) == 1 else "cpu")
+    plan.work = Work(plan.engine, outputs, workloads)
+    demand = partial(demand_memory, engine=plan.engine, workloads=workloads)
+    asked = [(cell, workloads.problem(cell) or reason_of("memory", demand, cell))
+             for cell in plan.todo]  # fmt: skip
+    kinds = {getattr(problem, "error", None) for _, problem in asked}
+    if kinds <= {ConfigError, DataError}:
+        raise asked[0][1].error(asked[0][1])
+    plan.todo = [cell for cell, problem in asked if not problem]
+    noted = {note: None for cell in plan.todo for note in workloads.of(cell).notes(cell)}
+    plan.notes += _first(list(noted), "partitions")
+    plan.refused += [replace(cell, problem=problem) for cell, problem in asked if problem]
+
+
+def _first(notes: list[str], kind: str) -> list[str]:
+    """The first of some notes alike, if there is any, and how many more there are."""
+    more = f" (the like is true of {len(notes) - 1} more {kind})" if len(notes) > 1 else ""
+    return [note + more for note in notes[:1]]
+
+
+def verdict(cell: Cell) -> str:
+    """The status of a cell that cannot be trained."""
+    return "failed" if isinstance(cell.problem, Fault) else "infeasible"
+
+
+def _executor(config: DictConfig):
+    from benchmark.executors import Executor
+
+    try:
+        made = build(config.executor, "executor").value
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(one_line(f"executor.{error}")) from None
+    except FAILURES as error:
+        raise ConfigError(Fault.of("executor", error)) from None
+    if not isinstance(made, Executor):
+        raise ConfigError(f"executor._target_: {type(made).__name__} is no Executor")
+    return made

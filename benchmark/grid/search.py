@@ -1,0 +1,220 @@
+"""An attacker that learns: search of an attack's settings for those that harm a defence most.
+
+The defence's accuracy on the validation split is what the attacker sees and lowers; the test split
+only tells, in the end, what it is worth. Optuna proposes settings (tree-structured Parzen
+estimator), a batch of them at a time, which train together; all cells are stored, so that a search
+that was interrupted goes on where it was. A cell that diverges counts as an accuracy of 0, one that
+fails not at all.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from benchmark.config.errors import ConfigError
+from benchmark.config.schemas import typed
+from benchmark.federation.cell import Cell
+from benchmark.grid.composer import Composer
+from benchmark.grid.execution import execute
+from benchmark.grid.overrides import text
+from benchmark.store.cells import Store
+from benchmark.system.disk import make_folder, share
+
+
+@dataclass
+class Search:
+    """Settings of a search.
+
+    Attributes:
+        trials: settings tried for each combination of attack, defence and f, besides the attack's
+            own.
+        batch: of them proposed at once.
+        seeds: each is trained with; their mean counts.
+        space: for the name of an attack its settings, each a list of choices or a mapping with
+            `low` and `high`, `log: true` for a logarithmic scale, `step` for whole steps.
+    """
+
+    trials: int = 32
+    batch: int = 8
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    space: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("trials", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"search.{name}={getattr(self, name)} must be positive")
+        if not self.seeds:
+            raise ConfigError("search.seeds must not be empty")
+
+
+def learn(jobs: list[list[str]], config: DictConfig) -> str:
+    """Search for each combination of what jobs have besides the seed; what to print in the end.
+
+    The trials go to `searches/<digest>.csv` below the outputs.
+
+    Raises:
+        ConfigError: if Optuna is missing, a setting is wrong, or an attack has no space.
+    """
+    search = typed(Search, config.search, "search")
+    seedless = {tuple(line for line in job if not line.startswith("seed=")): None for job in jobs}
+    composer, lines, tables = Composer(config), [], []
+    cells = [composer.cell([*job, f"seed={search.seeds[0]}"]) for job in seedless]
+    for job, cell in zip(map(list, seedless), cells, strict=True):
+        title = cell.title.rpartition(" seed=")[0]
+        problem = cell.problem and _infeasible(job, cell, search, composer)
+        if problem:
+            lines.append(f"infeasible: {title}: {problem}")
+            continue
+        table = _study(job, cell, search, config)
+        told = {name: table[name].map(text) for name in table if "accuracy" not in name}
+        tables.append(table.assign(attack=cell.labels["attack"], search=title, **told))
+        lines.append(f"{title}: {_verdict(table)}")
+    if tables:
+        digest = hashlib.sha256(repr((list(seedless), search)).encode()).hexdigest()[:12]
+        path = Store(config.outputs).folder / "searches" / f"{digest}.csv"
+        try:
+            make_folder(path.parent, parents=True)
+            pd.concat(tables).to_csv(path, index=False)
+            share(path)
+            lines.append(f"trials: {path}")
+        except OSError as error:  # a folder for reading only, with all trials stored
+            lines.append(f"trials: not written to {path}: {error.strerror}")
+    return "\n".join(lines)
+
+
+def space_of(cell: Cell, search: Search) -> dict[str, Any]:
+    """The distributions of the settings of a cell's attack.
+
+    Raises:
+        ConfigError: if there are none, or one is malformed or of no setting of the attack.
+    """
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    name = cell.labels["attack"].partition("[")[0].partition("@")[0]
+    if not search.space.get(name):
+        there = ", ".join(sorted(search.space)) or "none"
+        raise ConfigError(
+            f"search.space has nothing for attack={name} (it has {there}): add a setting, "
+            f"'+search.space.{name}.SETTING={{low: 0.1, high: 10, log: true}}'"
+        )
+    space = {}
+    for setting, values in search.space[name].items():
+        where = f"search.space.{name}.{setting}"
+        if not hasattr(cell.attack, setting):
+            raise ConfigError(f"{where}: {cell.attack.title} has no such setting")
+        if isinstance(values, list) and values:
+            space[setting] = CategoricalDistribution(values)
+            continue
+        if not isinstance(values, dict) or not {"low", "high"} <= values.keys():
+            raise ConfigError(f"{where}={values} must be a list of choices or have low and high")
+        whole = all(isinstance(values[key], int) for key in ("low", "high"))
+        try:
+            space[setting] = (IntDistribution if whole else FloatDistribution)(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}={values}: {error}") from None
+    return space
+
+
+def _infeasible(job: list[str], cell: Cell, search: Search, composer: Composer) -> str | None:
+    """Why a cell that is infeasible is so not for its attack's own settings only."""
+    if cell.attack is None:
+        return cell.problem
+    space = space_of(cell, search).items()
+    one = {name: getattr(d, "low", getattr(d, "choices", (None,))[0]) for name, d in space}
+    return composer.cell(_with(job, one, search.seeds[0])).problem
+
+
+def _with(job: list[str], setting: dict, seed: int) -> list[str]:
+    return [*job, *(f"attack.{name}={text(v)}" for name, v in setting.items()), f"seed={seed}"]
+
+
+def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd.DataFrame:
+    """The trials: settings, and mean and spread of the accuracies over the seeds."""
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(
+            "search needs Optuna: pip install 'byzantine-benchmark[search]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = space_of(cell, search)
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=search.batch)
+    study = optuna.create_study(direction="minimize", sampler=sampler)
+    own = {name: getattr(cell.attack, name) for name in space}
+    rows = []
+    while len(rows) <= search.trials:
+        count = min(search.batch, search.trials + 1 - max(1, len(rows)))
+        asked = [study.ask(space) for _ in range(count)]
+        settings = [{k: _short(v) for k, v in trial.params.items()} for trial in asked]
+        first = [own] if not rows else []  # it may lie outside of the space: nothing Optuna knows
+        scores = list(_accuracies(job, [*first, *settings], search.seeds, config))
+        rows += [
+            setting | score for setting, score in zip([*first, *settings], scores, strict=True)
+        ]
+        for trial, score in zip(asked, scores[len(first) :], strict=True):
+            failed = np.isnan(score["validation_accuracy"])
+            state = optuna.trial.TrialState.FAIL if failed else None
+            study.tell(trial, None if failed else score["validation_accuracy"], state)
+    # Of objects: a column of numbers would make NaN of a null.
+    own_types = {name: pd.Series([row[name] for row in rows], dtype=object) for name in space}
+    return pd.DataFrame(rows).assign(**own_types)
+
+
+def _short(value: Any) -> Any:
+    """Three digits are enough, and equal proposals then are equal cells."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator[dict]:
+    """For each of several settings the last accuracies, mean over seeds; NaN if a cell failed."""
+    jobs = [[_with(job, setting, seed) for seed in seeds] for setting in settings]
+    result = execute([each for some in jobs for each in some], config)
+    composer = Composer(config)
+    for some in jobs:
+        last = [_last(result.store, composer.cell(each).key) for each in some]
+        score = {}
+        for name in ("validation_accuracy", "test_accuracy"):
+            values = np.array([metrics.get(name, np.nan) for metrics in last])
+            score |= {
+                name: values.mean(),
+                f"{name}_std": values.std(ddof=1) if len(seeds) > 1 else 0.0,
+            }
+        yield score
+
+
+def _last(store: Store, key: str) -> dict:
+    """Return the metrics of the last round of a cell. One that diverged is an attacker's full
+    success: no answer of its model is right."""
+    metrics = store.last_round(key)
+    if store.status(key) == "diverged":
+        metrics |= {"validation_accuracy": 0.0, "test_accuracy": 0.0}
+    return metrics
+
+
+def _verdict(table: pd.DataFrame) -> str:
+    """The worst trial beside the first, the attack's own settings, in one line."""
+    done = table["validation_accuracy"].notna()
+    if not done.any():
+        return "all trials failed"
+    worst, own = table.loc[table.loc[done, "validation_accuracy"].idxmin()], table.iloc[0]
+    names = [n for n in table.columns if "accuracy" not in n]
+    found = ", ".join(f"{name}={text(worst[name])}" for name in names)
+    standard = "its own settings cannot be trained"
+    if done.iloc[0]:
+        standard = (
+            f"with its own settings validation {own['validation_accuracy']:.1%}, "
+            f"test {own['test_accuracy']:.1%}"
+        )
+    return (
+        f"{found}: validation {worst['validation_accuracy']:.1%}, test "
+        f"{worst['test_accuracy']:.1%}; {standard} ({len(table) - 1} trials)"
+    )

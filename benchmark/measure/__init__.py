@@ -1,0 +1,1 @@
+"""Time, memory and errors of rules on vectors, without training."""

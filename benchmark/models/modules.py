@@ -1,0 +1,373 @@
+"""A user's torch module as a model: one client after the other, by autograd."""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmark.config.checks import failure
+from benchmark.models.sequential import ModelError, Sequential, mix
+
+_TRIAL = 4  # examples that a module is tried on
+
+
+class TorchModel:
+    """Any torch module, in training mode for gradients and in evaluation mode for scores.
+
+    The flat vector holds the trainable parameters; one that is shared by layers is there once.
+    Frozen parameters and buffers are constants of the model, the same for every seed. What the
+    module draws in training from torch's global generator, as dropout does, is keyed by client.
+
+    Clients are computed one after the other. `vmap` is faster only for modules of a few thousand
+    parameters (20 clients x 25 examples on one core, in ms: an MLP of 64-64-10 4.7 here and 1.5 by
+    vmap, 784-512-256-10 52 and 132, LeNet 168 and 124, ResNet-18 at a quarter of its width 3,160
+    and 4,530), keeps the activations of all clients at once, and cannot give each its own dropout.
+
+    Args:
+        name: of the model in messages.
+        make: returns the module, freshly initialised by torch's global generator.
+        module: made under seed 0.
+        examples: a few examples on the device, to try it on.
+        num_classes: K.
+
+    Raises:
+        ModelError: if the module cannot be trained and evaluated, or not reproducibly.
+
+    Attributes:
+        shapes, num_parameters: see `Sequential`.
+        least: examples that a batch must have.
+        images: whether it is evaluated in short batches: unless a score depends on the others in
+            its batch, as with a BatchNorm that keeps no statistics.
+    """
+
+    widths = ()
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], torch.nn.Module],
+        module: torch.nn.Module,
+        examples: Tensor,
+        num_classes: int,
+    ):
+        self.name, self.make, self.module, self.num_classes = name, make, module, num_classes
+        self._check_parameters()
+        with self._reported("cannot be moved to the device"):
+            self.module.to(examples.device)
+        self._trainable = [p for p in self.module.parameters() if p.requires_grad]
+        self.shapes = [tuple(p.shape) for p in self._trainable]
+        self._sizes = [prod(shape) for shape in self.shapes]
+        self.module.train()  # all of its parts, however they were built
+        self.num_parameters = sum(self._sizes)
+        with self._reported(f"fails on examples of shape {tuple(examples.shape[1:])}"):
+            self._try_out(examples)
+
+    def lockstep(self, examples: int) -> bool:
+        """See `Sequential.lockstep`: it computes one client after the other."""
+        return False
+
+    def initial(self, generator: torch.Generator) -> Tensor:
+        """(D,) the parameters of a module made under the generator's seed."""
+        module = seeded(self.make, generator.initial_seed())
+        made = [p for p in module.parameters() if p.requires_grad]
+        if [tuple(p.shape) for p in made] != self.shapes:
+            raise self._error("has parameters of other shapes for another seed")
+        return _flat(made)
+
+    @torch.no_grad()
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """See `Sequential.logits`."""
+        self._switch(training=False)
+        scores = []
+        for row, examples in zip(parameters, x, strict=True):
+            self._load(row)
+            scores.append(self._scores(examples))
+        return torch.stack(scores)
+
+    def accumulate_gradients(self, parameters, x, y, sample_weights, out, clients, beta, alpha,
+                             keys=int):  # fmt: skip
+        """See `Sequential.accumulate_gradients`. Examples of weight 0 at the end of a client's
+        batch are padding, which the module is not shown; nor is what goes to no row of `out`."""
+        shared = clients // len(parameters)
+        x, y, weights = (
+            part.reshape(clients, -1, *part.shape[2:]) for part in (x, y, sample_weights)
+        )
+        places = torch.arange(1, weights.shape[1] + 1, device=weights.device)
+        counts = torch.where(weights != 0, places, 0).amax(1).tolist()
+        losses = torch.zeros_like(weights)
+        self._switch(training=True)
+        with _generator_kept(x.device):
+            for client, target in enumerate(row for block in out for row in block):
+                if client % shared == 0:
+                    self._load(parameters[client // shared])
+                taken = client, slice(counts[client])
+                if not counts[client]:
+                    gradient = torch.zeros_like(target)
+                else:
+                    torch.manual_seed(keys(client))
+                    # A copy, since last bits depend on where in memory a batch starts.
+                    losses[taken], gradient = self._gradient(
+                        x[taken].clone(), y[taken], weights[taken]
+                    )
+                mix(target, gradient, beta, alpha)
+        return losses.reshape(sample_weights.shape)
+
+    def views(self, rows: Tensor) -> Tensor:
+        """See `Sequential.views`; here the rows themselves."""
+        return rows[:, : self.num_parameters]
+
+    def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:
+        """See `Sequential.forward_bytes`: as found when it was tried."""
+        return self._memory[False](examples)
+
+    def gradient_bytes(self, input_shape: tuple[int, ...], clients: int, examples: int) -> int:
+        """See `Sequential.gradient_bytes`: of one client at a time."""
+        return self._memory[True](examples)
+
+    @torch.no_grad()
+    def _load(self, row: Tensor) -> None:
+        parts = row[: self.num_parameters].split(self._sizes)
+        for parameter, part in zip(self._trainable, parts, strict=True):
+            parameter.copy_(part.view(parameter.shape))
+
+    def _switch(self, training: bool) -> None:
+        if self.module.training != training:
+            self.module.train(training)
+
+    def _gradient(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted losses of a batch, and the gradient (D,) of their sum."""
+        with torch.enable_grad():
+            losses = F.cross_entropy(self._scores(x), y, reduction="none") * weights
+            if not losses.requires_grad:
+                raise self._error("has scores that depend on no trainable parameter")
+            gradients = torch.autograd.grad(losses.sum(), self._trainable, materialize_grads=True)
+        return losses.detach(), _flat(gradients)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        scores = self.module(x)
+        wanted = f"({len(x)}, {self.num_classes})"
+        if not isinstance(scores, Tensor):
+            found = f"a {type(scores).__name__}"
+        elif scores.ndim != 2 or len(scores) != len(x) or scores.shape[1] < self.num_classes:
+            found = f"shape {tuple(scores.shape)}"
+        elif scores.dtype != torch.float32:
+            found = str(scores.dtype)
+        else:
+            return scores
+        mode = "training" if self.module.training else "evaluation"
+        raise self._error(f"returns {found} in {mode} mode, not float32 scores of shape {wanted}")
+
+    def _error(self, problem: str) -> ModelError:
+        return ModelError(f"model {self.name} {problem}")
+
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """Whatever the module raises becomes one line."""
+        try:
+            yield
+        except ModelError:
+            raise
+        except Exception as error:
+            raise self._error(f"{what}: {failure(error)}") from None
+
+    def _check_parameters(self) -> None:
+        tensors = _tensors(self.module)
+        for name, tensor in tensors.items():
+            if torch.nn.parameter.is_lazy(tensor) or tensor.is_meta:
+                raise self._error(f"has no values for {name!r}: a lazy layer, or the meta device")
+        trainable = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise self._error("has no trainable parameters")
+        for name, parameter in trainable.items():
+            if parameter.dtype != torch.float32:
+                raise self._error(f"has {parameter.dtype} for {name!r}: only float32 is trained")
+        again = _tensors(seeded(self.make, 0))
+        for name, tensor in tensors.items():
+            if name not in again or not torch.equal(tensor, again[name]):
+                raise self._error(f"does not initialise {name!r} by torch's generator alone")
+
+    @torch.no_grad()
+    def _try_out(self, examples: Tensor) -> None:
+        """Score and train a few examples, as `_TRIAL` and fewer, and undo it."""
+        before = _copies(self.module), examples.clone()
+        row = _flat(self._trainable)[None]
+        first, again = (self.logits(row, examples[None]) for _ in range(2))
+        self._check_untouched(*before, examples)
+        parts = [self.logits(row, part[None]) for part in examples.split(_TRIAL // 2)]
+        self.images = torch.allclose(first, torch.cat(parts, 1), 1e-3, 1e-4, equal_nan=True)
+        if not _agree(first, again):
+            raise self._error(
+                "gives other scores when asked again in evaluation mode: it keeps a state, or "
+                "draws (does F.dropout get training=self.training?)"
+            )
+        first, again = (self._trial(row, examples) for _ in range(2))
+        self._check_untouched(*before, examples)
+        if not _agree(first, again):
+            raise self._error(
+                "has another loss when asked again in training mode: it keeps a state, or draws "
+                "other random numbers than torch's"
+            )
+        self._memory = {
+            False: _memory(lambda some: self.logits(row, examples[None, :some])),
+            True: _memory(lambda some: self._trial(row, examples[:some])),
+        }
+        try:
+            self._trial(row, examples[:1])
+            self.least = 1
+        except Exception:  # BatchNorm, of one example
+            self.least = 2
+
+    def _trial(self, row: Tensor, examples: Tensor) -> Tensor:
+        """The losses of some examples, whatever their labels."""
+        labels = torch.arange(len(examples), device=row.device)[None] % self.num_classes
+        weights = torch.ones_like(labels, dtype=torch.float32)
+        out = [torch.empty_like(row)]
+        return self.accumulate_gradients(row, examples[None], labels, weights, out, 1, 0.0, 1.0)
+
+    def _check_untouched(self, state: dict, copy: Tensor, examples: Tensor) -> None:
+        mode = "training" if self.module.training else "evaluation"
+        if not torch.equal(copy.nan_to_num(), examples.nan_to_num()):
+            raise self._error(f"changes its input in place in {mode} mode: work on a copy")
+        now, parameters = _tensors(self.module), dict(self.module.named_parameters())
+        for name, was in state.items():
+            if name in now and torch.equal(was, now[name]):
+                continue
+            if name in parameters:
+                raise self._error(f"changes its parameter {name!r} in place in {mode} mode")
+            raise self._error(
+                f"changes its buffers in {mode} mode ({name!r}), which cannot be aggregated "
+                "(for BatchNorm: use GroupNorm, or track_running_stats=False)"
+            )
+
+
+def build_model(architecture, input_shape: tuple[int, ...], num_classes: int,
+                examples: Tensor | None = None):  # fmt: skip
+    """The model of an architecture: one of ours, or a callable that returns a torch module.
+
+    Args:
+        architecture: has `build(input_shape, num_classes)`, or is called with these. A user's own
+            returns a `torch.nn.Module`, see `TorchModel`.
+        input_shape: of an example.
+        num_classes: K.
+        examples: on the device, to try a module on; zeros by default.
+
+    Raises:
+        ModelError: if it cannot be built for these data, or the module cannot be trained.
+    """
+    build = getattr(architecture, "build", architecture)
+    make = partial(build, input_shape=input_shape, num_classes=num_classes)
+    target = getattr(architecture, "func", architecture)
+    name = getattr(target, "__name__", type(target).__name__)
+    try:
+        built = seeded(make, 0)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model {name} cannot be built: {failure(error)}") from None
+    if isinstance(built, torch.nn.Module):
+        if examples is None:
+            examples = torch.zeros(1, *input_shape)
+        examples = examples[torch.arange(_TRIAL) % len(examples)]
+        return TorchModel(name, make, built, examples, num_classes)
+    if not isinstance(built, Sequential):
+        raise ModelError(f"model {name} builds a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def seeded(make: Callable[[], Any], seed: int) -> Any:
+    """What is made while torch's global generator has a seed."""
+    with _generator_kept(torch.device("cpu")), torch.enable_grad():
+        torch.manual_seed(seed)
+        return make()
+
+
+def _generator_kept(device: torch.device):
+    """A context after which torch's global generators are as they were before."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name."""
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def _copies(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Equal, but for last bits that differ on a GPU."""
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def _memory(work: Callable[[int], object]) -> Callable[[int], int]:
+    """The bytes that work on some examples takes at its peak, as a function of their number.
+
+    The work is done on a half of `_TRIAL` examples and on all. What there is after each operation
+    is a constant and a multiple of the number of examples.
+    """
+    half, whole = (_Meter.trace(partial(work, count)) for count in (_TRIAL // 2, _TRIAL))
+    if len(half) != len(whole):  # which operations are done depends on the data
+        return lambda examples: int(whole.max() / _TRIAL * examples)
+    slope = (whole - half) / (_TRIAL - _TRIAL // 2)
+    return lambda examples: int((whole + slope * (examples - _TRIAL)).max())
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is on, and still there."""
+
+    def __init__(self):
+        super().__init__()
+        self._live, self._trace, self._known = 0, [0], {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's compiler would be imported, which takes seconds
+
+    @classmethod
+    def trace(cls, work: Callable[[], object]) -> np.ndarray:
+        """The bytes after each operation of the work."""
+        with cls() as meter:
+            work()
+        return np.array(meter._trace, float)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Do an operation, and count what it made."""
+        for tensor in tree_leaves((args, kwargs)):
+            self._count(tensor, there=True)
+        results = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
+            self._count(tensor, there=False)
+        self._trace.append(self._live)
+        return results
+
+    def _count(self, tensor: object, there: bool) -> None:
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        name = storage._cdata
+        if name in self._known:
+            return
+        size = 0 if there else storage.nbytes()
+        self._live += size
+
+        def gone(_):
+            self._live -= size
+            del self._known[name]
+
+        self._known[name] = weakref.ref(storage, gone)

@@ -1,0 +1,331 @@
+"""Models whose parameters are one flat vector, and whose gradients come for many clients at once.
+
+A model computes with P parameter vectors, each shared by Q clients: in one-step algorithms a cell's
+clients all start from the same weights (P cells, Q clients each), in local training each has its
+own (P pairs of cell and client, Q = 1). Forward and input gradients are products over all P * Q
+batches; only the weight gradients are per client, and are accumulated straight into the rows of
+the update matrices.
+
+Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (rows may be longer).
+"""
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.kernels import convolution
+from benchmark.kernels.pooling import relu_pool
+
+_LOCKSTEP_WORK = 1 << 23  # multiplications; a few times what starting an operation costs
+
+
+_SMALL_PRODUCT = 1 << 18
+
+
+_NARROW = 16  # outputs of a layer
+
+
+class ModelError(ValueError):
+    """A model cannot be trained on the data; the message is one line."""
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a @ b + bias, (P, M, K) by (P, K, N); a single matrix takes the plain matrix product."""
+    if bias is None:
+        return (a[0] @ b[0])[None] if len(a) == 1 else torch.bmm(a, b)
+    return torch.addmm(bias[0], a[0], b[0])[None] if len(a) == 1 else torch.baddbmm(bias, a, b)
+
+
+def mix(out: Tensor, new: Tensor, beta: float, alpha: float) -> None:
+    """out <- beta * out + alpha * new; with beta = 0 whatever was there is forgotten, NaN too."""
+    if beta == 0:
+        torch.mul(new, alpha, out=out)
+    else:
+        out.mul_(beta).add_(new, alpha=alpha)
+
+
+def mix_rows(blocks: list[Tensor], new: Tensor, beta: float, alpha: float) -> None:
+    """`mix` of the rows of `new` into blocks of rows that take them up in order."""
+    start = 0
+    for block in blocks:
+        mix(block, new[start : start + len(block)], beta, alpha)
+        start += len(block)
+
+
+class Linear:
+    """x W' + b, with W of shape (outputs, inputs).
+
+    The scores of a few outputs come column by column in memory: products with a narrow result are
+    several times faster that way round, and so is the softmax over them.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        self.inputs, self.outputs = inputs, outputs
+        self.shapes = ((outputs, inputs), (outputs,))
+        self.fan_in = inputs
+
+    def forward(self, weights, x):
+        """(P, M, inputs) -> (P, M, outputs)"""
+        w, b = weights
+        x = x.flatten(2)
+        if self.outputs > _NARROW:
+            return product(x, w.mT, b[:, None]), x
+        return product(w, x.mT, b[:, :, None]).mT, x
+
+    def made(self, shape):
+        """Of an example of this shape: how many numbers it makes and keeps, how many it makes on
+        the way, and the shape of its result."""
+        return self.outputs, 0, (self.outputs,)
+
+    def input_gradient(self, weights, x, dy):
+        """Gradient with respect to x."""
+        return product(dy, weights[0])
+
+    def accumulate(self, blocks, clients, x, dy, beta, alpha):
+        """gradients <- beta * gradients + alpha * gradient, for each client's examples.
+
+        `blocks` hold the gradients of some of the clients each, (rows, *shape).
+        """
+        dy = _by_client(dy, clients).mT
+        x = _by_client(x, clients)
+        mix_rows([db for _, db in blocks], dy.sum(2), beta, alpha)
+        # Into rows of a larger matrix torch multiplies one by one: too slow for small ones.
+        # The results, too, must start at multiples of 64 bytes: see `Sequential.lockstep`.
+        size = self.inputs * self.outputs
+        small = size * x.shape[1] < _SMALL_PRODUCT and size % 16 == 0
+        if small:
+            mix_rows([dw for dw, _ in blocks], torch.bmm(dy, x), beta, alpha)
+            return
+        start = 0
+        for dw, _ in blocks:
+            rows = slice(start, start + len(dw))
+            dw.baddbmm_(dy[rows], x[rows], beta=beta, alpha=alpha)
+            start = rows.stop
+
+
+def _by_client(x: Tensor, clients: int) -> Tensor:
+    """(P, Q * B, K) -> (P * Q, B, K), a view if P or Q is 1."""
+    if len(x) == 1:
+        return x[0].unflatten(0, (clients, -1))
+    return x.reshape(clients, -1, x.shape[2])
+
+
+class ConvReLUPool:
+    """Convolution with bias, ReLU, and 2 x 2 max-pooling, on images that lie channels-last:
+    (P, M, height, width, channels)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, padding: int = 0):
+        self.kernel, self.padding = kernel, padding
+        self.shapes = ((outputs, kernel, kernel, inputs), (outputs,))
+        self.fan_in = inputs * kernel * kernel
+
+    def forward(self, weights, x):
+        """One convolution a parameter vector: on a CPU faster than a grouped one."""
+        if self.padding:
+            x = F.pad(x, (0, 0, *[self.padding] * 4))
+        pooled, places = [], []
+        for images, w, b in zip(x, *weights, strict=True):
+            y = F.conv2d(images.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2), b)
+            y, place = relu_pool(y.permute(0, 2, 3, 1).contiguous())
+            pooled.append(y)
+            places.append(place)
+        return _stacked(pooled), (x, _stacked(places))
+
+    def made(self, shape):
+        """See `Linear.made`; of what is pooled the places, too, are kept, a byte each."""
+        height, width = (size + 2 * self.padding - self.kernel + 1 for size in shape[1:])
+        pooled = self.shapes[1][0], height // 2, width // 2
+        return prod(pooled) * 5 // 4, self.shapes[1][0] * height * width, pooled
+
+    def input_gradient(self, weights, kept, dy):
+        """Gradient with respect to x."""
+        x, place = kept
+        dy = dy.reshape(place.shape)
+        dx = _stacked([
+            convolution.input_gradient(d, origin, w, images.shape)
+            for d, origin, w, images in zip(dy, place, weights[0], x, strict=True)
+        ])  # fmt: skip
+        inside = slice(self.padding, -self.padding or None)
+        return dx[:, :, inside, inside]
+
+    def accumulate(self, blocks, clients, kept, dy, beta, alpha):
+        """As `Linear.accumulate`."""
+        x, place = (part.flatten(0, 1) for part in kept)
+        dw, db = convolution.weight_gradient(
+            dy.reshape(place.shape), place, x, clients, self.kernel
+        )
+        mix_rows([w for w, _ in blocks], dw, beta, alpha)
+        mix_rows([b for _, b in blocks], db, beta, alpha)
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """torch.stack, without a copy of a single part."""
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
+
+
+class ReLU:
+    """max(0, x)"""
+
+    shapes = ()
+
+    def forward(self, weights, x):
+        """In place; what is kept for the gradient is the result."""
+        y = x.clamp_min_(0)
+        return y, y
+
+    def made(self, shape):
+        """See `Linear.made`; it works in place."""
+        return 0, 0, shape
+
+    def input_gradient(self, weights, y, dy):
+        """Gradient with respect to x."""
+        return torch.ops.aten.threshold_backward(dy, y, 0)
+
+
+class Sequential:
+    """Layers one after the other, with explicit gradients.
+
+    Attributes:
+        shapes: of the parameter tensors, in the order in which they lie in the flat vector.
+        num_parameters: D.
+        images: whether the input is (channels, height, width) images rather than plain features.
+        widths: row widths of all matrices, see `lockstep`.
+    """
+
+    def __init__(self, layers: list, images: bool = False):
+        self.layers = layers
+        self.images = images
+        self.shapes = [shape for layer in layers for shape in layer.shapes]
+        self.num_parameters = sum(map(prod, self.shapes))
+        self.widths = [w for layer in layers if isinstance(layer, Linear) for w in layer.shapes[0]]
+
+    def initial(self, generator: torch.Generator) -> Tensor:
+        """(D,) weights and biases uniform in +-1 / sqrt(fan-in), as torch's layers have them."""
+        parts = [
+            (torch.rand(prod(shape), generator=generator) * 2 - 1) / layer.fan_in**0.5
+            for layer in self.layers
+            for shape in layer.shapes
+        ]
+        return torch.cat(parts)
+
+    def lockstep(self, examples: int) -> bool:
+        """Whether it pays to compute several parameter vectors at once, on so many examples each.
+
+        Small products do, large ones fill the machine alone. The last bits of MKL's products
+        depend on whether a matrix starts at a multiple of 64 bytes, so batching is also refused
+        where it would shift the matrices of all but the first parameter vector.
+        """
+        aligned = all(examples * width % 16 == 0 for width in self.widths)
+        work = examples * self.num_parameters
+        return aligned and not self.images and work < _LOCKSTEP_WORK
+
+    def activations(self, input_shape: tuple[int, ...]) -> tuple[int, int]:
+        """How many numbers of an example, beside itself, there are at once: in a forward pass, and
+        in one with gradients. These are as many as the results, and a layer's once more."""
+        made, shape = [], input_shape
+        for layer in self.layers:
+            *numbers, shape = layer.made(shape)
+            made.append(numbers)
+        kept, passing = zip(*made, strict=True)
+        forward = sum(kept) + max(passing)
+        return forward, max(forward, 2 * sum(kept) + max(kept))
+
+    def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:
+        """Bytes that there are at once, beside the examples, when they are scored."""
+        return 4 * examples * self.activations(input_shape)[0]
+
+    def gradient_bytes(self, input_shape: tuple[int, ...], clients: int, examples: int) -> int:
+        """Bytes that there are at once, beside the examples and the results, when gradients of
+        clients with so many examples each are computed."""
+        return 4 * clients * examples * self.activations(input_shape)[1]
+
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Class scores.
+
+        Args:
+            parameters: (P, >= D).
+            x: (P, M, *input shape).
+
+        Returns:
+            (P, M, classes).
+        """
+        return self._forward(self.views(parameters), x)[0]
+
+    def accumulate_gradients(
+        self,
+        parameters: Tensor,
+        x: Tensor,
+        y: Tensor,
+        sample_weights: Tensor,
+        out: list,
+        clients: int,
+        beta: float,
+        alpha: float,
+        keys: Callable[[int], int] = int,
+    ) -> Tensor:
+        """out <- beta * out + alpha * gradient of the clients' losses; returns the losses.
+
+        The loss of a client is sum_b sample_weights[b] * cross-entropy(b).
+
+        Args:
+            parameters: (P, >= D).
+            x: (P, Q * B, *input shape).
+            y: (P, Q * B) class indices.
+            sample_weights: (P, Q * B).
+            out: blocks of rows, each as `views` gives them, changed in place. They take up the
+                clients in order; the last ones, if any are left over, go without. With Q = 1 it
+                may be the parameters themselves: a step of gradient descent.
+            clients: P * Q.
+            keys: of the random numbers of a client, by its place; here none are drawn.
+
+        Returns:
+            (P, Q * B) the weighted loss of every example.
+        """
+        weights = self.views(parameters)
+        scores, kept = self._forward(weights, x)
+        losses, dy = cross_entropy(scores, y, sample_weights)
+        for index in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[index]
+            # The input gradient first: `out` may be the very weights that it needs.
+            dx = layer.input_gradient(weights[index], kept[index], dy) if index else None
+            if layer.shapes:
+                blocks = [block[index] for block in out]
+                layer.accumulate(blocks, clients, kept[index], dy, beta, alpha)
+            dy = dx
+        return losses
+
+    def _forward(self, weights, x):
+        if self.images:
+            x = x.permute(0, 1, 3, 4, 2).contiguous()
+        kept = []
+        for layer, tensors in zip(self.layers, weights, strict=True):
+            x, keep = layer.forward(tensors, x)
+            kept.append(keep)
+        return x, kept
+
+    def views(self, rows: Tensor) -> list[tuple[Tensor, ...]]:
+        """The parameter tensors of every layer as views of (R, >= D) rows, each (R, *shape)."""
+        views, start = [], 0
+        for layer in self.layers:
+            tensors = []
+            for shape in layer.shapes:
+                tensors.append(rows[:, start : start + prod(shape)].unflatten(1, shape))
+                start += prod(shape)
+            views.append(tuple(tensors))
+        return views
+
+
+def cross_entropy(scores: Tensor, y: Tensor, sample_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy losses (P, M) of scores (P, M, K), and the gradient (P, M, K).
+
+    Computed, and the gradient laid out, class by class: as `Linear` has the scores.
+    """
+    log_probabilities = torch.log_softmax(scores.mT.contiguous(), 1)
+    index = y[:, None]
+    losses = -log_probabilities.gather(1, index)[:, 0] * sample_weights
+    gradient = log_probabilities.exp_()
+    gradient.scatter_add_(1, index, gradient.new_full((), -1.0).expand(index.shape))
+    return losses, gradient.mul_(sample_weights[:, None]).mT

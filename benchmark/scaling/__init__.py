@@ -1,1 +1,0 @@
-"""How time and memory grow with clients, parameters and cells, and what a cluster would take."""

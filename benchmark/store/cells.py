@@ -1,0 +1,391 @@
+"""Finished cells on disk: one folder a cell, whole or not there at all.
+
+    outputs/cells/<key>/config.yaml       what was computed
+                        summary.json      status, labels, versions, time taken, checksums
+                        metrics.parquet   one row a round (only if done or diverged)
+                        timings.parquet   seconds a round and part (likewise)
+                        traceback.txt     (only if failed)
+    outputs/plans/<digest>.json           the keys that a command asked for
+    outputs/index/                        see `index`
+
+A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any
+moment leaves whole cells only. The cell before steps aside for that, and returns if the new one did
+not come. The metrics of a cell depend on nothing but its config.
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmark.config.commands import spelled
+from benchmark.config.errors import ConfigError
+from benchmark.config.keys import KEY_SCHEMA, key_of
+from benchmark.store.format import (
+    KEY_PATTERN,
+    METRICS,
+    SCHEMA,
+    Damaged,
+    UnknownSchema,
+    config_of,
+    discard,
+    names_of,
+    old_name,
+    parsed,
+    read,
+    record_of,
+    recover,
+    settled,
+    stamp_of,
+    summary_of,
+)
+from benchmark.store.index import Index
+from benchmark.system.disk import make_folder, replace, sync, write
+
+_ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
+_ATTEMPTS = 3
+_TEMPORARY = {  # by folder: the names of what is being written, and no others
+    "cells": rf"\.{KEY_PATTERN}-[0-9a-f]{{32}}",
+    "checkpoints": rf"\.{KEY_PATTERN}-[0-9a-f]{{32}}",
+    "plans": r"\.[0-9a-f]{16}-[0-9a-f]{32}",
+    "index": r"\.\d+-[0-9a-f]{32}\.jsonl",
+}
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class Store:
+    """The cells below a folder.
+
+    Args:
+        folder: must be there before a cell is written; `plan` makes it.
+
+    Attributes:
+        damaged_plans: what is wrong with those that the last call of `planned` could not read.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(os.path.expanduser(folder))  # as the shell does, but not always
+        self.cells = self.folder / "cells"
+        self.index = Index(self.folder)
+        self.damaged_plans: dict[Path, str] = {}
+        self._recovered = False
+
+    def status(self, key: str) -> str | None:
+        """Return one of `index.STATUSES`; None if the cell is not stored, or not all of it.
+
+        Raises:
+            ConfigError: see `summary`.
+        """
+        summary = self.summary(key)
+        return summary and summary["status"]
+
+    def summary(self, key: str) -> dict | None:
+        """Return the summary of a cell; None if it is not stored, or not all of it.
+
+        Raises:
+            ConfigError: if it cannot be read, or was stored by a version whose files are not read.
+        """
+        try:
+            if not (self.cells / key).exists() and not self._recovered:
+                self._recovered = True  # once is enough, for ten thousand that are missing
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    recover(self.cells)
+            return settled(self.cells / key, summary_of)
+        except Damaged:
+            return None  # to be computed
+        except OSError as error:
+            raise ConfigError(f"outputs={self.folder}: {error}: it cannot be read") from None
+        except UnknownSchema as error:
+            raise ConfigError(str(error)) from None
+
+    def last_round(self, key: str) -> dict:
+        """The metrics of the last round of a cell; empty if it was not trained.
+
+        Raises:
+            ConfigError: if they are damaged.
+        """
+        path = self.cells / key / "metrics.parquet"
+        try:
+            return dict.fromkeys(METRICS, math.nan) | parsed(path, _last_row)
+        except FileNotFoundError:
+            return {}
+        except Damaged as error:
+            raise ConfigError(
+                f"{path} is damaged: {error}; {spelled('verify')} outputs={self.folder} "
+                "sets it aside, then the same command computes it again"
+            ) from None
+
+    def keys(self) -> list[str]:
+        """Keys of all stored cells."""
+        return names_of(self.cells)
+
+    def write(
+        self,
+        cell,
+        status: str,
+        metrics: dict | None = None,
+        timings: dict | None = None,
+        reason: str | None = None,
+        traceback: str | None = None,
+        seconds: float = 0.0,
+        num_classes: int | None = None,
+        computed: dict | None = None,
+        notes: list[str] | None = None,
+    ) -> None:
+        """Store a cell, in the place of what was stored of it before.
+
+        Args:
+            cell: a `grid.Cell`.
+            status: one of `index.STATUSES`.
+            metrics, timings: columns of equal length, one entry a round.
+            reason: why it is not done, one line.
+            traceback: of a failure.
+            seconds: time taken.
+            num_classes: of the data, for the chance level.
+            computed: device, threads and precision; None if it was not, or that is not known.
+            notes: in how far data and attack were not what was asked for.
+        """
+        summary = {
+            "schema": SCHEMA,
+            "key": cell.key,
+            "key_schema": KEY_SCHEMA,
+            "status": status,
+            "reason": reason,
+            "labels": cell.labels,
+            "scenario": cell.scenario,
+            "n": cell.n,
+            "f": cell.f,
+            "f_declared": cell.config["fl"].get("declared_byzantine"),
+            "seed": cell.seed,
+            "num_classes": num_classes,
+            "notes": notes or [],
+            "seconds": round(seconds, 3),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **(computed or dict.fromkeys(("device", "threads", "precision"))),
+            "versions": versions(),
+        }
+        files = {"config.yaml": yaml.dump(cell.config, Dumper=_Dumper, sort_keys=False).encode()}
+        if traceback is not None:
+            files["traceback.txt"] = traceback.encode()
+        if metrics is not None:
+            files["metrics.parquet"] = _parquet(metrics)
+        if timings is not None:
+            files["timings.parquet"] = _parquet(timings)
+        summary["files"] = {name: _sha256(content) for name, content in files.items()}
+        summary["checksum"] = _sha256(_plain(summary))
+        files["summary.json"] = json.dumps(summary, indent=1).encode()
+        stamp = self._replace(self.cells / cell.key, files)
+        self.index.add(cell.key, stamp, record_of(summary, cell.config, metrics))
+
+    def problem(self, key: str) -> str | None:
+        """What is wrong with a stored cell, None if nothing is.
+
+        Its files must be those that were written, of a schema that is read, and its key that of
+        its config. Cells of earlier versions have no checksums, or keys of another schema; of these
+        less can be told.
+
+        Raises:
+            UnknownSchema: if nothing can be told, as it is of a schema that is not read.
+        """
+        try:
+            settled(self.cells / key, _check)
+        except Damaged as error:
+            return str(error)
+        return None
+
+    def quarantine(self, path: Path) -> Path | None:
+        """Move a cell or a plan out of the way; returns where to, None if it is gone already."""
+        target = self.folder / "quarantine" / f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
+        make_folder(target.parent)
+        try:
+            path.rename(target)
+        except FileNotFoundError:
+            return None
+        return target
+
+    def remove(self, key: str) -> None:
+        """Delete a stored cell, if it is there."""
+        with suppress(FileNotFoundError):
+            discard(self.cells / key, key)
+
+    def plan(self, cells: list, command: list[str]) -> None:
+        """Remember which cells a command asked for, so that missing ones can be counted.
+
+        What processes that were killed while writing have left behind is removed.
+        """
+        self._tidy()
+        make_folder(self.cells, parents=True)
+        keys = sorted(cell.key for cell in cells)
+        name = _plan_name(keys)
+        text = json.dumps({"command": command, "keys": keys}, indent=1)
+        folder = self.folder / "plans"
+        make_folder(folder)
+        temporary = folder / f".{name}-{uuid.uuid4().hex}"
+        try:
+            write(temporary, text.encode())
+            replace(temporary, folder / f"{name}.json")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(folder)
+
+    def planned(self) -> set[str]:
+        """Keys of all cells that any command asked for, as far as plans are whole: see
+        `damaged_plans`."""
+        keys, self.damaged_plans = set(), {}
+        for path in sorted((self.folder / "plans").glob("*.json")):
+            if re.fullmatch(r"[0-9a-f]{16}", path.stem):
+                try:
+                    found = parsed(path, lambda content: json.loads(content)["keys"])
+                    if _plan_name(found) != path.stem:
+                        raise Damaged(f"{path.name}: its keys are not what was written")
+                    keys.update(found)
+                except FileNotFoundError:
+                    continue
+                except Damaged as error:
+                    self.damaged_plans[path] = str(error)
+        return keys
+
+    def _tidy(self) -> None:
+        """Remove what was given up half-written; the folder may hold things that are not ours."""
+        for name, pattern in _TEMPORARY.items():
+            with suppress(FileNotFoundError), os.scandir(self.folder / name) as entries:
+                for entry in [e for e in entries if re.fullmatch(pattern, e.name)]:
+                    with suppress(OSError):  # another process was faster
+                        age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                        if age > _ABANDONED_SECONDS:
+                            folder = entry.is_dir(follow_symlinks=False)
+                            (shutil.rmtree if folder else os.unlink)(entry.path)
+
+    def _replace(self, target: Path, files: dict[str, bytes]) -> int:
+        """Put a folder with these files in the place of another; returns its stamp."""
+        for _ in range(_ATTEMPTS):
+            make_folder(self.cells)  # not its parents: a store that has vanished stays so
+            with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
+                temporary = self._written(target.name, files)
+                stamp = stamp_of(temporary)
+                self._rename(temporary, target)
+                sync(self.cells)
+                return stamp
+        raise FileNotFoundError(errno.ENOENT, f"{target} vanishes while it is written")
+
+    def _written(self, name: str, files: dict[str, bytes]) -> Path:
+        temporary = self.cells / f".{name}-{uuid.uuid4().hex}"
+        make_folder(temporary)
+        try:
+            for file_name, content in files.items():
+                write(temporary / file_name, content)
+            sync(temporary)
+        except OSError:  # no room, for one
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return temporary
+
+    def _rename(self, temporary: Path, target: Path) -> None:
+        aside = []
+        while True:
+            try:
+                temporary.rename(target)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            aside.append(self.cells / old_name(target.name))
+            with suppress(FileNotFoundError):  # another process may be doing the same
+                target.rename(aside[-1])
+        for old in aside:  # not before the new cell is there
+            with suppress(FileNotFoundError):
+                discard(old, target.name)
+
+
+def _check(folder: Path) -> None:
+    """Raises Damaged if something is wrong with a cell, see `Store.problem`."""
+    summary = summary_of(folder)
+    sums = summary.get("files")
+    if sums is None:
+        read(folder)
+        return
+    if summary.pop("checksum", None) != _sha256(_plain(summary)):
+        raise Damaged("summary.json is not what was written")
+    for name in sorted(sums.keys() | {*os.listdir(folder)} - {"summary.json"}):
+        path = folder / name
+        if name not in sums or path.is_dir() or sums[name] != _sha256(path.read_bytes()):
+            raise Damaged(f"{name} is not what was written")
+    if summary["key"] != folder.name:
+        raise Damaged(f"the folder's name is not its key, {summary['key']}")
+    if summary.get("key_schema") == KEY_SCHEMA:
+        key = parsed(folder / "config.yaml", lambda content: key_of(config_of(content)))
+        if key != folder.name:
+            raise Damaged(f"config.yaml has another key, {key}")
+
+
+def _last_row(content: bytes) -> dict:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        metrics = file.read().to_pydict()
+    return {name: math.nan if values[-1] is None else values[-1]
+            for name, values in metrics.items()}  # fmt: skip
+
+
+def _plan_name(keys: Any) -> str | None:
+    """The name that tells a plan for these keys from others; None if they are no keys."""
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        return None
+    return _sha256("".join(keys).encode(errors="replace"))[:16]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _plain(summary: dict) -> bytes:
+    return json.dumps(summary, sort_keys=True).encode()
+
+
+def _parquet(columns: dict) -> bytes:
+    """The same bytes for the same columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = {}
+    for name, values in columns.items():
+        array = np.array(values)
+        array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
+        # From a buffer: to look at a list pyarrow imports pandas, which takes a quarter second.
+        buffers = [None, pa.py_buffer(array)]
+        kind = pa.from_numpy_dtype(array.dtype)
+        arrays[name] = pa.Array.from_buffers(kind, len(array), buffers)
+    sink = pa.BufferOutputStream()
+    schema = pa.schema([(name, array.type) for name, array in arrays.items()])
+    table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("byzantine-benchmark", "torch", "numpy", "numba", "scipy", "hydra-core"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

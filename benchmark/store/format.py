@@ -1,0 +1,276 @@
+"""The files of a stored cell: what they must hold, and how a folder comes, goes and is read."""
+
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmark.config.checks import failure
+
+SCHEMA = 1  # of a cell's summary
+
+
+METRICS = (
+    "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
+    "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
+    "discarded_honest", "discarded_byzantine", "f_lowered",
+)  # fmt: skip
+
+
+_MEASURED = ("test_accuracy", "test_loss", "validation_accuracy", "honest_accuracy")
+
+
+FINAL = ("done", "diverged")  # statuses of cells that are not computed again
+
+
+STATUSES = (*FINAL, "failed", "infeasible")
+
+
+LABELS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl")
+
+
+PARTS = ("attack", "schedule", "aggregator", "pre_aggregator")  # settings that a record tells
+
+
+_KINDS = {  # of what a summary must tell
+    "key": str, "status": str, "reason": str | None, "labels": dict, "scenario": str, "n": int,
+    "f": int, "f_declared": int | None, "seed": int, "num_classes": int | None,
+    "seconds": int | float,
+}  # fmt: skip
+
+
+_ATTEMPTS = 5
+
+
+KEY_PATTERN = r"[0-9a-f]{20}"
+
+
+_OLD = re.compile(rf"\.old-({KEY_PATTERN})-[0-9a-f]{{32}}")
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
+
+
+class Damaged(ValueError):
+    """The files of a cell are not what was written."""
+
+
+class UnknownSchema(ValueError):
+    """A cell was written by a version whose files this one does not read; nothing is wrong."""
+
+
+def names_of(cells: Path) -> list[str]:
+    """The names of the cells in a folder, after what `recover` does."""
+    if not cells.is_dir():
+        return []
+    names = os.listdir(cells)
+    if any(_OLD.fullmatch(name) for name in names):
+        recover(cells)
+        names = os.listdir(cells)
+    names = [name for name in names if not name.startswith(".")]
+    # What has neither a cell's name nor its files is somebody else's.
+    ours = lambda name: re.fullmatch(KEY_PATTERN, name) or (cells / name / "summary.json").exists()  # noqa: E731
+    return sorted(filter(ours, names))
+
+
+def old_name(key: str) -> str:
+    """A new name for a cell that steps aside while another takes its place, see `recover`."""
+    return f".old-{key}-{uuid.uuid4().hex}"
+
+
+def recover(cells: Path) -> None:
+    """End what a process that was killed while it replaced cells had begun.
+
+    A cell that stepped aside returns, unless another has taken its place. A process still at work
+    is not disturbed: it makes the cell step aside again.
+    """
+    aside = []
+    for name in os.listdir(cells):
+        if match := _OLD.fullmatch(name):
+            with suppress(OSError):  # it may be over already
+                aside.append((stamp_of(cells / name), name, match[1]))
+    for _, name, key in sorted(aside, reverse=True):  # of several, the latest returns
+        with suppress(OSError):  # a folder for reading only, or others do the same
+            if (cells / key).exists():
+                discard(cells / name, key)
+            elif (cells / name / "summary.json").exists():  # or else half of it is gone
+                (cells / name).rename(cells / key)
+
+
+def discard(folder: Path, key: str) -> None:
+    """Delete a folder of a cell, under a name that tells that it need not be whole."""
+    left = folder.with_name(f".{key}-{uuid.uuid4().hex}")
+    folder.rename(left)
+    shutil.rmtree(left)
+
+
+def settled(folder: Path, look: Callable[[Path], Any]) -> Any:
+    """What is found in the folder of a cell, None if there is no such folder.
+
+    It is looked at again if others have written the cell meanwhile.
+
+    Raises:
+        Damaged, UnknownSchema: what `look` has raised, of a folder that nobody has touched.
+    """
+    for _ in range(_ATTEMPTS):
+        before = _identity(folder)
+        if before is None:
+            return None
+        try:
+            return look(folder)
+        except NotADirectoryError:
+            return None
+        except (Damaged, UnknownSchema, FileNotFoundError) as error:
+            if _identity(folder) == before:
+                if isinstance(error, FileNotFoundError):
+                    raise Damaged(str(error)) from None
+                raise
+    return None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def stamp_of(folder: Path) -> int:
+    """What changes whenever a cell's folder is written anew or meddled with."""
+    return os.stat(folder).st_mtime_ns
+
+
+def record_of(summary: dict, config: dict, columns: dict | None) -> dict:
+    """The record of a cell, see `Index.records`.
+
+    Args:
+        summary: of the cell.
+        config: of the cell.
+        columns: of the metrics, one entry a round; None if it was not trained.
+    """
+    algorithm = config["fl"]
+    settings = {name: value for name, value in algorithm.items()
+                if not name.startswith("_") and not isinstance(value, dict | list)}  # fmt: skip
+    every = algorithm.get("evaluate_every")
+    parts = {name: config.get(name) for name in PARTS}
+    return summary | {"settings": settings, "parts": parts, "metrics": _evaluations(columns, every)}
+
+
+def config_of(content: bytes) -> dict:
+    """The stored config of a cell; plain values, whatever the file may ask for."""
+    return yaml.load(content, Loader=_Loader)
+
+
+def parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
+    """What a parser makes of a file.
+
+    Raises:
+        Damaged: if it fails, with one line.
+        OSError: if the file cannot be read, which says nothing of what is in it.
+    """
+    content = path.read_bytes()
+    try:
+        return parse(content)
+    except Exception as error:  # whatever a parser says of garbage
+        raise Damaged(f"{path.name}: {failure(error)}") from None
+
+
+def summary_of(folder: Path) -> dict:
+    """The summary of a cell whose files are all there.
+
+    Raises:
+        Damaged: if one is missing, or the summary is none.
+        UnknownSchema: if it is of another version.
+        FileNotFoundError, NotADirectoryError: if there is no such folder.
+    """
+    there = {*os.listdir(folder)}
+    if "summary.json" not in there:
+        raise Damaged("summary.json is missing")
+    summary = parsed(folder / "summary.json", json.loads)
+    schema = summary.get("schema") if isinstance(summary, dict) else None
+    if type(schema) is int and schema != SCHEMA:
+        raise UnknownSchema(
+            f"{folder}/summary.json has schema {schema}, this version reads {SCHEMA}: "
+            "use the version that wrote it, or other outputs=..."
+        )
+    if not _sound(summary):
+        raise Damaged("summary.json does not tell what it must")
+    trained = ["metrics.parquet"] if summary["status"] in FINAL else []
+    for name in sorted({"config.yaml", *summary.get("files", trained)}):
+        if name not in there:
+            raise Damaged(f"{name} is missing")
+    return summary
+
+
+def _sound(summary: Any) -> bool:
+    """Whether it tells what is read of it, and it is of the right type."""
+    return (
+        isinstance(summary, dict)
+        and summary.get("schema") == SCHEMA
+        and all(n in summary and isinstance(summary[n], kind) for n, kind in _KINDS.items())
+        and summary["status"] in STATUSES
+        and all(isinstance(summary["labels"].get(name), str) for name in LABELS)
+        and isinstance(summary.get("files", {}), dict)
+        and isinstance(summary.get("notes", []), list)
+    )
+
+
+def read(folder: Path) -> dict:
+    """The record of a cell, from its folder.
+
+    Raises:
+        Damaged, UnknownSchema: see `summary_of`.
+    """
+    summary, columns = summary_of(folder), None
+    if (folder / "metrics.parquet").exists():
+        columns = parsed(folder / "metrics.parquet", _columns)
+    config = parsed(folder / "config.yaml", config_of)
+    try:
+        return record_of(summary, config, columns)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"it lacks something: {error}") from None
+
+
+def _columns(content: bytes) -> dict[str, list]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        names = [name for name in METRICS if name in file.schema_arrow.names]
+        table = file.read(names, use_threads=False)  # of so few rows that threads only delay
+    return {name: table.column(name).to_numpy().astype(float).tolist()
+            for name in table.column_names}  # fmt: skip
+
+
+def _evaluations(columns: dict | None, every: int | None) -> dict[str, list[float]]:
+    """Return the rounds that were evaluated, and the last one; one row of NaN if there are none.
+
+    A round counts if it was due, or if any accuracy or loss on held-out data was measured: data
+    may have no test split, and a loss may be no number.
+
+    Args:
+        columns: of the metrics, one entry a round.
+        every: rounds between evaluations, where it is known.
+    """
+    if not columns:
+        return {name: [math.nan] for name in METRICS}
+    missing = [math.nan] * len(columns["round"])
+    columns = {name: columns.get(name, missing) for name in METRICS}
+    rounds = columns["round"]
+    kept = [
+        row
+        for row, number in enumerate(rounds)
+        if row == len(rounds) - 1
+        or (every and number % every == 0)
+        or not all(math.isnan(columns[name][row]) for name in _MEASURED)
+    ]
+    return {name: [values[row] for row in kept] for name, values in columns.items()}

@@ -1,0 +1,1 @@
+"""The machine: standard streams, files, progress."""
