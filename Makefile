@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plots status test test-all lint format bench notebooks wheel clean
+.PHONY: help setup demo plots status test test-all lint types format bench notebooks wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-all: $(READY)  ## run the slow tests too
 lint: $(READY)  ## check style
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+types: $(READY)  ## check types
+	$(BIN)/python -m basedpyright
 
 format: $(READY)  ## mend style
 	$(BIN)/python -m ruff check --fix .
