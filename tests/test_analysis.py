@@ -46,7 +46,8 @@ def write_cell(outputs, accuracy=0.5, *, attack="alie", rule="krum", pre="", f=4
     }
     summary = {name: given[name] for name in ("n", "status", "reason", "scenario")}
     summary |= {"schema": 1, "key": key, "labels": labels, "f": f, "f_declared": given["declared"]}
-    summary |= {"seed": seed, "num_classes": 10, "seconds": 1.0, "versions": {}}
+    known = 10 if given["status"] in ("done", "diverged") else None  # of data that were loaded
+    summary |= {"seed": seed, "num_classes": known, "seconds": 1.0, "versions": {}}
     (folder / "summary.json").write_text(json.dumps(summary))
     fl = {"_target_": "x.Y", "rounds": 10, "nested": {"a": 1}, **given["settings"]}
     (folder / "config.yaml").write_text(yaml.safe_dump({"fl": fl, "seed": seed}))
@@ -531,6 +532,18 @@ def test_texts_stay_inside_the_figure(tmp_path):
     assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
     assert all(box.y0 >= 0 and box.y1 <= height for box in boxes)
     assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[k + 1 :])
+
+
+def test_an_attack_that_is_infeasible_everywhere_has_a_panel_that_says_so(tmp_path):
+    write_cell(tmp_path, 0.8, attack="ipm", rule="median")
+    reason = "attack: ALittleIsEnough is no attack with z_max = 0, got n=20, f=4: set attack.z"
+    write_cell(tmp_path, attack="alie", rule="median", **blocked(reason))
+    figure = analysis.accuracy_figure(analysis.load(tmp_path))
+    panel = figure.axes[0]
+    assert panel.get_title() == "alie"
+    drawn = {line.get_label(): line for line in panel.get_lines()}
+    assert list(drawn["_no_attack"].get_xdata()) == [0.2]
+    assert list(drawn["_chance"].get_ydata()) == [0.1, 0.1]
 
 
 def test_single_f_is_drawn_as_points_with_bars(tmp_path):

@@ -169,7 +169,7 @@ def looks(defences):
 
 def _draw_panel(ax, rows, all_rows, looks):
     """All lines of one attack; with a single f in the whole figure, points with error bars."""
-    ax.axhline(1 / rows["num_classes"].max(), label="_chance", **_CHANCE)
+    ax.axhline(1 / all_rows["num_classes"].max(), label="_chance", **_CHANCE)
     fractions = sorted(all_rows["byzantine_fraction"].unique())
     single = len(fractions) == 1
     infeasible, diverged = all_rows["infeasible"] & ~impossible(all_rows), all_rows["diverged"] > 0
