@@ -116,7 +116,6 @@ def sweep() -> None:
     from benchmark.grid.axes import expand, first_of
     from benchmark.grid.plan import plan_of
     from benchmark.store import cells as storing
-    from benchmark.store.format import METRICS
 
     axes = {"attack": ["none", "random", "sign_flip", "scale", "ipm", "alie", "min_max", "zero"],
             "aggregator": ["mean", "median", "trimmed_mean", "krum", "multi_krum", "faba", "rfa",
@@ -131,7 +130,9 @@ def sweep() -> None:
         line(f"plan {len(plan.cells):,} cells (limit 15 s)", f"{taken:.1f} s")
         line("  peak memory of the process (limit 1 GB)",
              f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")  # fmt: skip
-        columns = {name: [0.5] * 11 for name in METRICS} | {"round": list(range(0, 110, 10))}
+        columns = {f"metric/{k}": [0.5] * 11 for k in range(12)} | {
+            "round": list(range(0, 110, 10))
+        }
         with mock.patch.object(storing.os, "fsync"):  # how fast the disk is does not matter here
             for cell in plan.cells:
                 plan.store.write(cell, "done", columns, columns)

@@ -54,14 +54,13 @@ def write_cell(outputs, accuracy=0.5, *, attack="alie", rule="krum", pre="", f=4
     if given["status"] in ("done", "diverged"):
         rounds = np.arange(11)
         evaluated = np.where(rounds % 5 == 0, rounds / 10, np.nan)
-        columns = dict.fromkeys(
-            ["aggregation_error", "byzantine_weight", "validation_loss", "byzantine_clients"], 0.0
-        )
+        columns = dict.fromkeys(["aggregation_error", "byzantine_weight", "byzantine_clients"], 0.0)
         columns |= {
             "round": rounds,
             "test_accuracy": evaluated * accuracy,
             "test_loss": np.where(rounds % 5 == 0, given["loss"], np.nan),
             "validation_accuracy": evaluated,
+            "validation_loss": evaluated,
             "honest_accuracy": np.nan,
             "train_loss": np.where(rounds > 0, 1.0, np.nan),
             "discarded": 0,
@@ -118,7 +117,13 @@ def test_load_has_a_row_for_each_evaluation(tmp_path):
     write_cell(tmp_path, 0.8, pre="clipping+nnm", seed=3)
     frame = analysis.load(tmp_path)
     settings = ["fl.learning_rate", "fl.momentum", "fl.rounds"]
-    assert list(frame.columns) == [*COLUMNS, *settings]
+    measured = list(frame.columns[len(COLUMNS) : -3])
+    assert list(frame.columns) == [*COLUMNS, *measured, *settings]
+    assert sorted(measured) == [
+        *("aggregation_error", "byzantine_clients", "byzantine_weight", "discarded", "test_loss"),
+        *("train_loss", "validation_accuracy", "validation_loss"),
+    ]
+    np.testing.assert_allclose(frame["validation_loss"], [0, 0.5, 1])
     assert list(frame["round"]) == [0, 5, 10]
     np.testing.assert_allclose(frame["test_accuracy"], [0, 0.4, 0.8])
     assert np.isnan(frame["train_loss"][0]) and frame["train_loss"][1] == 1

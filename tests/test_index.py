@@ -7,17 +7,21 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmark.analysis import load
+from benchmark.config.errors import BrokenContract
+from benchmark.executors import base
 from benchmark.federation.cell import Cell
+from benchmark.grid.selection import matching
+from benchmark.simulation.engine import Outcome
 from benchmark.store import format as index
 from benchmark.store.cells import Store
-from benchmark.store.format import METRICS
 from benchmark.store.index import Index
 
-LABELS = dict.fromkeys(("attack", "aggregator", "pre_aggregator", "data", "partition", "model",
-                        "fl", "schedule"), "x")  # fmt: skip
+LABELS = dict.fromkeys([*index.LABELS, "schedule"], "x")
+METRICS = ("round", "test_accuracy", "test_loss", "validation_loss", "train_loss", "discarded")
 
 
 def cell(seed):
@@ -127,14 +131,21 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path, reads):
     (path,) = (tmp_path / "index").iterdir()
     lines = path.read_text().splitlines()
     lines[0] = lines[0][:50]
-    lines[1] = lines[1].replace('"version": 2', '"version": 99')
+    lines[1] = lines[1].replace('"version": 3', '"version": 99')
     path.write_text("\n".join([*lines, '"', "{}", "17", f'{{"key": "{cell(2).key}"']))
     assert set(accuracies(tmp_path)) == {0, 1, 2}
     assert reads == keys(0, 1)
 
 
-@pytest.mark.parametrize("record", [{}, "x", None, {"metrics": None}, {"n": "x"}, {"metrics": {}},
-                                    {"metrics": dict.fromkeys(METRICS, "x")}])  # fmt: skip
+@pytest.mark.parametrize(
+    "record",
+    [
+        *({}, "x", None, {"metrics": None}, {"n": "x"}, {"metrics": {}}, {"versions": "x"}),
+        {"metrics": dict.fromkeys(METRICS, "x")},
+        {"metrics": {"round": [1, 2], "test_accuracy": [0.5]}},
+        {"metrics": {"round": [1], "mine": ["x"]}},
+    ],
+)
 def test_lines_that_somebody_crafted(tmp_path, reads, record):
     write(Store(tmp_path), 0)
     (path,) = (tmp_path / "index").iterdir()
@@ -178,8 +189,61 @@ def test_missing_columns_and_nulls_are_no_numbers(tmp_path):
     for _ in range(2):
         (record,) = Index(tmp_path).records()
         assert record["metrics"]["test_accuracy"] == [0.1, 0.2]
-        assert np.isnan(record["metrics"]["attack_success_rate"]).all()
+        assert load(tmp_path)["attack_success_rate"].isna().all()
         shutil.rmtree(tmp_path / "index")
+
+
+def test_metrics_have_any_name(tmp_path, reads):
+    store = Store(tmp_path)
+    columns = {"round": [0, 1, 2], "test_accuracy": [0.1, math.nan, 0.2]}
+    mine = {"detector/precision": [math.nan, 0.25, 0.5], "privacy/epsilon": np.float32([0, 1, 2])}
+    store.write(cell(0), "done", columns | mine)
+    store.write(cell(1), "done", columns | {"seed": [7, 8, 9]})  # a name that is taken
+    store.write(cell(2), "failed", reason="no")
+    assert store.last_round(cell(0).key)["privacy/epsilon"] == 2
+    for _ in range(2):
+        frame = load(tmp_path).set_index(["seed", "round"])
+        assert frame.loc[0, "detector/precision"].tolist()[1:] == [0.5]
+        assert frame.loc[0, "privacy/epsilon"].tolist() == [0, 2]
+        assert frame.loc[[1, 2], "privacy/epsilon"].isna().all()
+        assert frame.loc[1, "metrics.seed"].tolist() == [7, 9]
+        assert matching(frame, "`detector/precision` > 0.4", "where").tolist() == [
+            *(False, True, False, False, False)
+        ]
+        assert not reads
+    shutil.rmtree(tmp_path / "index")
+    assert load(tmp_path).set_index(["seed", "round"]).equals(frame)
+    assert sorted(reads) == keys(0, 1, 2)
+
+
+def test_what_holds_for_the_whole_cell_is_a_column(tmp_path):
+    computed = {"device": "cpu", "threads": 2, "precision": "float32"}
+    columns = {"round": [0], "validation_loss": [2.0]}
+    Store(tmp_path).write(cell(0), "done", columns, computed=computed)
+    Store(tmp_path).write(cell(1), "infeasible", reason="no")
+    one, other = load(tmp_path).to_dict("records")
+    assert one.items() >= (computed | {"schedule": "x", "validation_loss": 2.0}).items()
+    assert one["versions.numpy"] == np.__version__ and one["finished"] <= other["finished"]
+    assert np.isnan(other["validation_loss"]) and pd.isna(other["threads"])
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0], [1.0, 2.0, 3.0], [1.0, "x"], [1.0, None], [[1], [2, 3]], 1.0]
+)
+def test_a_metric_is_a_number_for_each_round(tmp_path, values):
+    store = Store(tmp_path)
+    with pytest.raises(BrokenContract, match="metric x must be numbers, one for each of 2 rounds"):
+        store.write(cell(0), "done", {"round": [0, 1], "x": values})
+    assert store.status(cell(0).key) is None
+
+
+def test_a_cell_whose_metrics_are_no_numbers_fails_alone(tmp_path):
+    store = Store(tmp_path)
+    for seed, values in enumerate([[1, 2], ["a", "b"]]):
+        base._stored(Outcome(cell(seed), "done", {"round": [0, 1], "x": values}), store)
+    assert [store.status(cell(seed).key) for seed in range(2)] == ["done", "failed"]
+    assert store.summary(cell(1).key)["reason"].startswith("metric x must be numbers")
+    assert "BrokenContract" in (store.cells / cell(1).key / "traceback.txt").read_text()
 
 
 def test_a_cell_that_vanishes_while_it_is_read(tmp_path, monkeypatch):

@@ -9,23 +9,16 @@ import numpy as np
 import pandas as pd
 
 from benchmark.config.commands import spelled
-from benchmark.store.format import LABELS, METRICS
+from benchmark.store.format import LABELS, Entries
 from benchmark.store.index import Index
 
-# fmt: off
-FACTS = [
-    "key", "status", "reason", "scenario", "n", "f", "f_declared", "seed", "num_classes", "seconds",
+_SCORES = ("test_accuracy", "honest_accuracy", "attack_success_rate")  # statistics ask for them
+_DERIVED = ("byzantine_fraction", "defence")
+COLUMNS = [  # those that every frame has
+    *("key", *LABELS, "n", "f", "f_declared", "byzantine_fraction", "seed", "round", *_SCORES),
+    *("status", "reason", "scenario", "num_classes", "defence", "seconds", "notes"),
 ]
-COLUMNS = [
-    "key", *LABELS, "n", "f", "f_declared", "byzantine_fraction", "seed",
-    "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
-    "status", "reason", "scenario", "validation_accuracy", "honest_accuracy", "discarded",
-    "num_classes", "defence", "seconds", "attack_success_rate",
-    "discarded_honest", "discarded_byzantine", "f_lowered", "notes",
-]
-# fmt: on
-
-
+_OF_FILES = ("schema", "key_schema", "checksum")  # entries of a summary that say nothing of a cell
 _LONGEST_STEM = 120  # letters: names of files have 255 bytes at most
 _LABELLED = {  # labels: the parts of the configuration that they stand for
     "attack": ("attack", "schedule"),
@@ -39,12 +32,17 @@ def load(outputs="outputs"):
 
     A cell that was not trained (``status`` "failed" or "infeasible") has one row with NaN metrics.
     One that "diverged" has its rows up to then; in the last its accuracies are NaN. ``COLUMNS``
-    come first, then one column for every scalar setting of the federated algorithm, such as
-    ``fl.learning_rate``. ``defence`` is the pre-aggregation chain and the rule in one label, such
-    as ``nnm+krum``. Accuracies and ``attack_success_rate`` are in 0..1; the latter is NaN but for
-    attacks that want certain inputs taken for something. ``notes`` tells in how far data and attack
-    were not what was asked for; it is mostly empty. Where cells have
-    the same labels, but not the same settings of attack or defence, labels tell what differs.
+    come first. Then comes whatever was measured, a column for each name that some cell stored, NaN
+    for cells that did not; a name that is taken becomes ``metrics.<name>``. Then come the other
+    entries of the cells' summaries (``finished``, ``device``, ``threads``, ``precision``, their
+    labels, ``versions.torch`` and so on), and a column for every scalar setting of the federated
+    algorithm, such as ``fl.learning_rate``.
+
+    ``defence`` is the pre-aggregation chain and the rule in one label, such as ``nnm+krum``.
+    Accuracies and ``attack_success_rate`` are in 0..1; the latter is NaN but for attacks that want
+    certain inputs taken for something. ``notes`` tells in how far data and attack were not what was
+    asked for; it is mostly empty. Where cells have the same labels, but not the same settings of
+    attack or defence, labels tell what differs.
 
     Raises FileNotFoundError if there is nothing to read, ValueError for a store of another version.
     """
@@ -69,16 +67,27 @@ def load(outputs="outputs"):
             cells[name] = pd.array(values, dtype="Int64")
     metrics = [record["metrics"] for record in records]
     rows = cells.loc[cells.index.repeat([len(m["round"]) for m in metrics])].reset_index(drop=True)
-    for name in METRICS:
-        rows[name] = np.array([value for m in metrics for value in m[name]], np.float64)
+    taken = {*rows.columns, *_DERIVED}
+    measured = {
+        f"metrics.{name}" if name in taken else name: _joined(metrics, name)
+        for name in dict.fromkeys([*_SCORES, *(name for columns in metrics for name in columns)])
+    }
+    rows = pd.concat([rows, pd.DataFrame(measured)], axis=1)
     rows["round"] = rows["round"].astype("Int64")
     rows["byzantine_fraction"] = rows["f"] / rows["n"].clip(lower=1)  # n = 0 is infeasible
     chain = rows["pre_aggregator"].where(rows["pre_aggregator"] == "", rows["pre_aggregator"] + "+")
     rows["defence"] = chain + rows["aggregator"]
-    settings = sorted(name for name in rows.columns if name.startswith("fl."))
     order = ["data", "partition", "model", "fl", "scenario", "attack", "defence", "n", "f"]
     rows = rows.sort_values([*order, "f_declared", "seed", "key", "round"], ignore_index=True)
-    return rows[[*COLUMNS, *settings]]
+    others = [name for name in rows if name not in [*COLUMNS, *measured]]
+    others.sort(key=lambda name: (name.startswith("fl."), name.startswith("versions."), name))
+    return rows[list(dict.fromkeys([*COLUMNS, *measured, *others]))]
+
+
+def _joined(metrics: list[dict[str, list[float]]], name: str) -> np.ndarray:
+    """Return one column over all cells, NaN for those that have no such column."""
+    parts = (columns.get(name) or [np.nan] * len(columns["round"]) for columns in metrics)
+    return np.array([value for part in parts for value in part], np.float64)
 
 
 def scenario_names(frame):
@@ -163,9 +172,16 @@ def _settings(part, name=""):
         yield name, part if isinstance(part, str) else json.dumps(part, default=str)
 
 
-def _cell(record, labels):
-    """What holds for the whole cell, as one flat mapping. The declared f is by default the true."""
-    facts = {name: record[name] for name in FACTS}
+def _cell(record: Entries, labels: dict[str, str]) -> Entries:
+    """Return what holds for the whole cell, as one flat mapping. The declared f is by default the
+    true."""
+    facts = {
+        name: value
+        for name, value in record.items()
+        if not isinstance(value, dict | list) and name not in _OF_FILES
+    }
     facts["f_declared"] = facts["f"] if facts["f_declared"] is None else facts["f_declared"]
     facts["notes"] = "; ".join(map(str, record.get("notes", [])))
-    return {**facts, **labels, **{f"fl.{k}": v for k, v in record["settings"].items()}}
+    versions = {f"versions.{name}": value for name, value in record.get("versions", {}).items()}
+    settings = {f"fl.{name}": value for name, value in record["settings"].items()}
+    return record["labels"] | facts | labels | versions | settings

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from traceback import format_exc
 from typing import Any
 
-from benchmark.config.errors import ConfigError
+from benchmark.config.errors import BrokenContract, ConfigError
 from benchmark.data import DataError
 from benchmark.simulation.device import Engine
 from benchmark.simulation.engine import (
@@ -224,7 +225,11 @@ def _stored(outcome: Outcome, store: Store) -> Report:
     key = outcome.cell.key
     if outcome.status not in FINAL and (report := _final(key, store)):
         return report
-    store.write(**vars(outcome))
+    try:
+        store.write(**vars(outcome))
+    except BrokenContract as error:  # a component measures what are no numbers
+        outcome = Outcome(outcome.cell, "failed", reason=str(error), traceback=format_exc())
+        store.write(**vars(outcome))
     return Report(key, outcome.status, outcome.reason, tuple(outcome.notes))
 
 

@@ -1,7 +1,7 @@
 """What a command says it has done."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from benchmark.config.components import imported
@@ -100,7 +100,7 @@ def _frame(result: Result):
 
 def _describe(store: Store, cell: Cell) -> None:
     """Print what was measured in the last round; data may lack a split, a rule its weights."""
-    last = store.last_round(cell.key)
+    last = defaultdict(lambda: math.nan, store.last_round(cell.key))
     splits = [split for split in ("test", "validation") if math.isfinite(last[f"{split}_accuracy"])]
     accuracy = f"{splits[0]} accuracy {last[f'{splits[0]}_accuracy']:.1%}" if splits else (
         "no accuracy, as there are neither test nor validation data,"

@@ -97,7 +97,7 @@ def matching(frame, where: str, name: str):
 
 def _demand_harmless(where: str) -> None:
     """Raise ValueError if a condition, perhaps somebody else's, calls what might write files."""
-    for node in ast.walk(ast.parse(re.sub(r"`([\w.]+)`", r"\1", where.strip()))):
+    for node in ast.walk(ast.parse(re.sub(r"`([\w./]+)`", r"\1", where.strip()))):
         if isinstance(node, ast.Call):
             function = isinstance(node.func, ast.Name)  # pandas has those of arithmetic only
             if not (function or getattr(node.func, "attr", None) in _METHODS):

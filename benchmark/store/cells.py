@@ -16,7 +16,6 @@ not come. The metrics of a cell depend on nothing but its config.
 import errno
 import hashlib
 import json
-import math
 import os
 import platform
 import re
@@ -30,7 +29,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from benchmark.config.commands import spelled
@@ -38,9 +36,9 @@ from benchmark.config.errors import ConfigError
 from benchmark.config.keys import KEY_SCHEMA, key_of
 from benchmark.store.format import (
     KEY_PATTERN,
-    METRICS,
     SCHEMA,
     Damaged,
+    Entries,
     UnknownSchema,
     config_of,
     discard,
@@ -55,6 +53,7 @@ from benchmark.store.format import (
     summary_of,
 )
 from benchmark.store.index import Index
+from benchmark.store.parquet import as_arrays, columns_of, written
 from benchmark.system.disk import make_folder, replace, sync, write
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
@@ -113,15 +112,15 @@ class Store:
         except UnknownSchema as error:
             raise ConfigError(str(error)) from None
 
-    def last_round(self, key: str) -> dict:
-        """The metrics of the last round of a cell; empty if it was not trained.
+    def last_round(self, key: str) -> dict[str, float]:
+        """Return the metrics of the last round of a cell; empty if it was not trained.
 
         Raises:
             ConfigError: if they are damaged.
         """
         path = self.cells / key / "metrics.parquet"
         try:
-            return dict.fromkeys(METRICS, math.nan) | parsed(path, _last_row)
+            return parsed(path, _last_row)
         except FileNotFoundError:
             return {}
         except Damaged as error:
@@ -152,15 +151,24 @@ class Store:
         Args:
             cell: a `grid.Cell`.
             status: one of `index.STATUSES`.
-            metrics, timings: columns of equal length, one entry a round.
+            metrics, timings: columns of numbers, under any names, one entry a round; `round` is
+                the number of the round.
             reason: why it is not done, one line.
             traceback: of a failure.
             seconds: time taken.
             num_classes: of the data, for the chance level.
             computed: device, threads and precision; None if it was not, or that is not known.
             notes: in how far data and attack were not what was asked for.
+
+        Raises:
+            BrokenContract: if a column is not made of numbers, one for each round.
         """
-        summary = {
+        tables = {
+            name: as_arrays(columns)
+            for name, columns in (("metrics", metrics), ("timings", timings))
+            if columns is not None
+        }
+        summary: Entries = {
             "schema": SCHEMA,
             "key": cell.key,
             "key_schema": KEY_SCHEMA,
@@ -182,15 +190,13 @@ class Store:
         files = {"config.yaml": yaml.dump(cell.config, Dumper=_Dumper, sort_keys=False).encode()}
         if traceback is not None:
             files["traceback.txt"] = traceback.encode()
-        if metrics is not None:
-            files["metrics.parquet"] = _parquet(metrics)
-        if timings is not None:
-            files["timings.parquet"] = _parquet(timings)
+        files |= {f"{name}.parquet": written(arrays) for name, arrays in tables.items()}
         summary["files"] = {name: _sha256(content) for name, content in files.items()}
         summary["checksum"] = _sha256(_plain(summary))
         files["summary.json"] = json.dumps(summary, indent=1).encode()
         stamp = self._replace(self.cells / cell.key, files)
-        self.index.add(cell.key, stamp, record_of(summary, cell.config, metrics))
+        columns = {name: array.tolist() for name, array in tables.get("metrics", {}).items()}
+        self.index.add(cell.key, stamp, record_of(summary, cell.config, columns))
 
     def problem(self, key: str) -> str | None:
         """What is wrong with a stored cell, None if nothing is.
@@ -334,14 +340,8 @@ def _check(folder: Path) -> None:
             raise Damaged(f"config.yaml has another key, {key}")
 
 
-def _last_row(content: bytes) -> dict:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(pa.BufferReader(content)) as file:
-        metrics = file.read().to_pydict()
-    return {name: math.nan if values[-1] is None else values[-1]
-            for name, values in metrics.items()}  # fmt: skip
+def _last_row(content: bytes) -> dict[str, float]:
+    return {name: values[-1] for name, values in columns_of(content).items()}
 
 
 def _plan_name(keys: Any) -> str | None:
@@ -357,26 +357,6 @@ def _sha256(content: bytes) -> str:
 
 def _plain(summary: dict) -> bytes:
     return json.dumps(summary, sort_keys=True).encode()
-
-
-def _parquet(columns: dict) -> bytes:
-    """The same bytes for the same columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    arrays = {}
-    for name, values in columns.items():
-        array = np.array(values)
-        array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
-        # From a buffer: to look at a list pyarrow imports pandas, which takes a quarter second.
-        buffers = [None, pa.py_buffer(array)]
-        kind = pa.from_numpy_dtype(array.dtype)
-        arrays[name] = pa.Array.from_buffers(kind, len(array), buffers)
-    sink = pa.BufferOutputStream()
-    schema = pa.schema([(name, array.type) for name, array in arrays.items()])
-    table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
 
 
 @cache

@@ -9,54 +9,39 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import yaml
 
 from benchmark.config.checks import failure
+from benchmark.store.parquet import Columns, columns_of
 
 SCHEMA = 1  # of a cell's summary
-
-
-METRICS = (
-    "round", "test_accuracy", "test_loss", "train_loss", "aggregation_error", "byzantine_weight",
-    "validation_accuracy", "honest_accuracy", "discarded", "attack_success_rate",
-    "discarded_honest", "discarded_byzantine", "f_lowered",
-)  # fmt: skip
-
-
-_MEASURED = ("test_accuracy", "test_loss", "validation_accuracy", "honest_accuracy")
-
-
-FINAL = ("done", "diverged")  # statuses of cells that are not computed again
-
-
-STATUSES = (*FINAL, "failed", "infeasible")
-
-
-LABELS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl")
-
-
-PARTS = ("attack", "schedule", "aggregator", "pre_aggregator")  # settings that a record tells
-
-
-_KINDS = {  # of what a summary must tell
-    "key": str, "status": str, "reason": str | None, "labels": dict, "scenario": str, "n": int,
-    "f": int, "f_declared": int | None, "seed": int, "num_classes": int | None,
-    "seconds": int | float,
-}  # fmt: skip
-
-
-_ATTEMPTS = 5
-
-
 KEY_PATTERN = r"[0-9a-f]{20}"
+FINAL = ("done", "diverged")  # statuses of cells that are not computed again
+STATUSES = (*FINAL, "failed", "infeasible")
+LABELS = ("attack", "aggregator", "pre_aggregator", "data", "partition", "model", "fl")
+PARTS = ("attack", "schedule", "aggregator", "pre_aggregator")  # settings that a record tells
+Entries = dict[str, Any]  # of a JSON or YAML mapping
 
-
+_EVALUATED = ("test_", "validation_", "honest_")  # so begin names of what a model is evaluated on
+_KINDS: Entries = {  # of what a summary must tell
+    "key": str,
+    "status": str,
+    "reason": str | None,
+    "labels": dict,
+    "scenario": str,
+    "n": int,
+    "f": int,
+    "f_declared": int | None,
+    "seed": int,
+    "num_classes": int | None,
+    "seconds": int | float,
+}
+_ATTEMPTS = 5
 _OLD = re.compile(rf"\.old-({KEY_PATTERN})-[0-9a-f]{{32}}")
-
-
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
+_Found = TypeVar("_Found")
 
 
 class Damaged(ValueError):
@@ -68,7 +53,7 @@ class UnknownSchema(ValueError):
 
 
 def names_of(cells: Path) -> list[str]:
-    """The names of the cells in a folder, after what `recover` does."""
+    """Return the names of the cells in a folder, after what `recover` does."""
     if not cells.is_dir():
         return []
     names = os.listdir(cells)
@@ -77,22 +62,25 @@ def names_of(cells: Path) -> list[str]:
         names = os.listdir(cells)
     names = [name for name in names if not name.startswith(".")]
     # What has neither a cell's name nor its files is somebody else's.
-    ours = lambda name: re.fullmatch(KEY_PATTERN, name) or (cells / name / "summary.json").exists()  # noqa: E731
-    return sorted(filter(ours, names))
+    return sorted(
+        name
+        for name in names
+        if re.fullmatch(KEY_PATTERN, name) or (cells / name / "summary.json").exists()
+    )
 
 
 def old_name(key: str) -> str:
-    """A new name for a cell that steps aside while another takes its place, see `recover`."""
+    """Return a new name for a cell that steps aside for another, see `recover`."""
     return f".old-{key}-{uuid.uuid4().hex}"
 
 
 def recover(cells: Path) -> None:
-    """End what a process that was killed while it replaced cells had begun.
+    """Finish what a process that was killed while it replaced cells had begun.
 
     A cell that stepped aside returns, unless another has taken its place. A process still at work
     is not disturbed: it makes the cell step aside again.
     """
-    aside = []
+    aside: list[tuple[int, str, str]] = []
     for name in os.listdir(cells):
         if match := _OLD.fullmatch(name):
             with suppress(OSError):  # it may be over already
@@ -112,8 +100,8 @@ def discard(folder: Path, key: str) -> None:
     shutil.rmtree(left)
 
 
-def settled(folder: Path, look: Callable[[Path], Any]) -> Any:
-    """What is found in the folder of a cell, None if there is no such folder.
+def settled(folder: Path, look: Callable[[Path], _Found]) -> _Found | None:
+    """Return what is found in the folder of a cell, None if there is no such folder.
 
     It is looked at again if others have written the cell meanwhile.
 
@@ -145,33 +133,36 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def stamp_of(folder: Path) -> int:
-    """What changes whenever a cell's folder is written anew or meddled with."""
+    """Return a number that changes whenever a cell's folder is written anew or meddled with."""
     return os.stat(folder).st_mtime_ns
 
 
-def record_of(summary: dict, config: dict, columns: dict | None) -> dict:
-    """The record of a cell, see `Index.records`.
+def record_of(summary: Entries, config: Entries, columns: Columns | None) -> Entries:
+    """Return the record of a cell, see `Index.records`.
 
     Args:
         summary: of the cell.
         config: of the cell.
         columns: of the metrics, one entry a round; None if it was not trained.
     """
-    algorithm = config["fl"]
-    settings = {name: value for name, value in algorithm.items()
-                if not name.startswith("_") and not isinstance(value, dict | list)}  # fmt: skip
-    every = algorithm.get("evaluate_every")
+    algorithm: Entries = config["fl"]
+    settings = {
+        name: value
+        for name, value in algorithm.items()
+        if not name.startswith("_") and not isinstance(value, dict | list)
+    }
     parts = {name: config.get(name) for name in PARTS}
-    return summary | {"settings": settings, "parts": parts, "metrics": _evaluations(columns, every)}
+    metrics = _evaluations(columns, algorithm.get("evaluate_every"))
+    return summary | {"settings": settings, "parts": parts, "metrics": metrics}
 
 
-def config_of(content: bytes) -> dict:
-    """The stored config of a cell; plain values, whatever the file may ask for."""
+def config_of(content: bytes) -> Entries:
+    """Return the stored config of a cell; plain values, whatever the file may ask for."""
     return yaml.load(content, Loader=_Loader)
 
 
-def parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
-    """What a parser makes of a file.
+def parsed(path: Path, parse: Callable[[bytes], _Found]) -> _Found:
+    """Return what a parser makes of a file.
 
     Raises:
         Damaged: if it fails, with one line.
@@ -184,8 +175,8 @@ def parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
         raise Damaged(f"{path.name}: {failure(error)}") from None
 
 
-def summary_of(folder: Path) -> dict:
-    """The summary of a cell whose files are all there.
+def summary_of(folder: Path) -> Entries:
+    """Return the summary of a cell whose files are all there.
 
     Raises:
         Damaged: if one is missing, or the summary is none.
@@ -195,14 +186,14 @@ def summary_of(folder: Path) -> dict:
     there = {*os.listdir(folder)}
     if "summary.json" not in there:
         raise Damaged("summary.json is missing")
-    summary = parsed(folder / "summary.json", json.loads)
-    schema = summary.get("schema") if isinstance(summary, dict) else None
+    summary: Any = parsed(folder / "summary.json", json.loads)
+    schema: Any = summary.get("schema") if isinstance(summary, dict) else None
     if type(schema) is int and schema != SCHEMA:
         raise UnknownSchema(
             f"{folder}/summary.json has schema {schema}, this version reads {SCHEMA}: "
             "use the version that wrote it, or other outputs=..."
         )
-    if not _sound(summary):
+    if not is_summary(summary):
         raise Damaged("summary.json does not tell what it must")
     trained = ["metrics.parquet"] if summary["status"] in FINAL else []
     for name in sorted({"config.yaml", *summary.get("files", trained)}):
@@ -211,28 +202,28 @@ def summary_of(folder: Path) -> dict:
     return summary
 
 
-def _sound(summary: Any) -> bool:
-    """Whether it tells what is read of it, and it is of the right type."""
+def is_summary(summary: Any) -> TypeGuard[Entries]:
+    """Return whether a value tells what is read of a summary, all of the right type."""
     return (
         isinstance(summary, dict)
         and summary.get("schema") == SCHEMA
         and all(n in summary and isinstance(summary[n], kind) for n, kind in _KINDS.items())
         and summary["status"] in STATUSES
         and all(isinstance(summary["labels"].get(name), str) for name in LABELS)
-        and isinstance(summary.get("files", {}), dict)
+        and all(isinstance(summary.get(name, {}), dict) for name in ("files", "versions"))
         and isinstance(summary.get("notes", []), list)
     )
 
 
-def read(folder: Path) -> dict:
-    """The record of a cell, from its folder.
+def read(folder: Path) -> Entries:
+    """Return the record of a cell, from its folder.
 
     Raises:
         Damaged, UnknownSchema: see `summary_of`.
     """
     summary, columns = summary_of(folder), None
     if (folder / "metrics.parquet").exists():
-        columns = parsed(folder / "metrics.parquet", _columns)
+        columns = parsed(folder / "metrics.parquet", columns_of)
     config = parsed(folder / "config.yaml", config_of)
     try:
         return record_of(summary, config, columns)
@@ -240,37 +231,25 @@ def read(folder: Path) -> dict:
         raise Damaged(f"it lacks something: {error}") from None
 
 
-def _columns(content: bytes) -> dict[str, list]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _evaluations(columns: Columns | None, every: int | None) -> Columns:
+    """Return the rounds that were evaluated, and the last one; one round NaN if there are none.
 
-    with pq.ParquetFile(pa.BufferReader(content)) as file:
-        names = [name for name in METRICS if name in file.schema_arrow.names]
-        table = file.read(names, use_threads=False)  # of so few rows that threads only delay
-    return {name: table.column(name).to_numpy().astype(float).tolist()
-            for name in table.column_names}  # fmt: skip
-
-
-def _evaluations(columns: dict | None, every: int | None) -> dict[str, list[float]]:
-    """Return the rounds that were evaluated, and the last one; one row of NaN if there are none.
-
-    A round counts if it was due, or if any accuracy or loss on held-out data was measured: data
-    may have no test split, and a loss may be no number.
+    A round counts if it was due, or if anything was measured on held-out data or in honest
+    clients: data may have no test split, and a loss may be no number.
 
     Args:
         columns: of the metrics, one entry a round.
         every: rounds between evaluations, where it is known.
     """
     if not columns:
-        return {name: [math.nan] for name in METRICS}
-    missing = [math.nan] * len(columns["round"])
-    columns = {name: columns.get(name, missing) for name in METRICS}
+        return {"round": [math.nan]}
     rounds = columns["round"]
+    measured = [values for name, values in columns.items() if name.startswith(_EVALUATED)]
     kept = [
         row
         for row, number in enumerate(rounds)
         if row == len(rounds) - 1
         or (every and number % every == 0)
-        or not all(math.isnan(columns[name][row]) for name in _MEASURED)
+        or not all(math.isnan(values[row]) for values in measured)
     ]
     return {name: [values[row] for row in kept] for name, values in columns.items()}

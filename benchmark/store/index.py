@@ -15,16 +15,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmark.store.format import METRICS, Damaged, _sound, names_of, read, settled, stamp_of
+from benchmark.store.format import (
+    Damaged,
+    Entries,
+    is_summary,
+    names_of,
+    read,
+    settled,
+    stamp_of,
+)
 from benchmark.system.disk import make_folder, share
 
-_VERSION = 2  # of a line
-
-
+_VERSION = 3  # of a line
 _ROWS = 100  # evaluations that a line holds; those of longer runs stay in the cell's folder
-
-
 _FILES = 64  # more are joined to one
+
+_Lines = dict[tuple[str, int], Entries]  # by key and stamp
 
 
 class Index:
@@ -42,12 +48,13 @@ class Index:
         self.cells, self.folder = folder / "cells", folder / "index"
         self._name = f"{os.getpid()}-{uuid.uuid4().hex}.jsonl"
 
-    def records(self) -> Iterator[dict]:
-        """What is known of every stored cell, by ascending key.
+    def records(self) -> Iterator[Entries]:
+        """Yield what is known of every stored cell, by ascending key.
 
         Damaged cells are passed over, see `damaged`. A record has the entries of the cell's
         summary; `settings`, the scalar settings of its federated algorithm; `parts`, those of
-        attack and defence; and `metrics`, columns with an entry for every evaluation.
+        attack and defence; and `metrics`, columns with an entry for every evaluation, under
+        the names that they were stored with.
 
         Raises:
             UnknownSchema: for cells of another version.
@@ -62,7 +69,7 @@ class Index:
             if record is not None:
                 yield record
 
-    def _record(self, folder: Path, known: dict) -> dict:
+    def _record(self, folder: Path, known: _Lines) -> Entries:
         stamp = stamp_of(folder)
         line = known.get((folder.name, stamp))
         if line is None:
@@ -70,9 +77,9 @@ class Index:
         record = line["record"]
         return read(folder) if record["metrics"] is None else record
 
-    def add(self, key: str, stamp: int, record: dict) -> dict:
-        """Enter the record of a cell, see `stamp_of`; returns its line."""
-        line = {"version": _VERSION, "key": key, "stamp": stamp, "record": record}
+    def add(self, key: str, stamp: int, record: Entries) -> Entries:
+        """Enter the record of a cell, see `stamp_of`; return its line."""
+        line: Entries = {"version": _VERSION, "key": key, "stamp": stamp, "record": record}
         kept = line
         if len(record["metrics"]["round"]) > _ROWS:
             kept = line | {"record": record | {"metrics": None}}
@@ -83,23 +90,24 @@ class Index:
             share(self.folder / self._name)
         return line
 
-    def _lines(self) -> dict[tuple[str, int], dict]:
-        """By key and stamp: if a clock was put back, the latest need not have the highest."""
+    def _lines(self) -> _Lines:
+        """Return the lines of all files. If a clock was put back, the latest line of a cell need
+        not have the highest stamp: so lines are known by both."""
         files = sorted(self.folder.glob("*.jsonl"))
-        known = {}
+        known: _Lines = {}
         for path in files:
             with suppress(OSError), open(path, "rb") as file:
                 for text in file:
                     with suppress(ValueError, KeyError, TypeError, RecursionError):  # torn
                         line = json.loads(text)
-                        if line["version"] == _VERSION and _sound_record(line["record"]):
+                        if line["version"] == _VERSION and _is_record(line["record"]):
                             known[line["key"], line["stamp"]] = line
         if len(files) > _FILES:
             self._join(files, known)
         return known
 
-    def _join(self, files: list[Path], known: dict) -> None:
-        """One file in the place of many. Lines that others append meanwhile are lost: harmless."""
+    def _join(self, files: list[Path], known: _Lines) -> None:
+        """Replace many files by one. Lines that others append meanwhile are lost: harmless."""
         with suppress(OSError):
             temporary = self.folder / f".{self._name}"
             temporary.write_text("".join(json.dumps(line) + "\n" for line in known.values()))
@@ -110,14 +118,17 @@ class Index:
                     path.unlink(missing_ok=True)
 
 
-def _sound_record(record: Any) -> bool:
-    if not (_sound(record) and isinstance(record["settings"], dict)):
+def _is_record(record: Any) -> bool:
+    """Return whether a value has what is read of a record, all of the right type."""
+    if not is_summary(record):
         return False
-    if not isinstance(record["parts"], dict):
+    if not (isinstance(record["settings"], dict) and isinstance(record["parts"], dict)):
         return False
-    columns = record["metrics"]
+    columns: dict[str, list[Any]] | None = record["metrics"]
     if columns is None:
         return True
-    lengths = {len(columns[name]) for name in METRICS}
-    numbers = all(isinstance(v, int | float) for name in METRICS for v in columns[name])
-    return len(lengths) == 1 and 0 not in lengths and numbers
+    rounds = len(columns["round"])
+    return rounds > 0 and all(
+        len(values) == rounds and all(isinstance(value, int | float) for value in values)
+        for values in columns.values()
+    )
