@@ -132,7 +132,7 @@ def packed(state: Any) -> tuple[Any, dict[str, np.ndarray | torch.Tensor]]:
     return pack(state), arrays
 
 
-def unpacked(structure: Any, arrays: dict) -> Any:
+def unpacked(structure: Any, arrays: dict[str, Any]) -> Any:
     """The state that `packed` took apart."""
     if not isinstance(structure, dict):
         return structure

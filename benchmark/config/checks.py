@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 
-def one_line(said) -> str:
+def one_line(said: object) -> str:
     """Return a text, or what an error says, in one line: all lines there are, one behind the
     other."""
     return " ".join(str(said).split())

@@ -17,6 +17,6 @@ def digest(config: Any, length: int) -> str:
     return hashlib.sha256(canonical(config).encode()).hexdigest()[:length]
 
 
-def key_of(config: dict) -> str:
+def key_of(config: dict[str, Any]) -> str:
     """The key of the cell with this config: a hash of it and of the schema's version."""
     return digest({"schema": KEY_SCHEMA, **config}, 20)

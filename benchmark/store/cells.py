@@ -22,12 +22,13 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -67,6 +68,25 @@ _TEMPORARY = {  # by folder: the names of what is being written, and no others
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
+class _Cell(Protocol):
+    """What the store asks of a cell, see `federation.cell.Cell`."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def config(self) -> Entries: ...
+    @property
+    def labels(self) -> dict[str, str]: ...
+    @property
+    def scenario(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def f(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
 class Store:
     """The cells below a folder.
 
@@ -77,7 +97,7 @@ class Store:
         damaged_plans: what is wrong with those that the last call of `planned` could not read.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(os.path.expanduser(folder))  # as the shell does, but not always
         self.cells = self.folder / "cells"
         self.index = Index(self.folder)
@@ -91,9 +111,9 @@ class Store:
             ConfigError: see `summary`.
         """
         summary = self.summary(key)
-        return summary and summary["status"]
+        return summary["status"] if summary else None
 
-    def summary(self, key: str) -> dict | None:
+    def summary(self, key: str) -> Entries | None:
         """Return the summary of a cell; None if it is not stored, or not all of it.
 
         Raises:
@@ -130,26 +150,26 @@ class Store:
             ) from None
 
     def keys(self) -> list[str]:
-        """Keys of all stored cells."""
+        """Return the keys of all stored cells."""
         return names_of(self.cells)
 
     def write(
         self,
-        cell,
+        cell: _Cell,
         status: str,
-        metrics: dict | None = None,
-        timings: dict | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        timings: Mapping[str, Any] | None = None,
         reason: str | None = None,
         traceback: str | None = None,
         seconds: float = 0.0,
         num_classes: int | None = None,
-        computed: dict | None = None,
+        computed: Entries | None = None,
         notes: list[str] | None = None,
     ) -> None:
         """Store a cell, in the place of what was stored of it before.
 
         Args:
-            cell: a `grid.Cell`.
+            cell: what was computed.
             status: one of `index.STATUSES`.
             metrics, timings: columns of numbers, under any names, one entry a round; `round` is
                 the number of the round.
@@ -199,7 +219,7 @@ class Store:
         self.index.add(cell.key, stamp, record_of(summary, cell.config, columns))
 
     def problem(self, key: str) -> str | None:
-        """What is wrong with a stored cell, None if nothing is.
+        """Return what is wrong with a stored cell, None if nothing is.
 
         Its files must be those that were written, of a schema that is read, and its key that of
         its config. Cells of earlier versions have no checksums, or keys of another schema; of these
@@ -215,7 +235,7 @@ class Store:
         return None
 
     def quarantine(self, path: Path) -> Path | None:
-        """Move a cell or a plan out of the way; returns where to, None if it is gone already."""
+        """Move a cell or a plan out of the way; return where to, None if it is gone already."""
         target = self.folder / "quarantine" / f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
         make_folder(target.parent)
         try:
@@ -229,7 +249,7 @@ class Store:
         with suppress(FileNotFoundError):
             discard(self.cells / key, key)
 
-    def plan(self, cells: list, command: list[str]) -> None:
+    def plan(self, cells: Sequence[_Cell], command: list[str]) -> None:
         """Remember which cells a command asked for, so that missing ones can be counted.
 
         What processes that were killed while writing have left behind is removed.
@@ -251,13 +271,14 @@ class Store:
         sync(folder)
 
     def planned(self) -> set[str]:
-        """Keys of all cells that any command asked for, as far as plans are whole: see
+        """Return the keys of all cells that any command asked for, as far as plans are whole: see
         `damaged_plans`."""
-        keys, self.damaged_plans = set(), {}
+        keys: set[str] = set()
+        self.damaged_plans = {}
         for path in sorted((self.folder / "plans").glob("*.json")):
             if re.fullmatch(r"[0-9a-f]{16}", path.stem):
                 try:
-                    found = parsed(path, lambda content: json.loads(content)["keys"])
+                    found = parsed(path, _plan_keys)
                     if _plan_name(found) != path.stem:
                         raise Damaged(f"{path.name}: its keys are not what was written")
                     keys.update(found)
@@ -279,7 +300,7 @@ class Store:
                             (shutil.rmtree if folder else os.unlink)(entry.path)
 
     def _replace(self, target: Path, files: dict[str, bytes]) -> int:
-        """Put a folder with these files in the place of another; returns its stamp."""
+        """Put a folder with these files in the place of another; return its stamp."""
         for _ in range(_ATTEMPTS):
             make_folder(self.cells)  # not its parents: a store that has vanished stays so
             with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
@@ -303,7 +324,7 @@ class Store:
         return temporary
 
     def _rename(self, temporary: Path, target: Path) -> None:
-        aside = []
+        aside: list[Path] = []
         while True:
             try:
                 temporary.rename(target)
@@ -320,7 +341,7 @@ class Store:
 
 
 def _check(folder: Path) -> None:
-    """Raises Damaged if something is wrong with a cell, see `Store.problem`."""
+    """Raise Damaged if something is wrong with a cell, see `Store.problem`."""
     summary = summary_of(folder)
     sums = summary.get("files")
     if sums is None:
@@ -344,10 +365,12 @@ def _last_row(content: bytes) -> dict[str, float]:
     return {name: values[-1] for name, values in columns_of(content).items()}
 
 
-def _plan_name(keys: Any) -> str | None:
-    """The name that tells a plan for these keys from others; None if they are no keys."""
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        return None
+def _plan_keys(content: bytes) -> list[str]:
+    return list(map(str, json.loads(content)["keys"]))
+
+
+def _plan_name(keys: list[str]) -> str:
+    """Return the name that tells a plan for these keys from others."""
     return _sha256("".join(keys).encode(errors="replace"))[:16]
 
 
@@ -355,13 +378,13 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _plain(summary: dict) -> bytes:
+def _plain(summary: Entries) -> bytes:
     return json.dumps(summary, sort_keys=True).encode()
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return the versions of what the numbers depend on."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in ("byzantine-benchmark", "torch", "numpy", "numba", "scipy", "hydra-core"):
         try:

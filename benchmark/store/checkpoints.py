@@ -13,6 +13,7 @@ import uuid
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,15 +38,15 @@ class Checkpoints:
         every: rounds from one to the next.
     """
 
-    def __init__(self, folder: str | os.PathLike, every: int):
+    def __init__(self, folder: str | os.PathLike[str], every: int):
         self.folder = Path(folder, "checkpoints")
         self.every = every
 
-    def due(self, round: int, rounds: int) -> bool:
-        """Whether to save after a round; the last one is stored as a finished cell."""
-        return 0 < round < rounds and round % self.every == 0
+    def due(self, round_number: int, rounds: int) -> bool:
+        """Return whether to save after a round; the last one is stored as a finished cell."""
+        return 0 < round_number < rounds and round_number % self.every == 0
 
-    def save(self, run, seconds: float) -> None:
+    def save(self, run: Any, seconds: float) -> None:
         """Keep a run as it is, in the place of its checkpoint before.
 
         Args:
@@ -56,7 +57,8 @@ class Checkpoints:
             OSError: if it cannot be written.
         """
         structure, arrays = packed(run.state())
-        tensors, storages = {}, set()
+        tensors: dict[str, torch.Tensor] = {}
+        storages: set[int] = set()
         for name, array in arrays.items():
             tensor = torch.as_tensor(array).cpu().contiguous()
             storage = tensor.untyped_storage().data_ptr()  # safetensors wants each to have its own
@@ -80,7 +82,7 @@ class Checkpoints:
         path = self._path(run.cell.key)
         raise FileNotFoundError(errno.ENOENT, f"{path} vanishes while it is written")
 
-    def restore(self, run) -> None:
+    def restore(self, run: Any) -> None:
         """Set a new run to its checkpoint, if there is one that can be used; one that cannot is
         moved out of the way.
 
@@ -88,7 +90,7 @@ class Checkpoints:
             OSError: if it cannot be read, or not be moved.
             MemoryError, RuntimeError: of torch and the device; it stays for another time.
         """
-        key = run.cell.key
+        key: str = run.cell.key
         try:
             state, seconds = _read(self._path(key), key, run.workload.device)
             run.restore(state)
@@ -97,8 +99,8 @@ class Checkpoints:
         except (Unusable, AttributeError, LookupError, TypeError, ValueError) as error:
             said = error if isinstance(error, Unusable) else f"is not of this cell's shape: {error}"
             place = self._set_aside(key)
-            print(f"{self._path(key)} {said}; moved to {place}, this cell starts anew",
-                  file=sys.stderr)  # fmt: skip
+            moved = f"moved to {place}, this cell starts anew"
+            print(f"{self._path(key)} {said}; {moved}", file=sys.stderr)
             run.__init__(run.cell, run.workload)
             return
         run.seconds = seconds
@@ -111,13 +113,13 @@ class Checkpoints:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
-    def _write(self, key: str, tensors: dict, header: dict) -> None:
+    def _write(self, key: str, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
         from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        from safetensors import torch as safetensors
 
         temporary = self.folder / f".{key}-{uuid.uuid4().hex}"
         try:
-            save_file(tensors, temporary, header)
+            cast(Any, safetensors).save_file(tensors, temporary, header)
             temporary.chmod(self.folder.stat().st_mode & 0o666)  # safetensors: only for its owner
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -136,12 +138,13 @@ class Checkpoints:
         return target
 
 
-def _read(path: Path, key: str, device: torch.device) -> tuple[dict, float]:
+def _read(path: Path, key: str, device: torch.device) -> tuple[Any, float]:
+    """Return the state in a checkpoint, and the seconds that it has taken."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+        with cast(Any, safe_open)(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
             if header.get("schema") != str(SCHEMA):
                 raise Unusable(f"is of schema {header.get('schema')}, this version reads {SCHEMA}")
             if str(zlib.crc32(header["text"].encode())) != header["sum"]:
@@ -149,20 +152,22 @@ def _read(path: Path, key: str, device: torch.device) -> tuple[dict, float]:
             content = json.loads(header["text"])
             if content["key"] != key:
                 raise Unusable(f"is of another cell, {content['key']}")
-            arrays = {name: file.get_tensor(name) for name in content["sums"]}
+            tensors: dict[str, torch.Tensor] = {
+                name: file.get_tensor(name) for name in content["sums"]
+            }
     except (SafetensorError, LookupError, TypeError, ValueError) as error:  # said of garbage
         raise _of_system(error) or Unusable(f"is damaged: {one_line(error)}") from None
-    if {name: _sum(tensor) for name, tensor in arrays.items()} != content["sums"]:
+    if {name: _sum(tensor) for name, tensor in tensors.items()} != content["sums"]:
         raise Unusable("is damaged: its tensors are not what was written")
     arrays = {
         name: tensor.numpy() if name in content["numpy"] else tensor.to(device)
-        for name, tensor in arrays.items()
+        for name, tensor in tensors.items()
     }
     return unpacked(content["structure"], arrays), content["seconds"]
 
 
 def _of_system(error: Exception) -> OSError | None:
-    """The error of the system that safetensors reports in the text of its own."""
+    """Return the error of the system that safetensors reports in the text of its own."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -175,6 +175,12 @@ def parsed(path: Path, parse: Callable[[bytes], _Found]) -> _Found:
         raise Damaged(f"{path.name}: {failure(error)}") from None
 
 
+def mapping_of(content: bytes) -> Entries:
+    """Return the JSON mapping that a file holds; an empty one if it holds something else."""
+    found = json.loads(content)
+    return cast(Entries, found) if isinstance(found, dict) else {}
+
+
 def summary_of(folder: Path) -> Entries:
     """Return the summary of a cell whose files are all there.
 
@@ -186,8 +192,8 @@ def summary_of(folder: Path) -> Entries:
     there = {*os.listdir(folder)}
     if "summary.json" not in there:
         raise Damaged("summary.json is missing")
-    summary: Any = parsed(folder / "summary.json", json.loads)
-    schema: Any = summary.get("schema") if isinstance(summary, dict) else None
+    summary: Entries = parsed(folder / "summary.json", mapping_of)
+    schema = summary.get("schema")
     if type(schema) is int and schema != SCHEMA:
         raise UnknownSchema(
             f"{folder}/summary.json has schema {schema}, this version reads {SCHEMA}: "
@@ -202,11 +208,10 @@ def summary_of(folder: Path) -> Entries:
     return summary
 
 
-def is_summary(summary: Any) -> TypeGuard[Entries]:
-    """Return whether a value tells what is read of a summary, all of the right type."""
+def is_summary(summary: Entries) -> bool:
+    """Return whether a mapping tells what is read of a summary, all of the right type."""
     return (
-        isinstance(summary, dict)
-        and summary.get("schema") == SCHEMA
+        summary.get("schema") == SCHEMA
         and all(n in summary and isinstance(summary[n], kind) for n, kind in _KINDS.items())
         and summary["status"] in STATUSES
         and all(isinstance(summary["labels"].get(name), str) for name in LABELS)

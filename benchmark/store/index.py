@@ -29,6 +29,7 @@ from benchmark.system.disk import make_folder, share
 _VERSION = 3  # of a line
 _ROWS = 100  # evaluations that a line holds; those of longer runs stay in the cell's folder
 _FILES = 64  # more are joined to one
+_GARBAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # a torn line's
 
 _Lines = dict[tuple[str, int], Entries]  # by key and stamp
 
@@ -98,7 +99,7 @@ class Index:
         for path in files:
             with suppress(OSError), open(path, "rb") as file:
                 for text in file:
-                    with suppress(ValueError, KeyError, TypeError, RecursionError):  # torn
+                    with suppress(*_GARBAGE):
                         line = json.loads(text)
                         if line["version"] == _VERSION and _is_record(line["record"]):
                             known[line["key"], line["stamp"]] = line
@@ -118,8 +119,8 @@ class Index:
                     path.unlink(missing_ok=True)
 
 
-def _is_record(record: Any) -> bool:
-    """Return whether a value has what is read of a record, all of the right type."""
+def _is_record(record: Entries) -> bool:
+    """Return whether a mapping has what is read of a record, all of the right type."""
     if not is_summary(record):
         return False
     if not (isinstance(record["settings"], dict) and isinstance(record["parts"], dict)):

@@ -4,6 +4,7 @@ Names are open: whoever measures something names it, and nobody lists the names.
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,5 @@ def columns_of(content: bytes) -> Columns:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    """Return pyarrow, which is imported late: it takes long, and its types are partly unknown."""
-    import pyarrow
-    import pyarrow.parquet
-
-    return pyarrow, pyarrow.parquet
+    """Return pyarrow and its Parquet module. They are imported late, as that takes long."""
+    return import_module("pyarrow"), import_module("pyarrow.parquet")
