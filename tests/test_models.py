@@ -623,6 +623,45 @@ def noisy_start(input_shape, num_classes):
     return made
 
 
+def at_first_sight(self, x):
+    if not hasattr(self, "b"):
+        self.b = torch.nn.Linear(6, 3)
+    return self.a(x) + self.b(x)
+
+
+def at_first_training(self, x):
+    return at_first_sight(self, x) if self.training else self.a(x)
+
+
+def cached(self, x):
+    if not hasattr(self, "mask"):
+        self.register_buffer("mask", torch.ones(6))
+    return self.a(x * self.mask)
+
+
+def replaced(self, x):
+    self.a.weight = torch.nn.Parameter(self.a.weight.detach().clone())
+    return self.a(x)
+
+
+def removed(self, x):
+    scores = self.a(x)
+    if self.a.bias is not None:
+        self.a.bias = None
+    return scores
+
+
+class Listed(torch.nn.Module):
+    """Layers in a plain list, which torch does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.others = torch.nn.Linear(6, 3), [torch.nn.Linear(3, 3)]
+
+    def forward(self, x):
+        return self.others[0](self.first(x))
+
+
 def plain(make):
     return lambda input_shape, num_classes: make()
 
@@ -660,6 +699,15 @@ REFUSED = {
         ),
         "sparse",
     ),
+    "a layer made at first sight": (module(at_first_sight, a=linear()), "makes 'b.weight' in eval"),
+    "a layer made in training": (
+        module(at_first_training, a=linear()),
+        "makes 'b.weight' in train",
+    ),
+    "a buffer made": (module(cached, a=linear()), "makes 'mask' in evaluation mode"),
+    "a parameter replaced": (module(replaced, a=linear()), "replaces its parameter 'a.weight'"),
+    "a parameter removed": (module(removed, a=linear()), "removes 'a.bias'"),
+    "a layer in a list": (plain(Listed), "a parameter of shape .* that is not among .*ModuleList"),
     "a state": (module(counted, a=linear()), "other scores .* keeps a state"),
     "dropout always": (
         module(lambda self, x: self.a(F.dropout(x + 1)), a=linear()),

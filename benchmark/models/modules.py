@@ -211,6 +211,7 @@ class TorchModel:
             )
         first, again = (self._trial(row, examples) for _ in range(2))
         self._check_untouched(*before, examples)
+        self._check_registered(examples)
         if not _agree(first, again):
             raise self._error(
                 "has another loss when asked again in training mode: it keeps a state, or draws "
@@ -226,6 +227,26 @@ class TorchModel:
         except Exception:  # BatchNorm, of one example
             self.least = 2
 
+    @torch.enable_grad()
+    def _check_registered(self, examples: Tensor) -> None:
+        """Raise ModelError if scores depend on parameters that the module does not list."""
+        self._switch(training=True)
+        known = set(map(id, self._trainable))
+        with _generator_kept(examples.device):
+            left = [self._scores(examples.clone()).grad_fn]
+        seen = set(left)
+        while left:
+            node = left.pop()
+            leaf = getattr(node, "variable", None)
+            if isinstance(leaf, torch.nn.Parameter) and id(leaf) not in known:
+                raise self._error(
+                    f"depends on a parameter of shape {tuple(leaf.shape)} that is not among its "
+                    "parameters(): is a layer in a plain list? use torch.nn.ModuleList"
+                )
+            following = {after for after, _ in getattr(node, "next_functions", ())} - seen
+            seen |= following
+            left += following
+
     def _trial(self, row: Tensor, examples: Tensor) -> Tensor:
         """The losses of some examples, whatever their labels."""
         labels = torch.arange(len(examples), device=row.device)[None] % self.num_classes
@@ -238,8 +259,16 @@ class TorchModel:
         if not torch.equal(copy.nan_to_num(), examples.nan_to_num()):
             raise self._error(f"changes its input in place in {mode} mode: work on a copy")
         now, parameters = _tensors(self.module), dict(self.module.named_parameters())
+        known = set(map(id, self._trainable))
+        for name, tensor in now.items():
+            if name not in state:
+                raise self._error(f"makes {name!r} in {mode} mode: make it when it is built")
+            if name in parameters and tensor.requires_grad and id(tensor) not in known:
+                raise self._error(f"replaces its parameter {name!r} in {mode} mode")
         for name, was in state.items():
-            if name in now and torch.equal(was, now[name]):
+            if name not in now:
+                raise self._error(f"removes {name!r} in {mode} mode")
+            if torch.equal(was, now[name]):
                 continue
             if name in parameters:
                 raise self._error(f"changes its parameter {name!r} in place in {mode} mode")
