@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from traceback import format_exc
-from typing import Any
+from typing import Any, cast
 
+from benchmark.config.checks import one_line
 from benchmark.config.errors import BrokenContract, ConfigError
 from benchmark.data import DataError
+from benchmark.federation.cell import Cell
 from benchmark.simulation.device import Engine
 from benchmark.simulation.engine import (
     OUT_OF_MEMORY,
@@ -52,6 +54,9 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
+Message = tuple[int, Any, str | None]  # place of a group, a report, a problem: see `Executor.run`
+
+
 class Work:
     """What a process does with a group: it trains the cells that nobody has stored meanwhile, and
     stores them.
@@ -64,23 +69,23 @@ class Work:
         workloads: data already loaded, for this process and its forks.
     """
 
-    def __init__(self, engine: Engine, folder: str, workloads: Workloads | None = None):
+    def __init__(self, engine: Engine, folder: str, workloads: Workloads | None = None) -> None:
         self.engine, self.folder, self._workloads = engine, folder, workloads
 
     def __getstate__(self) -> dict:
         return {"engine": self.engine, "folder": self.folder, "_workloads": None}
 
     def on(self, device: str) -> "Work":
-        """The same on another device."""
+        """Return the same work on another device."""
         return type(self)(replace(self.engine, device=device), self.folder)
 
     @property
     def workloads(self) -> Workloads:
-        """The data; loaded once a process."""
+        """The data, loaded once a process."""
         return self._workloads or _loaded(self.engine.device)
 
-    def __call__(self, cells: list) -> Iterator[Report]:
-        """Reports on all cells."""
+    def __call__(self, cells: list[Cell]) -> Iterator[Report]:
+        """Yield a report on every cell."""
         store, every = Store(self.folder), self.engine.checkpoint_every
         checkpoints = Checkpoints(self.folder, every) if every else None
         stored = {cell.key: report for cell in cells if (report := _final(cell.key, store))}
@@ -94,7 +99,7 @@ class Work:
                     for outcome in outcomes:
                         reports.append(_stored(outcome, store))
                         if checkpoints and not (outcome.reason or "").startswith(OUT_OF_MEMORY):
-                            checkpoints.remove(outcome.cell.key)
+                            checkpoints.remove(cast(Cell, outcome.cell).key)
                 yield from reports
         except OSError as error:
             yield Report(None, "stopped", _unstored(self.folder, error))
@@ -112,16 +117,16 @@ class Executor:
 
     retries: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.retries < 0:
             raise ValueError(f"retries={self.retries} must not be negative")
 
     def here(self, engine: Engine) -> list[str]:
-        """The devices of this machine that are computed on; none if it is done elsewhere."""
+        """Return the devices of this machine that are computed on; none if that is elsewhere."""
         return [engine.device]
 
-    def parts(self, cells: list, work: Work) -> list[list]:
-        """The cells in groups, one for each call of the work.
+    def parts(self, cells: list[Cell], work: Work) -> list[list[Cell]]:
+        """Return the cells in groups, one for each call of the work.
 
         Raises:
             ConfigError: if there is not enough memory for a cell.
@@ -129,20 +134,20 @@ class Executor:
         slots = self.slots(groups_of(cells), work)
         return blocks_of(cells, work.engine, work.workloads, slots)
 
-    def slots(self, groups: list[list], work: Work) -> int:
-        """How many groups are computed at the same time on one machine."""
+    def slots(self, groups: list[list[Cell]], work: Work) -> int:
+        """Return how many groups are computed at the same time on one machine."""
         return 1
 
-    def at_once(self, cells: list, work: Work) -> tuple[int, str]:
-        """For a forecast: how many groups of these cells are computed at the same time, on all
-        machines together, and what is assumed where that cannot be known.
+    def at_once(self, cells: list[Cell], work: Work) -> tuple[int, str]:
+        """Return how many groups of these cells are computed at the same time, on all machines
+        together, and what is assumed where that cannot be known. Forecasts need it.
 
         Raises:
             ConfigError: if there is nowhere to compute.
         """
         return min(self.slots(groups_of(cells), work), len(self.parts(cells, work))), ""
 
-    def run(self, groups: list[list], work: Work) -> Iterator[tuple[int, Any, str | None]]:
+    def run(self, groups: list[list[Cell]], work: Work) -> Iterator[Message]:
         """Have the work done on every group.
 
         Yields:
@@ -156,8 +161,8 @@ class Executor:
         raise NotImplementedError
 
 
-def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
-    """Have cells computed and stored; a report on each.
+def dispatch(cells: list[Cell], executor: Executor, work: Work) -> Iterator[Report]:
+    """Have cells computed and stored; yield a report on each.
 
     What is missing when the process of a group was lost is tried again in two halves, so that
     whoever is to blame, or too large, ends up alone; and a cell alone `retries` times, before it is
@@ -180,9 +185,10 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
                 yield report
         groups = []
         for place, left in enumerate(missing):
-            for report in [report for key in left if (report := _final(key, store))]:
-                left.pop(report.key)  # it was lost after that
-                yield report
+            for key in list(left):
+                if report := _final(key, store):  # its process was lost after that
+                    left.pop(key)
+                    yield report
             again = list(left.values())
             if len(again) > 1:
                 middle = len(again) // 2
@@ -199,9 +205,9 @@ def dispatch(cells: list, executor: Executor, work: Work) -> Iterator[Report]:
                 yield report
 
 
-def _given_up(cell, problem: str, store: Store, attempts: int) -> Report:
+def _given_up(cell: Cell, problem: str, store: Store, attempts: int) -> Report:
     times = f" ({attempts} times)" if attempts > 1 else ""
-    reason = problem.strip().splitlines()[-1] + times
+    reason = one_line(problem.strip().splitlines()[-1]) + times
     return _stored(Outcome(cell, "failed", reason=reason, traceback=problem), store)
 
 
@@ -222,7 +228,7 @@ def _unstored(folder: str, error: OSError) -> str:
 
 def _stored(outcome: Outcome, store: Store) -> Report:
     """Store an outcome; but a failure does not replace what another process has done meanwhile."""
-    key = outcome.cell.key
+    key = cast(Cell, outcome.cell).key
     if outcome.status not in FINAL and (report := _final(key, store)):
         return report
     try:
@@ -235,11 +241,11 @@ def _stored(outcome: Outcome, store: Store) -> Report:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals that would end this process wait until the block is over."""
+    """Have signals that would end this process wait until the block is over."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    came = []
+    came: list[int] = []
     before = {
         number: signal.signal(number, lambda number, frame: came.append(number))
         for number in ENDING

@@ -1,12 +1,13 @@
 """Executors on other machines, which share the folder of the store with this one."""
 
+import logging
 import os
 import re
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from benchmark.config.checks import one_line
 from benchmark.config.components import is_typed
 from benchmark.config.errors import ConfigError
-from benchmark.executors.base import ENDING, Executor, Report, Work, dispatch
+from benchmark.executors.base import ENDING, Executor, Message, Report, Work, dispatch
 from benchmark.executors.local import Processes
 from benchmark.executors.workers import cores
+from benchmark.federation.cell import Cell
 from benchmark.simulation.device import Engine
 from benchmark.simulation.engine import groups_of
 from benchmark.simulation.workload import Workloads
@@ -29,25 +32,26 @@ from benchmark.simulation.workload import Workloads
 class Job:
     """What submitit runs: a bundle of cells; queued again, it goes on with what is not stored."""
 
-    def __init__(self, work: Work, cpus: int, gpus: int = 0):
+    def __init__(self, work: Work, cpus: int, gpus: int = 0) -> None:
         self.work, self.cpus, self.gpus = work, cpus, gpus
 
-    def __reduce__(self) -> tuple:
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
         """Return what loads it there, where modules are looked for as here."""
         return _load, (sys.path, self.work, self.cpus, self.gpus)
 
-    def __call__(self, cells: list) -> list[Report]:
-        """Reports on all cells."""
+    def __call__(self, cells: list[Cell]) -> list[Report]:
+        """Return reports on all cells."""
         return _spread_over(self.cpus, self.gpus, self.work, cells)
 
-    def checkpoint(self, cells: list) -> Any:
-        """Called by submitit before the job is stopped; what to queue."""
+    def checkpoint(self, cells: list[Cell]) -> Any:
+        """Return what to queue; submitit asks before it stops the job."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, cells)
 
 
-def _load(path: list[str], *parts) -> Job:
+def _load(path: list[str], *parts: Any) -> Job:
     """Return a job in the process that runs it, before the user's components in its cells."""
     sys.path += [folder for folder in path if folder not in sys.path]
     return Job(*parts)
@@ -70,14 +74,14 @@ def _not_hidden() -> Iterator[None]:
 
 
 def _processes(cpus: int, gpus: float, engine: Engine) -> Processes:
-    """The processes of a job: one for each of its GPUs, or as many as its processors take."""
+    """Return processes of a job: one for each of its GPUs, or as many as its processors take."""
     if gpus > 1 and engine.device != "cpu" and ":" not in engine.device:
         return Processes(devices=[f"{engine.device}:{number}" for number in range(int(gpus))])
     return Processes(workers=max(1, cpus // engine.threads))
 
 
-def _spread_over(cpus: int, gpus: float, work: Work, cells: list) -> list[Report]:
-    """What is done on a machine that has been given to a job."""
+def _spread_over(cpus: int, gpus: float, work: Work, cells: list[Cell]) -> list[Report]:
+    """Compute cells on a machine that has been given to a job; return reports on all."""
     processes = _processes(cpus, gpus, work.engine)
     if processes.devices:  # whose processes load the data; here is only planned
         engine = replace(work.engine, device=processes.devices[0])
@@ -90,44 +94,48 @@ def _spread_over(cpus: int, gpus: float, work: Work, cells: list) -> list[Report
 
 
 class _Stopped(BaseException):
-    """What a handler of signals raised; it passes what catches the exceptions of cells."""
+    """A handler of signals raised; this passes what catches the exceptions of cells."""
 
 
 @contextmanager
 def _told_apart() -> Iterator[None]:
-    """submitit and Ray raise in their handlers, wherever a cell may be, when a process has to end:
-    no cell is to blame for that."""
+    """Tell what handlers of signals raise from what cells raise.
+
+    submitit and Ray raise in their handlers, wherever a cell may be, when a process has to end: no
+    cell is to blame for that.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
 
-    def wrapped(handler):
-        def handle(number, frame):
+    def wrapped(handler: Callable[..., Any]) -> Callable[[int, Any], None]:
+        def handle(number: int, frame: Any) -> None:
             try:
                 handler(number, frame)
             except (Exception, SystemExit) as error:
-                raise _Stopped from error
+                raise _Stopped(error) from error
 
         return handle
 
-    before = {number: signal.getsignal(number) for number in ENDING}
-    before = {number: handler for number, handler in before.items() if callable(handler)}
+    found = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: handler for number, handler in found.items() if callable(handler)}
     try:
         for number, handler in before.items():
             signal.signal(number, wrapped(handler))
         yield
     except _Stopped as stopped:
-        raise stopped.__cause__ from None
+        raise stopped.args[0] from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-_RESOURCES = (
-    "account", "array_parallelism", "comment", "constraint", "cpus_per_gpu", "exclude", "exclusive",
-    "gpus_per_task", "gres", "mail_type", "mail_user", "max_num_timeout", "mem", "mem_per_cpu",
-    "mem_per_gpu", "nodelist", "nodes", "partition", "qos", "reservation", "signal_delay_s", "time",
-)  # fmt: skip
+_RESOURCES = (  # parameters of SLURM that run no commands
+    *("account", "array_parallelism", "comment", "constraint", "cpus_per_gpu", "exclude"),
+    *("exclusive", "gpus_per_task", "gres", "mail_type", "mail_user", "max_num_timeout", "mem"),
+    *("mem_per_cpu", "mem_per_gpu", "nodelist", "nodes", "partition", "qos", "reservation"),
+    *("signal_delay_s", "time"),
+)
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,8 @@ class Submitit(Executor):
     cluster: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    @override
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("jobs", "cpus", "timeout_min"):
             if getattr(self, name) <= 0:
@@ -167,29 +176,30 @@ class Submitit(Executor):
         # They end up in a script of the shell, line by line.
         for name, value in {"folder": self.folder, **self.parameters}.items():
             harmless = name.removeprefix("slurm_") in {"folder", *_RESOURCES}
-            one_line = isinstance(value, int | float | str) and str(value).isprintable()
-            if not (harmless and one_line) and not is_typed(name):
+            plain = isinstance(value, int | float | str) and str(value).isprintable()
+            if not (harmless and plain) and not is_typed(name):
                 where = name if name == "folder" else f"parameters.{name}"
                 raise ValueError(
                     f"{where} may run commands: it is taken from the command line only"
                 )
 
-    def parts(self, cells, work):
-        """About equally many cells for each job, alike if possible."""
+    @override
+    def parts(self, cells: list[Cell], work: Work) -> list[list[Cell]]:
+        # About equally many for each job, alike if possible.
         ordered = [cell for group in groups_of(cells) for cell in group]
         size = -(-len(ordered) // self.jobs)
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
-    def here(self, engine):
-        """See `Executor.here`."""
+    @override
+    def here(self, engine: Engine) -> list[str]:
         return []
 
-    def slots(self, groups, work):
-        """See `Executor.slots`; in one job."""
+    @override
+    def slots(self, groups: list[list[Cell]], work: Work) -> int:  # in one job
         return _processes(self.cpus, self.gpus, work.engine).slots(groups, work)
 
-    def at_once(self, cells, work):
-        """See `Executor.at_once`."""
+    @override
+    def at_once(self, cells: list[Cell], work: Work) -> tuple[int, str]:
         jobs, workers = len(self.parts(cells, work)), self.slots(groups_of(cells), work)
         where = self.cluster or ("slurm" if shutil.which("srun") else "local")
         if where != "slurm":  # on this machine
@@ -199,22 +209,25 @@ class Submitit(Executor):
         said = f"SLURM runs {jobs} jobs at the same time, on machines like this one"
         return min(jobs * workers, len(cells)), said
 
-    def run(self, groups, work):
-        """See `Executor.run`."""
+    @override
+    def run(self, groups: list[list[Cell]], work: Work) -> Iterator[Message]:
         try:
             import submitit
+            from submitit.core.utils import FailedJobError
         except ImportError:
             raise _missing("submitit") from None
         try:
             executor = submitit.AutoExecutor(
                 folder=os.path.expanduser(self.folder), cluster=self.cluster
             )
+            given = {"gpus_per_node": self.gpus, "mem_gb": self.memory_gb}
             executor.update_parameters(
-                name="byzantine-benchmark", timeout_min=self.timeout_min, cpus_per_task=self.cpus,
-                **({"gpus_per_node": self.gpus} if self.gpus else {}),
-                **({"mem_gb": self.memory_gb} if self.memory_gb else {}),
+                name="byzantine-benchmark",
+                timeout_min=self.timeout_min,
+                cpus_per_task=self.cpus,
+                **{name: value for name, value in given.items() if value},
                 **self.parameters,
-            )  # fmt: skip
+            )
         except Exception as error:  # it knows no such setting, or there is no SLURM
             raise ConfigError(f"executor: {one_line(error)}") from None
         job = Job(work.on(work.engine.device), self.cpus, self.gpus)  # it loads the data there
@@ -226,7 +239,7 @@ class Submitit(Executor):
                 f"executor.folder={self.folder}: {error.strerror or error}; mend that, and the "
                 "same command goes on"
             ) from None
-        except submitit.core.utils.FailedJobError as error:  # SLURM takes no such job
+        except FailedJobError as error:  # SLURM takes no such job
             raise ConfigError(f"executor: {one_line(error)}") from None
         places = {id(job): place for place, job in enumerate(jobs)}
         running = list(jobs)
@@ -253,7 +266,8 @@ class Ray(Executor):
     cpus: float = 1
     gpus: float = 0
 
-    def __post_init__(self):
+    @override
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("cpus", "gpus"):
             value = getattr(self, name)
@@ -262,17 +276,18 @@ class Ray(Executor):
             if value > 1 and value % 1:
                 raise ValueError(f"{name}={value} must be a whole number, or below 1")
 
-    def here(self, engine):
-        """See `Executor.here`."""
+    @override
+    def here(self, engine: Engine) -> list[str]:
         return []
 
     @property
     def _each(self) -> int:
-        """How many groups a task computes at the same time."""
+        """The number of groups that a task computes at the same time."""
         return max(1, int(self.gpus))
 
-    def parts(self, cells, work):
-        """See `Executor.parts`; several for a task with several GPUs."""
+    @override
+    def parts(self, cells: list[Cell], work: Work) -> list[list[Cell]]:
+        # A task with several GPUs has several blocks.
         blocks, each = super().parts(cells, work), self._each
         bundles = [blocks[start : start + each] for start in range(0, len(blocks), each)]
         return [[cell for block in bundle for cell in block] for bundle in bundles]
@@ -281,13 +296,14 @@ class Ray(Executor):
     def _elsewhere(self) -> bool:
         return (self.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
 
-    def slots(self, groups, work):
-        """See `Executor.slots`; of a cluster that is there it is not known."""
+    @override
+    def slots(self, groups: list[list[Cell]], work: Work) -> int:
+        # Of a cluster that is there it is not known.
         there = {"CPU": cores(), "GPU": torch.cuda.device_count()}
         return self._each * (1 if self._elsewhere else self._tasks(there))
 
-    def at_once(self, cells, work):
-        """See `Executor.at_once`; a cluster that is there is asked."""
+    @override
+    def at_once(self, cells: list[Cell], work: Work) -> tuple[int, str]:
         parts, said = len(self.parts(cells, work)), ""
         if not self._elsewhere:
             tasks = self.slots(groups_of(cells), work) // self._each
@@ -297,15 +313,15 @@ class Ray(Executor):
             said = "Ray's cluster has nothing else to do, and its nodes are like this machine"
         return min(min(tasks, parts) * self._each, len(cells)), said
 
-    def _tasks(self, there: dict) -> int:
-        """How many run at the same time on these resources."""
+    def _tasks(self, there: Mapping[str, float]) -> int:
+        """Return how many run at the same time on these resources."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         counts = [int(there.get(name, 0) // each) for name, each in wanted.items() if each]
         return max(1, min(counts, default=1))
 
     @contextmanager
-    def _cluster(self):
-        """Ray, connected; one that was started for it is ended."""
+    def _cluster(self) -> Iterator[Any]:
+        """Connect to Ray, and end it if it was started for that."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -319,11 +335,16 @@ class Ray(Executor):
             )
         ours = not ray.is_initialized()
         if ours:
-            named = {key: value for key, value in os.environ.items()
-                     if key in ("BENCHMARK_PACKAGES", "PYTHONPATH")}  # fmt: skip
+            passed = ("BENCHMARK_PACKAGES", "PYTHONPATH")
+            named = {name: os.environ[name] for name in passed if name in os.environ}
             try:
-                ray.init(self.address, include_dashboard=False, log_to_driver=False,
-                         logging_level="ERROR", runtime_env={"env_vars": named})  # fmt: skip
+                ray.init(
+                    self.address,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": named},
+                )
             except Exception as error:
                 said = one_line(error)
                 raise ConfigError(f"executor.address={self.address}: {said}") from None
@@ -333,8 +354,8 @@ class Ray(Executor):
             if ours:
                 ray.shutdown()
 
-    def run(self, groups, work):
-        """See `Executor.run`."""
+    @override
+    def run(self, groups: list[list[Cell]], work: Work) -> Iterator[Message]:
         with self._cluster() as ray:
             there = ray.cluster_resources()
             for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
@@ -357,7 +378,7 @@ class Ray(Executor):
                     ray.cancel(reference, force=True)
 
 
-def _task(work: Work, gpus: float, cells: list) -> list[Report]:
+def _task(work: Work, gpus: float, cells: list[Cell]) -> list[Report]:
     if gpus > 1:
         return _spread_over(1, gpus, work, cells)
     with _told_apart():
@@ -368,8 +389,8 @@ def _missing(package: str) -> ConfigError:
     return ConfigError(f"executor={package} needs it: pip install 'byzantine-benchmark[{package}]'")
 
 
-def _told(place: int, result: Callable[[], list[Report]]) -> Iterator:
-    """What `Executor.run` yields for a group that has ended, by what it returned or raised."""
+def _told(place: int, result: Callable[[], list[Report]]) -> Iterator[Message]:
+    """Yield what `Executor.run` does of a group that has ended, by what it returned or raised."""
     try:
         reports = result()
     except Exception as error:  # lost, or raised there
@@ -379,8 +400,8 @@ def _told(place: int, result: Callable[[], list[Report]]) -> Iterator:
 
 
 def _problem(text: str) -> str:
-    """An error whose last line says what happened: without submitit's log of what it does, and
-    without its hint where to look, which comes after the traceback."""
+    """Return an error whose last line says what happened: without submitit's log of what it does,
+    and without its hint where to look, which comes after the traceback."""
     text = re.sub(r"\n-+\nYou can check full logs with .*", "", text, flags=re.DOTALL)
     lines = [line for line in text.splitlines() if not line.startswith("submitit INFO ")]
     lines = "\n".join(lines).rstrip().splitlines()

@@ -1,10 +1,15 @@
 """Executors on this machine."""
 
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmark.executors.base import Executor
+from typing_extensions import override
+
+from benchmark.executors.base import Executor, Message, Work
 from benchmark.executors.workers import can_fork, cores, spread
+from benchmark.federation.cell import Cell
+from benchmark.simulation.device import Engine
 from benchmark.simulation.engine import memory_of
 
 
@@ -12,8 +17,8 @@ from benchmark.simulation.engine import memory_of
 class Inline(Executor):
     """One group after the other in this process."""
 
-    def run(self, groups, work):
-        """See `Executor.run`."""
+    @override
+    def run(self, groups: list[list[Cell]], work: Work) -> Iterator[Message]:
         for place, group in enumerate(groups):
             try:
                 for report in work(group):
@@ -39,19 +44,20 @@ class Processes(Executor):
     workers: int | None = None
     devices: list[str] | None = None
 
-    def __post_init__(self):
+    @override
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.workers is not None and self.workers <= 0:
             raise ValueError(f"workers={self.workers} must be positive")
         if self.devices is not None and not self.devices:
             raise ValueError("devices=[] must name one, or be null")
 
-    def here(self, engine):
-        """See `Executor.here`."""
+    @override
+    def here(self, engine: Engine) -> list[str]:
         return self.devices or [engine.device]
 
-    def slots(self, groups, work):
-        """See `Executor.slots`."""
+    @override
+    def slots(self, groups: list[list[Cell]], work: Work) -> int:
         wanted = self.workers
         if wanted is None and self.devices:
             wanted = len(self.devices)
@@ -60,8 +66,8 @@ class Processes(Executor):
         need = max((memory_of(group, work.workloads) for group in groups), default=1)
         return max(1, min(wanted, int(work.engine.memory_gb * 2**30 // need)))
 
-    def run(self, groups, work):
-        """See `Executor.run`."""
+    @override
+    def run(self, groups: list[list[Cell]], work: Work) -> Iterator[Message]:
         slots = self.slots(groups, work)
         if min(slots, len(groups)) <= 1 and not self.devices:
             yield from Inline().run(groups, work)
@@ -70,5 +76,5 @@ class Processes(Executor):
         works = [work.on(device) for device in self.devices] if self.devices else [work]
         yield from spread(slots, groups, works, method)
 
-    def _forks(self, work) -> bool:
+    def _forks(self, work: Work) -> bool:
         return can_fork() and {work.engine.device, *(self.devices or ())} == {"cpu"}

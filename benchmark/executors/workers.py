@@ -11,10 +11,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing.connection import wait
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, cast
 
 import numba
 
@@ -25,29 +26,29 @@ _PATIENCE = 10.0  # seconds for a worker to finish writing
 
 
 def can_fork() -> bool:
-    """Whether a fork is safe: on Linux, unless threads are running that would not survive it, or
-    this process is itself a worker that must not have any."""
+    """Return whether a fork is safe: on Linux, unless threads are running that would not survive
+    it, or this process is itself a worker that must not have any."""
     if not sys.platform.startswith("linux") or multiprocessing.current_process().daemon:
         return False
     try:
-        numba.threading_layer()
+        numba.threading_layer()  # pyright: ignore[reportPrivateImportUsage] - it is documented
     except ValueError:  # none has been started yet
         return True
     return False
 
 
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def spread(
     count: int,
-    groups: list,
-    works: list[Callable[[Any], Iterable[Any]]],
-    method: str = "fork",
+    groups: Sequence[Any],
+    works: Sequence[Callable[[Any], Iterable[Any]]],
+    method: Literal["fork", "spawn"] = "fork",
 ) -> Iterator[tuple[int, Any, str | None]]:
-    """What `work(group)` yields for all groups, computed in `count` processes.
+    """Yield what `work(group)` yields for all groups, computed in `count` processes.
 
     Args:
         count: processes.
@@ -61,10 +62,11 @@ def spread(
         problem) once for a group that ended with an exception, whose traceback is the problem, or
         whose process died. Its further results are lost, other groups are not.
     """
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     waiting = list(range(len(groups)))[::-1]
-    started = []
-    busy = {}  # connection -> (process, group, its number among the processes)
+    started: list[BaseProcess] = []
+    # A worker's connection: its process, the place of its group, its number among the processes.
+    busy: dict[Connection, tuple[BaseProcess, int, int]] = {}
 
     def start(number: int) -> None:
         ours, theirs = context.Pipe()
@@ -81,7 +83,7 @@ def spread(
         theirs.close()  # so that its end is noticed here
         hand_out(ours, process, number)
 
-    def hand_out(connection, process, number: int) -> None:
+    def hand_out(connection: Connection, process: BaseProcess, number: int) -> None:
         place = waiting.pop() if waiting else None
         with suppress(OSError):  # it has died: that is noticed when its answer does not come
             connection.send(place)
@@ -95,7 +97,7 @@ def spread(
         for number in range(min(count, len(groups))):
             start(number)
         while busy:
-            for connection in wait(list(busy)):
+            for connection in cast(list[Connection], wait(list(busy))):
                 process, place, number = busy[connection]
                 try:
                     ended, result = connection.recv()
@@ -117,7 +119,7 @@ def spread(
         _end([process for process in started if process.pid is not None])
 
 
-def _end(processes: list) -> None:
+def _end(processes: list[BaseProcess]) -> None:
     """End processes, but let them finish writing what is computed."""
     for process in processes:
         process.terminate()
@@ -128,8 +130,13 @@ def _end(processes: list) -> None:
         process.join()
 
 
-def _serve(connection, work, groups: list, parent: int) -> None:
-    """A worker's life: groups until there are no more, or until the parent is gone."""
+def _serve(
+    connection: Connection,
+    work: Callable[[Any], Iterable[Any]],
+    groups: Sequence[Any],
+    parent: int,
+) -> None:
+    """Do a worker's work: groups until there are no more, or until the parent is gone."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the parent
     if os.getppid() != parent:

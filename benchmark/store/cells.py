@@ -97,7 +97,7 @@ class Store:
         damaged_plans: what is wrong with those that the last call of `planned` could not read.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(os.path.expanduser(folder))  # as the shell does, but not always
         self.cells = self.folder / "cells"
         self.index = Index(self.folder)

@@ -38,7 +38,7 @@ class Checkpoints:
         every: rounds from one to the next.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], every: int):
+    def __init__(self, folder: str | os.PathLike[str], every: int) -> None:
         self.folder = Path(folder, "checkpoints")
         self.every = every
 

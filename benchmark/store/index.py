@@ -44,7 +44,7 @@ class Index:
         damaged: keys of the cells that could not be read by the last call of `records`.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.damaged: list[str] = []
         self.cells, self.folder = folder / "cells", folder / "index"
         self._name = f"{os.getpid()}-{uuid.uuid4().hex}.jsonl"

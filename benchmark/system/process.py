@@ -13,7 +13,9 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn, cast
+
+from typing_extensions import override
 
 
 class _Stream(io.FileIO):
@@ -25,7 +27,8 @@ class _Stream(io.FileIO):
 
     error: OSError | None = None
 
-    def write(self, data):
+    @override
+    def write(self, data: Any) -> int:
         try:
             while (written := super().write(data)) is None:  # it does not block, and is full
                 select.select([], [self], [])
@@ -36,7 +39,7 @@ class _Stream(io.FileIO):
 
 
 def begin() -> io.TextIOWrapper:
-    """Replace the standard streams of this process by ones that cannot fail; returns its standard
+    """Replace the standard streams of this process by ones that cannot fail; return its standard
     output."""
     for number in range(3):  # in order: a file that is opened gets the lowest free number
         try:
@@ -56,7 +59,7 @@ def begin() -> io.TextIOWrapper:
         )
         setattr(sys, name, ours)
         setattr(sys, f"__{name}__", ours)
-    return sys.stdout
+    return cast(io.TextIOWrapper, sys.stdout)
 
 
 def enter(main: Callable[[], int | None]) -> NoReturn:
@@ -100,9 +103,13 @@ def _end() -> None:
 
 
 def _unprinted(out: io.TextIOWrapper) -> int:
-    """The exit code for what standard output did not take, 0 if it took all."""
+    """Return the exit code for what standard output did not take, 0 if it took all.
+
+    Args:
+        out: what `begin` has returned.
+    """
     out.flush()
-    error = out.buffer.raw.error
+    error = cast(_Stream, cast(io.BufferedWriter, out.buffer).raw).error
     if error is None:
         return 0
     if error.errno == errno.EPIPE:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -11,7 +12,7 @@ _EVERY = 10.0  # seconds between plain lines
 
 
 def console_of(width: int) -> Console:
-    """The terminal, or, where there is none to measure, lines of this width."""
+    """Return the terminal, or, where there is none to measure, lines of this width."""
     console = Console()
     return console if console.is_terminal else Console(width=width)
 
@@ -23,7 +24,7 @@ class Progress:
         total: cells to come.
     """
 
-    def __init__(self, total: int):
+    def __init__(self, total: int) -> None:
         self.total = total
         self.done = self.failed = 0
         self._began = self._said = time.monotonic()
@@ -47,12 +48,12 @@ class Progress:
             self._line(f"training {self.total} cell{'s' * (self.total != 1)}")
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, outcome) -> None:
-        """One more cell has finished."""
+    def advance(self, outcome: Any) -> None:
+        """Count one more cell as finished; its outcome has a status."""
         self.done += 1
         self.failed += outcome.status == "failed"
         now = time.monotonic()
