@@ -5,6 +5,7 @@ import io
 import json
 import random
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from inspect import isclass
 from pathlib import Path
 from typing import ClassVar
@@ -379,6 +380,22 @@ def test_a_view_holds_nothing_else(attack):
     if Knowledge.RULE in attack.reads:
         public = {name for name in vars(seen.rule) if not name.startswith("_")}
         assert public == {"rule", "declared", "n"}
+
+
+def test_a_view_calls_whatever_makes_a_part_and_only_once():
+    """A function, a bound method or a partial; what is no callable is the part itself."""
+    rows = torch.ones(2, 3)
+    calls = []
+
+    class Server:
+        def updates(self):
+            calls.append(1)
+            return rows
+
+    for part in (rows, lambda: rows, Server().updates, partial(torch.clone, rows)):
+        seen = View(3, 1, rows[:0], {Knowledge.HONEST}, lambda i: i, honest=part)
+        assert torch.equal(seen.honest, rows) and seen.honest is seen.honest
+    assert len(calls) == 1
 
 
 @everything

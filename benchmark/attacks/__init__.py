@@ -7,16 +7,8 @@ array([[-1., -1.],
        [-1., -1.]])
 """
 
-from benchmark.attacks.backdoors import (
-    DBA,
-    AlternatingMinimisation,
-    BadNets,
-    EdgeCase,
-    ImageTrigger,
-    ModelReplacement,
-    Neurotoxin,
-)
-from benchmark.attacks.base import Attack, Batch, Forbidden, Informed, Knowledge, View
+from benchmark.attacks.backdoors import DBA, BadNets, ImageTrigger
+from benchmark.attacks.base import Attack, Batch, Informed
 from benchmark.attacks.distance import AntiCGE, MinMax, MinSum
 from benchmark.attacks.fang import FangKrum, FangTrimmedMean
 from benchmark.attacks.geometric import HIDRA, AntiClustering
@@ -35,7 +27,6 @@ from benchmark.attacks.searching import (
     BulyanCoordinate,
     OptimalALIE,
     OptimalIPM,
-    WorstOf,
 )
 from benchmark.attacks.simple import (
     AdditiveNoise,
@@ -57,6 +48,14 @@ from benchmark.attacks.statistics import (
     SignShuffle,
     z_max,
 )
+from benchmark.attacks.trained_backdoors import (
+    AlternatingMinimisation,
+    EdgeCase,
+    ModelReplacement,
+    Neurotoxin,
+)
+from benchmark.attacks.view import Forbidden, Knowledge, View
+from benchmark.attacks.worst_of import WorstOf
 
 __all__ = [
     "DBA",

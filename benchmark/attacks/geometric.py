@@ -1,37 +1,41 @@
 """Attacks on the geometry that filters look at: angles between vectors, and their variance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from benchmark.aggregators.base import one_of, positive, positive_if_set
 from benchmark.aggregators.vectors import cosine_distances
 from benchmark.attacks.base import Informed
+from benchmark.attacks.view import View
 from benchmark.kernels.chunks import chunk_products, inverse_forms, top_eigenvalues
 from benchmark.kernels.gram import Gram, gram, squared_distances
 
-_ANGLES = 16  # looked at first, evenly spaced up to pi
+_ANGLES = 16  # that are tried first, evenly spaced up to pi
 _HALVINGS = 6  # of their spacing: to 0.003, less than the margin
-_BELOW = 0.999  # of a threshold that is not to be reached
+_BELOW = 0.999  # factor of a threshold that is not to be reached
 _TOGETHER = 1024  # chunks whose products are held at the same time
 
 
 @dataclass(frozen=True)
 class AntiClustering(Informed):
-    """Vectors turned away from the mean as far as hierarchical clustering by cosine lets them be in
-    the cluster of the honest ones.
+    """Turn vectors away from the mean as far as they stay in the cluster of the honest ones, in
+    hierarchical clustering by cosine.
 
-    They lie in the plane of the mean and of x*, that vector of the honest cluster which makes the
-    largest angle with the mean, theta; phi is a vector's angle with the mean, on the side of x*.
+    They lie in the plane of the mean and of x*, the vector of the honest cluster that makes the
+    largest angle with the mean. Let theta be that angle, and phi the angle of a sent vector with
+    the mean, on the side of x*.
 
     * `single` linkage, the original attack: a chain from x* to the far side, phi_k = min(pi,
-      theta + k * step), k = 1..f. Two clusters of the honest vectors are merged last, at an angle
-      `gap`; with a step a little shorter every link of the chain is closer than that.
-    * `average` linkage (ours): all f at one and the same phi, the largest at which they are in the
-      cluster of the majority. The clusterings it takes to find it cost next to nothing: they see
-      (k, k) distances only.
+      theta + k * step), k = 1..f. The last two clusters of the honest vectors are merged at an
+      angle `gap`. The step is a little shorter, so every link of the chain is closer than that.
+    * `average` linkage (ours): all f at the same phi, the largest at which they are in the cluster
+      of the majority. The clusterings it takes to find it cost next to nothing: they see (k, k)
+      distances only.
 
     Li, Ngai, Voigt, "An Experimental Study of Byzantine-Robust Aggregation Schemes in Federated
     Learning", IEEE Transactions on Big Data 2023, and the authors' Blades, where the gap is taken
@@ -45,6 +49,10 @@ class AntiClustering(Informed):
             `Clustering` single.
         margin: share by which the step, or the angle, stays below the largest possible.
         scale: length, in units of the median length of the known vectors.
+
+    >>> attack = AntiClustering(linkage="single", margin=0.0)
+    >>> attack(np.eye(2), f=1).round(3) + 0.0  # at a right angle to (1, 0), on the far side
+    array([[ 0., -1.]])
     """
 
     paper: ClassVar[str] = "Li, Ngai, Voigt, IEEE TBD 2023"
@@ -53,22 +61,22 @@ class AntiClustering(Informed):
     margin: float = 0.01
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         one_of("linkage", self.linkage, ("average", "single"))
         positive("scale", self.scale)
         if not 0 <= self.margin < 1:
             raise ValueError(f"margin must lie in [0, 1), got {self.margin}")
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         k = len(known)
         products = gram(known).mixed(np.vstack([np.eye(k), np.full(k, 1.0 / k)]))
         rounding = 1e-13 if known.dtype == torch.float64 else 1e-7
         distances = _cosines(products, rounding)
         labels, gap = _two_clusters(distances[:k, :k], self.linkage)
         larger = np.flatnonzero(labels == np.bincount(labels).argmax())
-        star = larger[distances[larger, k].argmax()]
+        star = int(larger[distances[larger, k].argmax()])
         theta = _angle(distances[star, k])
         if self.linkage == "single":
             step = (1.0 - self.margin) * _angle(gap)
@@ -84,24 +92,25 @@ class AntiClustering(Informed):
                 labels, _ = _two_clusters(among, self.linkage)
                 return 2 * (labels == labels[-1]).sum() > len(labels)
 
-            phi = np.full(1, (1.0 - self.margin) * _largest(hidden))
+            phi = np.full(1, (1.0 - self.margin) * _largest_angle(hidden))
         length = self.scale * np.median(np.sqrt(np.maximum(0.0, np.diagonal(products.inner)[:k])))
-        plane = torch.stack([known[int(star)], view.mean(self.knowledge)])
+        plane = torch.stack([known[star], view.mean(self.knowledge)])
         weights = length * _turned(phi, theta, products, star).T
         return (torch.as_tensor(weights).to(plane) @ plane).expand(view.f, -1), state
 
 
 def _cosines(products: Gram, rounding: float) -> np.ndarray:
+    """Return the cosine distances (m, m) of m vectors from their inner products."""
     return cosine_distances(products.inner, squared_distances(products.centred), rounding)
 
 
 def _angle(distance: float) -> float:
-    """The angle of two vectors of this cosine distance."""
+    """Return the angle of two vectors of this cosine distance."""
     return 2.0 * np.arcsin(np.sqrt(min(2.0, distance) / 2.0))
 
 
 def _two_clusters(distances: np.ndarray, linkage: str) -> tuple[np.ndarray, float]:
-    """(m,) labels 0 and 1 of the clusters that are merged last, and at what distance they are."""
+    """Return (m,) labels 0 and 1 of the clusters that are merged last, and their distance."""
     from scipy.cluster import hierarchy  # takes a third of a second to import
 
     m = len(distances)
@@ -113,8 +122,8 @@ def _two_clusters(distances: np.ndarray, linkage: str) -> tuple[np.ndarray, floa
     return labels[:m], merges[-1, 2]
 
 
-def _turned(phi, theta: float, products: Gram, star: int) -> np.ndarray:
-    """(2, ...) coefficients of x* and of the mean in the unit vector at the angle phi."""
+def _turned(phi: float | np.ndarray, theta: float, products: Gram, star: int) -> np.ndarray:
+    """Return coefficients (2, *phi shape) of x* and the mean in the unit vector at an angle phi."""
     squares = np.diagonal(products.inner)[[star, -1]]
     shorten = np.where(squares > 0, 1.0, 0.0) / np.sqrt(np.where(squares > 0, squares, 1.0))
     if np.sin(theta) < 1e-6:  # x* lies along the mean: there is no plane to turn in
@@ -122,8 +131,11 @@ def _turned(phi, theta: float, products: Gram, star: int) -> np.ndarray:
     return np.array([np.sin(phi) * shorten[0], np.sin(theta - phi) * shorten[1]]) / np.sin(theta)
 
 
-def _largest(hidden) -> float:
-    """The largest angle up to pi that is hidden, on a grid and then by halving; 0 if none is."""
+def _largest_angle(hidden: Callable[[float], bool]) -> float:
+    """Return the largest angle up to pi that is hidden, 0 if none is.
+
+    It is sought on a grid, then by halving.
+    """
     step = np.pi / _ANGLES
     best = next((i * step for i in range(_ANGLES, 0, -1) if hidden(i * step)), 0.0)
     for _ in range(_HALVINGS if best < np.pi else 0):
@@ -134,14 +146,14 @@ def _largest(hidden) -> float:
 
 @dataclass(frozen=True)
 class HIDRA(Informed):
-    """In every chunk of the coordinates all f are moved from the mean against it, as far as the
+    """Move all f vectors from the mean against it, chunk by chunk of the coordinates, as far as the
     largest variance of all n vectors in the chunk stays unsuspicious.
 
     Within a chunk b = mean - zeta s, s = mean / |mean|. If a share eps = f / n of the vectors is at
     a distance zeta from the mean of the others, whose covariance is C, that of all is
     (1 - eps) C + rho s s', rho = eps (1 - eps) zeta^2. Its largest eigenvalue is T if
-    rho = 1 / (s' (T - (1 - eps) C)^-1 s), which gives zeta. Filters that bound the variance, for
-    its cost chunk by chunk, let a bias of about sqrt(eps T) pass in each.
+    rho = 1 / (s' (T - (1 - eps) C)^-1 s), which gives zeta. Filters bound the variance, chunk by
+    chunk because of its cost; they let a bias of about sqrt(eps T) pass in each.
 
     Choudhary, Kolluri, Saxena, "Attacking Byzantine-Robust Aggregation in High Dimensions", IEEE
     S&P 2024: the direction s, one for all, and a variance just below the filter's threshold, chunk
@@ -162,6 +174,10 @@ class HIDRA(Informed):
         threshold: T, a variance, in squared units of the updates; null: the largest eigenvalue of
             the covariance of the known vectors in the chunk.
         expansion: factor of the threshold. `FilterL2` has threshold sigma^2 and expansion 20.
+
+    >>> HIDRA(threshold=1.0)([[5.0], [5.0]], f=2).round(2)  # the variance of 5, 5, 3 and 3 is 1
+    array([[3.],
+           [3.]])
     """
 
     paper: ClassVar[str] = "Choudhary, Kolluri, Saxena, IEEE S&P 2024"
@@ -170,14 +186,14 @@ class HIDRA(Informed):
     threshold: float | None = None
     expansion: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         positive("expansion", self.expansion)
         for name in ("chunk", "threshold"):
             positive_if_set(name, getattr(self, name))
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean, d = view.mean(self.knowledge), known.shape[1]
         size = min(d, self.chunk or d)
         found = []
@@ -193,18 +209,20 @@ class HIDRA(Informed):
         factor = np.divide(zeta, lengths, out=np.zeros(len(zeta)), where=lengths > 0)
         each = torch.as_tensor(1.0 - factor).to(mean)
         sent, whole = torch.empty_like(mean), d // size * size
-        torch.mul(mean[:whole].view(-1, size), each[: whole // size, None],
-                  out=sent[:whole].view(-1, size))  # fmt: skip
+        chunks = mean[:whole].view(-1, size)
+        torch.mul(chunks, each[: whole // size, None], out=sent[:whole].view(-1, size))
         torch.mul(mean[whole:], each[-1], out=sent[whole:])
         return sent.expand(view.f, -1), state
 
     def _distances(
         self, products: np.ndarray, f: int, n: int, half: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(chunks,) zeta, and the lengths of the mean, in units of 2^half.
+        """Return (chunks,) zeta, and (chunks,) the lengths of the mean, in units of 2^half.
 
         Args:
             products: (chunks, k + 1, k + 1), see `chunk_products`, in units of 4^half.
+            f, n: of the round.
+            half: (chunks,) exponents of the units.
         """
         k, h, eps = products.shape[1] - 1, max(1, n - f), f / n
         kept = max(1.0 - eps, 1.0 / n)
@@ -225,15 +243,17 @@ class HIDRA(Informed):
         return np.where(rho > 0, far, 0.0), lengths
 
 
-def _room(products, bound, shrink, largest, kept: float) -> np.ndarray:
-    """(chunks,) rho: variance in the direction of the mean that lifts the largest eigenvalue to the
-    bound; 0 where there is no room.
+def _room(
+    products: np.ndarray, bound: np.ndarray, shrink: np.ndarray, largest: np.ndarray, kept: float
+) -> np.ndarray:
+    """Return (chunks,) rho: the variance in the direction of the mean that lifts the largest
+    eigenvalue to the bound; 0 where there is no room.
 
     Args:
         products: (chunks, k + 1, k + 1), see `chunk_products`.
         bound: (chunks,) T.
-        shrink: (chunks,) factor of the covariance.
-        largest: (chunks,) its largest eigenvalue, so shrunk.
+        shrink: (chunks,) factors of the covariance.
+        largest: (chunks,) its largest eigenvalues, so shrunk.
         kept: share of the vectors whose covariance it is.
     """
     k = products.shape[1] - 1
@@ -243,5 +263,5 @@ def _room(products, bound, shrink, largest, kept: float) -> np.ndarray:
     along = products[:, :k, -1] * np.sqrt(shrink[:, None] / squares)
     form = inverse_forms(products, along, bound, kept / k * shrink)
     room = np.zeros(len(bound))
-    return np.divide(bound, 1.0 + kept / k * form, out=room,
-                     where=bound > kept * largest * (1.0 + 1e-9))  # fmt: skip
+    below = kept * largest * (1.0 + 1e-9) < bound
+    return np.divide(bound, 1.0 + kept / k * form, out=room, where=below)

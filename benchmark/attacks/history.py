@@ -2,27 +2,29 @@
 
 from dataclasses import dataclass
 from math import cos, radians, sin
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from scipy.special import bdtrc
+from typing_extensions import override
 
 from benchmark.aggregators.base import positive
-from benchmark.attacks.base import Attack, Informed, Knowledge
+from benchmark.attacks.base import Attack, Informed
 from benchmark.attacks.statistics import without_z_max, z_max
+from benchmark.attacks.view import Knowledge, View
 from benchmark.kernels.scale import length, to_unit
 
 
 @dataclass(frozen=True)
 class ROP(Informed):
-    """Relocated orthogonal perturbation: what centred clipping takes for its centre, moved to one
-    side, round after round the same.
+    """Relocated orthogonal perturbation: send what centred clipping takes for its centre, moved to
+    one side, which is the same in every round.
 
     m is the server's last move in units of an aggregate, which is what it clips around, and
     u = lamb m + (1 - lamb) mean the reference. With q the all-ones vector without its part along u,
     p = sin(angle) q / |q| + cos(angle) u / |u|, and b = pi m + (1 - pi) mean + z p. Clipping bounds
-    how far from the centre a vector is, but not to which side, and it starts the next round from
-    where it was moved to. In the first round the mean stands for m.
+    how far from the centre a vector is, but not to which side, and the next round starts from the
+    centre so moved. In the first round the mean stands for m.
 
     Ozfatura, Ozfatura, Kupcu, Gunduz, "Byzantines Can Also Learn From History: Fall of Centered
     Clipping in Federated Learning", IEEE Transactions on Information Forensics and Security 2024.
@@ -31,30 +33,35 @@ class ROP(Informed):
     before.
 
     Attributes:
-        z: length of the perturbation, in units of the updates; by default `z_max` of the round's n
-            and f, as in the authors' code; refused where that is 0, for few Byzantine clients.
+        z: length of the perturbation, in units of the updates. By default it is `z_max` of the
+            round's n and f, as in the authors' code; where that is 0, for few Byzantine clients,
+            the attack is refused.
         lamb: weight of the last move in the reference.
         pi: weight of the last move in the place that is perturbed; 0: the mean is.
         angle: of the perturbation with the reference, in degrees: 90 or 270 is beside it, 180
             against it.
+
+    >>> import numpy as np
+    >>> ROP(z=1.0)(np.array([[3.0, 0.0], [5.0, 0.0]]), f=1)  # q = (0, 1), beside the mean
+    array([[ 4., -1.]])
     """
 
     paper: ClassVar[str] = "Ozfatura et al., IEEE TIFS 2024"
     cost: ClassVar[str] = "n d"
     least: ClassVar[int] = 1
-    also_reads: ClassVar[frozenset] = frozenset({Knowledge.HISTORY})
+    also_reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.HISTORY})
     z: float | None = None
     lamb: float = 0.9
     pi: float = 1.0
     angle: float = 270.0
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """A z_max that is not 0."""
         reason = super().check(n, f)
         return reason or (without_z_max(self.title, n, f) if self.z is None else None)
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean = view.mean(self.knowledge)
         last = mean if view.previous is None else view.previous
         z = z_max(view.n, view.f) if self.z is None else self.z
@@ -72,21 +79,22 @@ class ROP(Informed):
 
 @dataclass(frozen=True)
 class PoisonedFL(Attack):
-    """The model is driven along one random vector of signs, in all rounds the same, with magnitudes
-    that follow its own last moves; nothing of the honest clients is known.
+    """Drive the model along one random vector of signs, the same in all rounds.
 
-    What the clients send moves the model along k * s, s in {-1, 1}^d drawn once. k = c |m| v, m
-    being the server's last move, and v = |m - |m| b / |b||, of length 1, where b is what was sent
-    before: what the honest clients seem to have added to each coordinate. Every `period` rounds it
-    is tested whether the model has moved to the side of s in more coordinates than a coin would
-    have it: X ~ Bin(d, 1/2). If P(X >= x) > level the attack does not get through, and c becomes
-    decay c, unless that is below `least_scale`.
+    The magnitudes follow the model's own last moves. Nothing of the honest clients is known.
+
+    What the clients send moves the model along k * s, with signs s in {-1, 1}^d drawn once and
+    magnitudes k = c |m| v. Here m is the server's last move. Coordinate by coordinate, v is the
+    magnitude of m - |m| b / |b|, brought to length 1, where b is what was sent before: what the
+    honest clients seem to have added. Every `period` rounds a test counts the coordinates in which
+    the model has moved to the side of s, x of them. With X ~ Bin(d, 1/2), if P(X >= x) > level the
+    attack does not get through, and c becomes decay c, unless that is below `least_scale`.
 
     Xie, Fang, Gong, "Model Poisoning Attacks to Federated Learning via Multi-Round Consistency",
-    CVPR 2025. As in the authors' code nothing, zero, is sent in the first round. Ours: coordinates
-    that did not move are not tested (dead inputs never do); where m lies along b, so that nothing
-    is left for v, b gives the magnitudes. Vectors are in units of an aggregate: where the model
-    moves against the updates, which are gradients then, what is sent is turned round.
+    CVPR 2025. As in the authors' code zero is sent in the first round. Ours: coordinates that did
+    not move are not tested (dead inputs never do). Where m lies along b, so that nothing is left
+    for v, b gives the magnitudes. Vectors are in units of an aggregate: where updates are
+    gradients, which the model moves against, what is sent is turned round.
 
     Knows the global model and the server's model before.
 
@@ -96,36 +104,41 @@ class PoisonedFL(Attack):
         level: of the test.
         decay: factor of c if the attack does not get through, in (0, 1).
         least_scale: c never gets smaller.
+
+    >>> import numpy as np
+    >>> sent = PoisonedFL()(np.zeros((1, 2)), f=1, model=[0.0, 0.0], previous=[3.0, 4.0])
+    >>> np.abs(sent)  # c = 8 times the last move
+    array([[24., 32.]])
     """
 
     paper: ClassVar[str] = "Xie, Fang, Gong, CVPR 2025"
     cost: ClassVar[str] = "d"
-    reads: ClassVar[frozenset] = frozenset({Knowledge.MODEL, Knowledge.HISTORY})
+    reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.MODEL, Knowledge.HISTORY})
     scale: float = 8.0
     period: int = 50
     level: float = 0.01
     decay: float = 0.7
     least_scale: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("scale", "period", "least_scale"):
             positive(name, getattr(self, name))
         for name in ("level", "decay"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
 
-    def state_rows(self, n, rounds):
-        """Signs, what was sent last, and a model."""
-        return 2.25, 1
+    @override
+    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
+        return 2.25, 1  # signs in int8, what was sent last, and a model
 
-    def step(self, view, state):
-        """See `Attack.step`. The state holds the signs, what was sent last, c, and the model at the
-        last test and the round of it."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
+        # The state holds the signs, what was sent last, c, and of the last test model and round.
         model, move = view.model, view.previous
         if state is None:
             signs = 1 - 2 * (view.common_uniform() < 0.5).to(torch.int8)
-            state = {"signs": signs, "sent": None, "scale": float(self.scale),
-                     "model": model.clone(), "round": view.round}  # fmt: skip
+            state = {"signs": signs, "sent": None, "scale": float(self.scale)}
+            state |= {"model": model.clone(), "round": view.round}
         elif view.round - state["round"] >= self.period:
             scale = self._adapted(model - state["model"], state)
             state = state | {"model": model.clone(), "round": view.round, "scale": scale}
@@ -138,7 +151,7 @@ class PoisonedFL(Attack):
         return sent.expand(view.f, -1), state | {"sent": sent}
 
     def _adapted(self, moved: torch.Tensor, state: dict) -> float:
-        """c after a test of how the model has moved since the last one."""
+        """Return c after a test of how the model has moved since the last one."""
         smaller = self.decay * state["scale"]
         toward = torch.sign(moved) * state["signs"]
         number, for_it = int((toward != 0).sum()), int((toward > 0).sum())
@@ -147,13 +160,14 @@ class PoisonedFL(Attack):
 
 
 def _magnitudes(move: torch.Tensor, sent: torch.Tensor | None) -> torch.Tensor:
-    """(d,) |m| v, of the same length as the move m."""
-    far = float(length(move, torch.float64))
-    reach = 0.0 if sent is None else float(length(sent, torch.float64))
-    rest = move.abs() if reach == 0.0 else (move - sent * (far / reach)).abs_()
+    """Return (d,) |m| v, as long as the move m, given what was sent before it."""
+    moved = float(length(move, torch.float64))
+    before = 0.0 if sent is None else float(length(sent, torch.float64))
+    added = move if sent is None or before == 0.0 else move - sent * (moved / before)
+    rest = added.abs()
     left = float(length(rest, torch.float64))
-    if left <= 1e-6 * far:
-        if reach == 0.0 or far == 0.0:
+    if left <= 1e-6 * moved:
+        if sent is None or before == 0.0 or moved == 0.0:
             return torch.zeros_like(move)
-        rest, left = sent.abs(), reach
-    return rest.mul_(far / left)
+        rest, left = sent.abs(), before
+    return rest.mul_(moved / left)

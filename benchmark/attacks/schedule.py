@@ -1,6 +1,6 @@
 """When Byzantine clients attack, how many of them, and which clients are compromised.
 
-In rounds in which a compromised client does not attack it follows the protocol, and counts as
+In a round in which a compromised client does not attack it follows the protocol and counts as
 honest.
 """
 
@@ -18,14 +18,18 @@ class Schedule:
 
     Attributes:
         start: first round with an attack, from 1.
-        stop: last one; null: until the end. With stop = start it is a single shot.
+        stop: last round with an attack; null: until the end. With stop = start it is a single shot.
         every: rounds from the beginning of one attack to that of the next.
-        lasting: rounds that each lasts, at most `every`.
+        lasting: rounds that each attack lasts, at most `every`.
         shares: pairs (round, share): from that round on, that share of the f compromised clients
             attacks, rounded up; before the first pair none does. Empty: always all.
         churn: share of the compromised clients that is replaced by others every `churn_every`
             rounds, rounded up: the attacker loses some and gains as many. f stays as it is.
         churn_every: rounds between replacements.
+
+    >>> schedule = Schedule(start=2, every=3)
+    >>> [schedule.count(round_number, f=4) for round_number in range(1, 7)]
+    [0, 4, 0, 0, 4, 0]
     """
 
     start: int = 1
@@ -36,7 +40,7 @@ class Schedule:
     churn: float = 0.0
     churn_every: int = 10
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings_have_their_types(self)
         for name in ("start", "every", "lasting", "churn_every"):
             if getattr(self, name) < 1:
@@ -65,30 +69,32 @@ class Schedule:
         """Whether all compromised clients attack in every round."""
         return (self.start, self.stop, self.lasting) == (1, None, self.every) and not self.shares
 
-    def count(self, round: int, f: int) -> int:
-        """How many of f compromised clients attack in a round."""
-        over = self.stop is not None and round > self.stop
-        if round < self.start or over or (round - self.start) % self.every >= self.lasting:
+    def count(self, round_number: int, f: int) -> int:
+        """Return how many of f compromised clients attack in a round."""
+        over = self.stop is not None and round_number > self.stop
+        since = round_number - self.start
+        if since < 0 or over or since % self.every >= self.lasting:
             return 0
         if not self.shares:
             return f
-        share = [share for start, share in self.shares if start <= round][-1:] or [0.0]
+        share = [share for start, share in self.shares if start <= round_number][-1:] or [0.0]
         return int(np.ceil(share[0] * f - 1e-9))
 
     def compromised(
-        self, stream: Callable[[str, int], np.random.Generator], n: int, f: int, round: int
+        self, stream: Callable[[str, int], np.random.Generator], n: int, f: int, round_number: int
     ) -> np.ndarray:
-        """(f,) ids of the compromised clients of a round, in the order in which they join in.
+        """Return the (f,) ids of the compromised clients, in the order in which they join in.
 
         Args:
-            stream: (purpose, number) -> a random stream.
-            n, f: all clients, and the compromised ones among them.
-            round: from 1.
+            stream: maps a purpose and a number to a random stream.
+            n: number of all clients.
+            f: number of the compromised ones among them.
+            round_number: from 1.
         """
         order = stream("byzantine", 0).permutation(n)
         bad, good = order[:f], order[f:]
         replaced = min(int(np.ceil(self.churn * f - 1e-9)), len(good))
-        epochs = (round - 1) // self.churn_every if replaced else 0
+        epochs = (round_number - 1) // self.churn_every if replaced else 0
         for epoch in range(1, epochs + 1):
             draws = stream("churn", epoch)
             out = draws.choice(f, replaced, replace=False)

@@ -4,66 +4,75 @@ All candidates lie in the span of what the attacker knows and of one or two dire
 question costs arithmetic on small matrices only, see `oracle`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.linalg import eigh
+from typing_extensions import override
 
 from benchmark.aggregators.base import one_of
-from benchmark.aggregators.state import rows_of_states
-from benchmark.attacks.base import POPULATIONS, Attack, Informed, Knowledge
+from benchmark.attacks.base import Informed
 from benchmark.attacks.oracle import Questions
+from benchmark.attacks.view import Knowledge, View
 from benchmark.kernels.scale import length
 
-_MEASURES = ("descent", "distance")  # of damage, see `Questions.damage`
+Line = tuple[np.ndarray, np.ndarray]  # start and direction, coefficients of the base vectors
+
+MEASURES = ("descent", "distance")  # of damage, see `Questions.damage`
 _REACH = 6  # magnitudes are searched from 2^-6 to 2^6 first
 
 
 def most_damaging(
     damage: Callable[[int, float], float], evaluations: int, lines: int = 1
 ) -> tuple[int, float]:
-    """The line and the positive magnitude on it at which the damage is largest.
+    """Return the line, and the positive magnitude on it, at which the damage is largest.
 
     On every line half the evaluations go over magnitudes evenly spaced on a logarithmic scale from
-    1/64 to 64. Where that did half the damage that it did on the worst line, or more,
-    the step is halved around the best so far with the other half. What is returned was evaluated;
-    of magnitudes that do as much damage, up to a thousandth, it is the smallest, which stands out
-    least, and does not depend on rounding.
+    1/64 to 64. Lines that did at least half the damage of the worst one get the other half too:
+    there the step is halved around the best magnitude so far. The magnitude that is returned was
+    evaluated. Of magnitudes that do as much damage, up to a thousandth, it is the smallest, which
+    stands out least, and does not depend on rounding.
+
+    Args:
+        damage: maps the number of a line and a magnitude to the damage.
+        evaluations: how often to ask on every line.
+        lines: how many there are.
     """
     coarse = max(2, evaluations // 2)
-    exponents = np.linspace(-_REACH, _REACH, coarse)
+    exponents = np.linspace(-_REACH, _REACH, coarse).tolist()
     found = [{e: damage(line, 2.0**e) for e in exponents} for line in range(lines)]
-    limit = _almost(max(max(tried.values()) for tried in found), 0.5)
+    limit = _lowered(max(max(tried.values()) for tried in found), 0.5)
     for line, tried in enumerate(found):
         step = 2.0 * _REACH / (coarse - 1)
         while max(tried.values()) >= limit and len(tried) < evaluations:
             step /= 2
-            best = _smallest_of_the_worst(tried)
+            best = _smallest_worst(tried)
             near = [e for e in (best + step, best - step) if abs(e) <= _REACH]
             for exponent in near[: evaluations - len(tried)]:
                 tried[exponent] = damage(line, 2.0**exponent)
     worst = max(range(lines), key=lambda line: max(found[line].values()))
-    return worst, float(2.0 ** _smallest_of_the_worst(found[worst]))
+    return worst, float(2.0 ** _smallest_worst(found[worst]))
 
 
-def _smallest_of_the_worst(tried: dict[float, float]) -> float:
-    limit = _almost(max(tried.values()), 1e-3)
+def _smallest_worst(tried: dict[float, float]) -> float:
+    """Return the smallest exponent whose damage is the largest, up to a thousandth."""
+    limit = _lowered(max(tried.values()), 1e-3)
     return min(exponent for exponent, damage in tried.items() if damage >= limit)
 
 
-def _almost(damage: float, share: float) -> float:
+def _lowered(damage: float, share: float) -> float:
+    """Return the damage less a share of its size."""
     return damage - share * abs(damage) if np.isfinite(damage) else damage
 
 
 def standins(known: int, honest: int, generator: np.random.Generator) -> np.ndarray:
-    """(honest, known) coefficients of vectors to be taken for the honest ones: Gaussian, with the
-    mean and the sample covariance of the known vectors.
+    """Return the coefficients (honest, known) of vectors to be taken for the honest ones.
 
-    Coefficients are 1/k + (e - mean of e) / sqrt(k - 1), e standard normal.
+    The vectors are Gaussian, with the mean and the sample covariance of the k known vectors. The
+    coefficients are 1/k + (e - mean of e) / sqrt(k - 1), e standard normal.
     """
     draws = generator.normal(size=(honest, known))
     draws -= draws.mean(1, keepdims=True)
@@ -75,33 +84,31 @@ class _Searching(Informed):
     """An attack that knows the server's rule.
 
     Attributes:
-        evaluations: questions to the rule a round; of several directions, half as many for each
-            and as many again for those that do about as much damage as the best.
+        evaluations: questions to the rule a round. Of several directions, each gets half as many,
+            and those that do about as much damage as the best get the other half.
     """
 
     evaluations: int = 20
-    also_reads: ClassVar[frozenset] = frozenset({Knowledge.RULE})
+    also_reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.RULE})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.evaluations < 2:
             raise ValueError(f"evaluations must be 2 or more, got {self.evaluations}")
 
-    def step(self, view, state):
-        """See `Informed.step`. Where there is no honest client there is no damage to look for."""
-        if view.n == view.f:
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
+        if view.n == view.f:  # no honest client, no damage to look for
             return view.mean(self.knowledge).expand(view.f, -1), state
         return super().step(view, state)
 
-    def ask(self, view, extra=None) -> Questions:
-        """Questions about combinations of the known vectors and of (e, d) extra ones."""
-        return _questions(view, self.knowledge, extra)
-
     def search(
-        self, questions: Questions, *lines: tuple, measure: str = "distance"
+        self, questions: Questions, *lines: Line, measure: str = "distance"
     ) -> tuple[int, float]:
-        """Which of the lines (start, direction), and which magnitude m on it, is most damaging:
-        start + m * direction, all f alike."""
+        """Return the number of the most damaging line, and the magnitude m on it.
+
+        All Byzantine clients send start + m * direction.
+        """
 
         def damage(line: int, m: float) -> float:
             start, direction = lines[line]
@@ -110,7 +117,8 @@ class _Searching(Informed):
         return most_damaging(damage, self.evaluations, len(lines))
 
 
-def _questions(view, knowledge: str, extra: torch.Tensor | None) -> Questions:
+def ask(view: View, knowledge: str, extra: torch.Tensor | None = None) -> Questions:
+    """Return questions about combinations of the `known` vectors and of (e, d) extra ones."""
     known, coefficients = view.known(knowledge), None
     if knowledge == "byzantine":
         coefficients = standins(len(known), view.n - view.f, view.generator())
@@ -127,14 +135,18 @@ class OptimalIPM(_Searching):
     is `most_damaging`.
 
     Knows all honest updates, in the partial form its clients' own only; and the server's rule.
+
+    >>> from benchmark.aggregators import Mean
+    >>> OptimalIPM(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # tries 1/64 and 64
+    array([[-128.]])
     """
 
     paper: ClassVar[str] = "El Mhamdi et al., ICLR 2021"
     cost: ClassVar[str] = "n^2 d + T rule(n)"
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
-        questions = self.ask(view)
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        questions = ask(view, self.knowledge)
         _, epsilon = self.search(questions, (0.0 * questions.mean, -questions.mean))
         return (view.mean(self.knowledge) * -epsilon).expand(view.f, -1), state
 
@@ -150,16 +162,20 @@ class OptimalALIE(_Searching):
 
     Attributes:
         both_sides: search z < 0 as well.
+
+    >>> from benchmark.aggregators import Mean
+    >>> OptimalALIE(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # z = 64
+    array([[-62.]])
     """
 
     paper: ClassVar[str] = "El Mhamdi et al., ICLR 2021"
     cost: ClassVar[str] = "n^2 d + T rule(n)"
     both_sides: bool = False
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean, std = view.mean_and_std(self.knowledge)
-        questions = self.ask(view, std[None])
+        questions = ask(view, self.knowledge, std[None])
         signs = (-1.0, 1.0) if self.both_sides else (-1.0,)
         lines = [(questions.mean, sign * _unit(questions)) for sign in signs]
         line, z = self.search(questions, *lines)
@@ -167,7 +183,7 @@ class OptimalALIE(_Searching):
 
 
 def _unit(questions: Questions, place: int = -1) -> np.ndarray:
-    """Coefficients of one base vector, by default the last."""
+    """Return the coefficients of one base vector, by default the last."""
     row = np.zeros(len(questions.mean))
     row[place] = 1.0
     return row
@@ -177,8 +193,10 @@ DIRECTIONS = ("std", "sign", "unit")
 
 
 def perturbation(direction: str, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Shejwalkar and Houmansadr's perturbations p: `std` -std, `sign` -sign(mean), `unit`
-    -mean / |mean|."""
+    """Return Shejwalkar and Houmansadr's perturbation p (d,), as named in `DIRECTIONS`.
+
+    It is -std for `std`, -sign(mean) for `sign`, and -mean / |mean| for `unit`.
+    """
     if direction == "std":
         return -std
     if direction == "sign":
@@ -200,29 +218,33 @@ class AGRTailored(_Searching):
 
     Attributes:
         direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
+
+    >>> from benchmark.aggregators import Mean
+    >>> AGRTailored(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # gamma = 64
+    array([[-62.]])
     """
 
     paper: ClassVar[str] = "Shejwalkar, Houmansadr, NDSS 2021"
     cost: ClassVar[str] = "n^2 d + T rule(n)"
     direction: str = "std"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         one_of("direction", self.direction, DIRECTIONS)
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean, std = view.mean_and_std(self.knowledge)
         p = perturbation(self.direction, mean, std)
-        questions = self.ask(view, p[None])
+        questions = ask(view, self.knowledge, p[None])
         _, gamma = self.search(questions, (questions.mean, _unit(questions)))
         return (mean + gamma * p).expand(view.f, -1), state
 
 
 @dataclass(frozen=True)
 class BulyanCoordinate(_Searching):
-    """b = mean + m * e, with the m > 0 that moves the aggregate of the server's rule farthest; e is
-    one coordinate, or all of them.
+    """b = mean + m * e, with the m > 0 that moves the aggregate of the server's rule farthest. The
+    direction e is one coordinate, or all of them.
 
     El Mhamdi, Guerraoui, Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium",
     ICML 2018: in high dimension a rule that looks at distances cannot see a large change of a
@@ -232,22 +254,26 @@ class BulyanCoordinate(_Searching):
     Knows all honest updates, in the partial form its clients' own only; and the server's rule.
 
     Attributes:
-        coordinate: which one, counted from the end if negative; null: all.
+        coordinate: the number of the coordinate, from the end if negative; null: all of them.
+
+    >>> from benchmark.aggregators import Mean
+    >>> BulyanCoordinate(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # m = 64
+    array([[66.]])
     """
 
     paper: ClassVar[str] = "El Mhamdi et al., ICML 2018"
     cost: ClassVar[str] = "n^2 d + T rule(n)"
     coordinate: int | None = -1
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean, std = view.mean_and_std(self.knowledge)
         e = torch.zeros_like(mean)
         if self.coordinate is None:
             e += length(std) / len(mean) ** 0.5
         else:
             e[self.coordinate % len(mean)] = length(std)
-        questions = self.ask(view, e[None])
+        questions = ask(view, self.knowledge, e[None])
         _, m = self.search(questions, (questions.mean, _unit(questions)))
         return (mean + m * e).expand(view.f, -1), state
 
@@ -257,22 +283,26 @@ class Adaptive(_Searching):
     """The most damaging vector over several directions and all magnitudes, found by asking the
     server's complete chain: an attacker that knows its enemy (Tutorial 027, exercise 2).
 
-    It looks one round ahead: what does less in every round may do more in the end, and against
-    rules with a memory often does.
+    It looks one round ahead. What does less damage in every round may do more in the end, and
+    against rules with a memory often does.
 
-    Candidates, each with its magnitude searched, are: from zero, against the mean (as in `ipm`);
-    from the mean, along the deviations to either side, against the signs of the mean, and to either
-    side along the direction in which the honest vectors differ most.
+    It searches the magnitude on six lines. One starts from zero and goes against the mean, as in
+    `ipm`. The others start from the mean: along the deviations to either side, against the signs of
+    the mean, and to either side along the direction in which the honest vectors differ most.
 
     Knows all honest updates, in the partial form its clients' own only; and the server's rule, and
     its root data if `knows_root`.
 
     Attributes:
-        damage: what is searched for: the least `descent`, that is the aggregate F with the smallest
-            part along the honest mean, which would lower the loss fastest; or the largest
-            `distance` of F from that mean, which any other direction adds to as well.
-        knows_root: whether it knows the server's root data too, if the rule has any; otherwise it
-            takes the mean of the vectors it knows for their update.
+        damage: what is searched for. `descent`: the aggregate F with the smallest part along the
+            honest mean, the direction that would lower the loss fastest. `distance`: the F farthest
+            from that mean, in whatever direction.
+        knows_root: whether it knows the server's root data too, if the rule has any. Otherwise it
+            takes the mean of the vectors that it knows for their update.
+
+    >>> from benchmark.aggregators import Mean
+    >>> Adaptive(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # -64 mean
+    array([[-128.]])
     """
 
     paper: ClassVar[str] = "Tutorial 027, exercise 2"
@@ -280,22 +310,22 @@ class Adaptive(_Searching):
     damage: str = "descent"
     knows_root: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("damage", self.damage, _MEASURES)
+        one_of("damage", self.damage, MEASURES)
 
     @property
-    def reads(self) -> frozenset:
-        """A population, the rule, and the root data if it knows them."""
+    @override
+    def reads(self) -> frozenset[Knowledge]:
         return super().reads | ({Knowledge.ROOT} if self.knows_root else set())
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean, std = view.mean_and_std(self.knowledge)
         signs = torch.sign(mean)
         signs *= length(std) / max(1, len(mean)) ** 0.5
         extra = torch.stack([std, signs])
-        questions = self.ask(view, extra)
+        questions = ask(view, self.knowledge, extra)
         centre, principal = questions.mean, _principal(questions, len(known))
         lines = [
             (0.0 * centre, -centre),
@@ -313,8 +343,14 @@ class Adaptive(_Searching):
 
 
 def _principal(questions: Questions, known: int) -> np.ndarray:
-    """Coefficients of the direction of largest variance of the known vectors about their mean, as
-    long as that deviation. The sign is such that its largest coefficient is positive."""
+    """Return the coefficients of the direction in which the known vectors vary most.
+
+    Its length is their standard deviation in that direction. Its sign is such that the largest
+    coefficient is positive.
+
+    Args:
+        known: how many vectors are known.
+    """
     centring = np.eye(known) - 1.0 / known
     products = centring @ questions.products[:known, :known] @ centring
     _, vectors = eigh(products, driver="evd")
@@ -322,104 +358,3 @@ def _principal(questions: Questions, known: int) -> np.ndarray:
     row = np.zeros(len(questions.mean))
     row[:known] = centring @ top / np.sqrt(max(1, known - 1))
     return row
-
-
-@dataclass(frozen=True)
-class WorstOf(Attack):
-    """In every round the most damaging of several attacks, found by asking the server's rule what
-    it would make of each.
-
-    Every attack sees only what it declares itself, and keeps its state as if it had been chosen.
-
-    Knows all honest updates, in the partial form its clients' own only; and the server's rule.
-
-    Attributes:
-        damage: `descent` or `distance`, as for `Adaptive`.
-        attacks: their names, with settings behind them if any: `ipm epsilon=0.1`.
-        knowledge: `honest`; or `byzantine`: the damage is measured on an estimate of the honest
-            updates from the own ones, and all attacks take their partial-knowledge form.
-    """
-
-    paper: ClassVar[str] = "none of its own"
-    cost: ClassVar[str] = "that of all, and a rule for each"
-    damage: str = "descent"
-    attacks: list[str] = field(default_factory=lambda: ["sign_flip", "ipm", "alie", "min_max"])
-    knowledge: str = "honest"
-
-    def __post_init__(self):
-        one_of("damage", self.damage, _MEASURES)
-        one_of("knowledge", self.knowledge, tuple(POPULATIONS))
-        if not self.attacks:
-            raise ValueError("attacks must not be empty")
-        from benchmark.grid.catalogue import in_full
-
-        for attack in self.attacks:
-            if not isinstance(attack, str | Attack):
-                raise ValueError(f"attacks must be names or attacks, got {attack!r}")
-        full = [a if isinstance(a, Attack) else in_full("attack", a) for a in self.attacks]
-        object.__setattr__(self, "attacks", full)
-        for member in self.members:
-            if member.poisons or Knowledge.DATA in member.reads:
-                raise ValueError(f"attacks: {member.title} works through training data, which "
-                                 "cannot be chosen round by round")  # fmt: skip
-
-    @cached_property
-    def members(self) -> list[Attack]:
-        """The attacks themselves."""
-        from benchmark.grid.catalogue import component
-
-        members = [a if isinstance(a, Attack) else component("attack", a) for a in self.attacks]
-        if self.knowledge == "honest":
-            return members
-        return [replace(member, knowledge="byzantine") if hasattr(member, "knowledge") else member
-                for member in members]  # fmt: skip
-
-    @property
-    def reads(self) -> frozenset:
-        """What any of them reads, and what it takes to measure their damage."""
-        needed = {POPULATIONS[self.knowledge], Knowledge.RULE}
-        return frozenset(needed).union(*(member.reads for member in self.members))
-
-    def check(self, n: int, f: int) -> str | None:
-        """The first attack's objection."""
-        for member in self.members:
-            reason = member.check(n, f)
-            if reason:
-                return f"{reason} in attack.attacks, or leave it out"
-        return None
-
-    def init(self) -> tuple:
-        """One state an attack."""
-        return tuple(member.init() for member in self.members)
-
-    def state_rows(self, n, rounds):
-        """The sums of the attacks'."""
-        return rows_of_states(self.members, n, rounds)
-
-    def scratch_rows(self, n, f):
-        """What each of them would send, and what the most demanding one needs."""
-        most = max(member.scratch_rows(n, f) for member in self.members)
-        return max(most, 2 * f + 2 * len(self.members) + 1)
-
-    def step(self, view, state):
-        """See `Attack.step`. Where there is no honest client the first attack is taken."""
-        steps = [member.step(view.only(member.reads), before)
-                 for member, before in zip(self.members, state, strict=True)]  # fmt: skip
-        sent, states = zip(*steps, strict=True)
-        return sent[self._worst(view, sent) if view.n > view.f else 0], states
-
-    def _worst(self, view, sent: Sequence[torch.Tensor]) -> int:
-        """The number of the most damaging of these (f, d) vectors; the first of equals. What is not
-        finite is not: the server will discard it."""
-        known, damage = view.known(self.knowledge), np.zeros(len(sent))
-        # Most attacks send f times the same vector, in the same memory.
-        rows = [part[:1] if part.stride(0) == 0 else part for part in sent]
-        finite = [bool(torch.isfinite(part.sum())) for part in rows]
-        extra = [part for part, good in zip(rows, finite, strict=True) if good]
-        questions = _questions(view, self.knowledge, torch.cat([*extra, known[:0]]))
-        start = len(known)
-        for i in np.flatnonzero(finite):
-            own = np.eye(start + len(rows[i]), len(questions.mean))[start:]
-            damage[i] = questions.damage(own, self.damage)
-            start += len(rows[i])
-        return int(damage.argmax())

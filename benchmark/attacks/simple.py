@@ -1,34 +1,39 @@
 """Attacks that know nothing of the other clients' updates."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from benchmark.aggregators.base import positive
-from benchmark.attacks.base import Attack, Knowledge
+from benchmark.attacks.base import Attack
+from benchmark.attacks.view import Knowledge, View
 from benchmark.kernels.shuffle import permutation, permuted
 
 
 @dataclass(frozen=True)
 class NoAttack(Attack):
-    """Byzantine clients follow the protocol: the baseline with the same n.
+    """Follow the protocol: the baseline with the same n.
 
     Knows its clients' own updates.
+
+    >>> NoAttack()([[1.0], [2.0]], f=1, own=[[3.0]])
+    array([[3.]])
     """
 
     paper: ClassVar[str] = "none"
     cost: ClassVar[str] = "none"
-    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
+    reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.OWN})
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return view.own, state
 
 
 @dataclass(frozen=True)
 class Random(Attack):
-    """Gaussian noise instead of an update, b_i ~ N(0, scale^2 I), independent for every client.
+    """Send Gaussian noise instead of an update, b_i ~ N(0, scale^2 I), every client its own.
 
     Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant
     Gradient Descent", NeurIPS 2017 (with scale 200).
@@ -37,23 +42,27 @@ class Random(Attack):
 
     Attributes:
         scale: standard deviation of a coordinate, in units of the updates.
+
+    >>> sent = Random(scale=200.0)(torch.zeros(1, 10000), f=1)
+    >>> bool(sent.mean().abs() < 10) and bool((sent.std() - 200).abs() < 10)
+    True
     """
 
     paper: ClassVar[str] = "Blanchard et al., NeurIPS 2017"
     cost: ClassVar[str] = "f d"
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("scale", self.scale)
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return view.normal().mul_(self.scale), state
 
 
 @dataclass(frozen=True)
 class SignFlip(Attack):
-    """Every Byzantine client sends its own update reversed, b_i = -scale * g_i.
+    """Send a client's own update reversed, b_i = -scale * g_i.
 
     Damaskinos, El Mhamdi, Guerraoui, Patra, Taziki, "Asynchronous Byzantine Machine Learning",
     ICML 2018; Li, Xu, Chen, Giannakis, Ling, "RSA", AAAI 2019.
@@ -62,21 +71,24 @@ class SignFlip(Attack):
 
     Attributes:
         scale: by how much it is stretched as well.
+
+    >>> SignFlip(scale=2.0)([[1.0], [2.0]], f=1, own=[[3.0]])
+    array([[-6.]])
     """
 
     paper: ClassVar[str] = "Damaskinos et al., ICML 2018"
     cost: ClassVar[str] = "f d"
     scale: float = 1.0
-    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
+    reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.OWN})
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return view.own * -self.scale, state
 
 
 @dataclass(frozen=True)
 class Scale(Attack):
-    """Every Byzantine client boosts its own update, b_i = scale * g_i.
+    """Boost a client's own update, b_i = scale * g_i.
 
     Bagdasaryan, Veit, Hua, Estrin, Shmatikov, "How to Backdoor Federated Learning", AISTATS 2020.
 
@@ -84,21 +96,24 @@ class Scale(Attack):
 
     Attributes:
         scale: the factor.
+
+    >>> Scale(scale=10.0)([[1.0], [2.0]], f=1, own=[[3.0]])
+    array([[30.]])
     """
 
     paper: ClassVar[str] = "Bagdasaryan et al., AISTATS 2020"
     cost: ClassVar[str] = "f d"
     scale: float = 10.0
-    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
+    reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.OWN})
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return view.own * self.scale, state
 
 
 @dataclass(frozen=True)
 class AdditiveNoise(Attack):
-    """Every Byzantine client adds Gaussian noise to its own update, b_i = g_i + scale * N(0, I).
+    """Add Gaussian noise to a client's own update, b_i = g_i + scale * N(0, I).
 
     Xu, Huang, Song, Lan, "Byzantine-robust Federated Learning through Collaborative Malicious
     Gradient Filtering", ICDCS 2022 (with scale 0.5).
@@ -107,46 +122,51 @@ class AdditiveNoise(Attack):
 
     Attributes:
         scale: standard deviation of the noise of a coordinate, in units of the updates.
+
+    >>> AdditiveNoise(scale=1e-9)([[1.0], [2.0]], f=1, own=[[3.0]]).round(3)
+    array([[3.]])
     """
 
     paper: ClassVar[str] = "Xu et al., ICDCS 2022"
     cost: ClassVar[str] = "f d"
     scale: float = 0.5
-    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
+    reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.OWN})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("scale", self.scale)
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         noise = view.normal()
         return torch.add(view.own, noise, alpha=self.scale, out=noise), state
 
 
 @dataclass(frozen=True)
 class Zero(Attack):
-    """Free riders that send zero instead of an update.
+    """Send zero instead of an update, as a free rider does.
 
     Lin, Du, Liu, "Free-riders in Federated Learning: Attacks and Defenses", 2019.
 
     Knows nothing of the updates.
+
+    >>> Zero()([[1.0], [2.0]], f=1)
+    array([[0.]])
     """
 
     paper: ClassVar[str] = "Lin, Du, Liu, 2019"
     cost: ClassVar[str] = "none"
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return _constant(view, 0.0), state
 
 
 @dataclass(frozen=True)
 class Stale(Attack):
-    """Free riders that send the server's last move back, b_i = previous + noise * N(0, I).
+    """Send the server's last move back, as a free rider does, b_i = previous + noise * N(0, I).
 
     The last move is in units of an aggregate, (model - model before) / server step, so that the
-    server repeats it whether updates are gradients or model deltas. In the first round, before
-    which it has not moved, it is zero.
+    server repeats it whether updates are gradients or model deltas. In the first round it is zero.
 
     Lin, Du, Liu, "Free-riders in Federated Learning: Attacks and Defenses", 2019.
 
@@ -154,16 +174,19 @@ class Stale(Attack):
 
     Attributes:
         noise: standard deviation of a coordinate of the noise that each client adds for itself, so
-            that they do not look alike; in units of the updates.
+            that the clients do not look alike; in units of the updates.
+
+    >>> Stale()([[1.0], [2.0]], f=1, previous=[5.0])
+    array([[5.]])
     """
 
     paper: ClassVar[str] = "Lin, Du, Liu, 2019"
     cost: ClassVar[str] = "f d"
     noise: float = 0.0
-    reads: ClassVar[frozenset] = frozenset({Knowledge.HISTORY})
+    reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.HISTORY})
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         previous = view.previous
         if previous is None:
             previous = view.like.new_zeros(view.like.shape[1])
@@ -175,57 +198,66 @@ class Stale(Attack):
 
 @dataclass(frozen=True)
 class Nan(Attack):
-    """Vectors of nothing but NaN: one that a server does not look at destroys the model.
+    """Send nothing but NaN, which destroys the model of a server that does not check.
 
     Knows nothing of the updates.
+
+    >>> Nan()([[1.0], [2.0]], f=1)
+    array([[nan]])
     """
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "none"
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return _constant(view, torch.nan), state
 
 
 @dataclass(frozen=True)
 class Inf(Attack):
-    """Vectors of nothing but infinity: one that a server does not look at destroys the model.
+    """Send nothing but infinity, which destroys the model of a server that does not check.
 
     Knows nothing of the updates.
+
+    >>> Inf()([[1.0], [2.0]], f=1)
+    array([[inf]])
     """
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "none"
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return _constant(view, torch.inf), state
 
 
-def _constant(view, value: float) -> torch.Tensor:
-    """(f, d) the same number everywhere, of the dtype of the updates."""
+def _constant(view: View, value: float) -> torch.Tensor:
+    """Return (f, d) times the same number, in the dtype of the updates."""
     return view.like.new_full((1, 1), value).expand(view.f, view.like.shape[1])
 
 
 @dataclass(frozen=True)
 class Permutation(Attack):
-    """Every Byzantine client sends its own update with the coordinates in another order: of the
-    right length and distribution, in a useless direction.
+    """Send a client's own update with the coordinates in another order: the right length and
+    distribution, but a useless direction.
 
-    The order is drawn anew each round, by the Byzantine clients in common, so their vectors stay as
-    close to each other as they were.
+    The Byzantine clients draw the order in common, anew each round. So their vectors stay as close
+    to each other as they were.
 
     Li et al., "Blades: A Unified Benchmark Suite for Byzantine Attacks and Defenses in
     Federated Learning", IoTDI 2024 (the suite that has it, version 0.1).
 
     Knows its clients' own updates.
+
+    >>> sorted(Permutation()([[0.0, 0.0, 0.0]], f=1, own=[[1.0, 2.0, 3.0]])[0].tolist())
+    [1.0, 2.0, 3.0]
     """
 
     paper: ClassVar[str] = "Li et al., IoTDI 2024"
     cost: ClassVar[str] = "f d"
-    reads: ClassVar[frozenset] = frozenset({Knowledge.OWN})
+    reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.OWN})
 
-    def step(self, view, state):
-        """See `Attack.step`."""
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         return permuted(view.own, permutation(view.common_uniform())), state

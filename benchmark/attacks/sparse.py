@@ -1,16 +1,18 @@
-"""Attacks that treat few coordinates otherwise than the many."""
+"""Attacks that shift a few coordinates far and the others little."""
 
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.special import ndtri
+from typing_extensions import override
 
 from benchmark.aggregators.base import one_of, positive
-from benchmark.attacks.base import Informed, Knowledge, View
+from benchmark.attacks.base import Informed
 from benchmark.attacks.statistics import z_max
+from benchmark.attacks.view import Knowledge, View
 from benchmark.kernels.blocks import wide
 from benchmark.kernels.magnitudes import small_counts
 from benchmark.kernels.scale import to_unit
@@ -42,35 +44,42 @@ class HybridSparse(Informed):
             Byzantine clients: then only the mask is shifted.
         scope: `layer`, the share of every tensor of weights, or `global`, of all together.
         fixed: keep the mask of the first round (the paper); otherwise find a new one every round.
+
+    >>> honest = np.array([[0.0, 0.0], [2.0, 2.0]])  # mean 1, deviation 2^0.5
+    >>> attack = HybridSparse(fraction=0.5, scale=2**0.5, z=0.0)
+    >>> attack(honest, f=1, model=[1.0, 9.0]).round(3)  # the second weight is in the mask
+    array([[ 1., -1.]])
     """
 
     paper: ClassVar[str] = "Ozfatura et al., arXiv 2404.06230"
     cost: ClassVar[str] = "n d"
-    also_reads: ClassVar[frozenset] = frozenset({Knowledge.MODEL})
+    also_reads: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.MODEL})
     fraction: float = 0.005
     scale: float = 1.5
     z: float | None = None
     scope: str = "layer"
     fixed: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         one_of("scope", self.scope, ("layer", "global"))
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must lie in (0, 1], got {self.fraction}")
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """f <= n/2 for z_max to exist; two vectors for a standard deviation."""
         if self.z is None and f > n // 2:
             return f"HybridSparse needs f <= n/2 for z_max, got n={n}, f={f}: set attack.z"
         return super().check(n, f)
 
-    def state_rows(self, n, rounds):
-        """The mask."""
-        return 2 * self.fraction, 0 if self.fixed else 2 * self.fraction
+    @override
+    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
+        mask = 2 * self.fraction  # int64 numbers, each as large as two of float32
+        return mask, 0 if self.fixed else mask
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`. The state is the mask: the ascending numbers of its coordinates."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        # The state is the mask: the numbers of its coordinates, ascending.
         mean, std = view.mean_and_std(self.knowledge)
         if state is None or not self.fixed:
             state = self._mask(view, mean)
@@ -80,7 +89,7 @@ class HybridSparse(Informed):
         return sent.expand(view.f, -1), state
 
     def _mask(self, view: View, mean: torch.Tensor) -> torch.Tensor:
-        """(k,) the coordinates in the mask."""
+        """Return the (k,) numbers of the coordinates in the mask, ascending."""
         weights = [layer for layer in view.layers if len(layer.shape) > 1] or view.layers
         if self.scope == "layer":
             parts = [torch.arange(layer.start, layer.stop) for layer in weights]
@@ -96,31 +105,36 @@ class HybridSparse(Informed):
 
 @dataclass(frozen=True)
 class AntiLASA(Informed):
-    """Large numbers where the clients' vectors are hardly ever small, so that sparsification keeps
-    them, and in every layer the length of an ordinary vector.
+    """Send large numbers where the clients' vectors are hardly ever small, so that sparsification
+    keeps them, and give every layer the length of an ordinary vector's.
 
-    LASA compares layers of vectors by what is left when each vector's share `sparsity` of smallest
-    numbers is zero. For every coordinate it is counted in how many of the known vectors it would be
-    one of these. In each layer the share `few` of the coordinates with the lowest counts gets
-    -large sign(mean), the rest of the share `many` -z sign(mean), the others 0; and the layer is
-    scaled to the median of the known vectors' norms there. (So only the ratio of large and z
-    matters. The authors' code has the standard deviation of all numbers as a factor of both.)
+    LASA sets each vector's share `sparsity` of smallest numbers to zero, and compares layers of
+    what is left. The attack counts for every coordinate in how many of the known vectors it would
+    be set to zero. In each layer the share `few` of the coordinates, those with the lowest counts,
+    gets -large sign(mean). The next ones, up to the share `many`, get -z sign(mean), the others 0.
+    Then the layer is scaled to the median of the known vectors' norms there. (So only the ratio of
+    large and z matters. The authors' code has the standard deviation of all numbers as a factor of
+    both.)
 
     The definition is that of the library of CRYPTO-KU (2026); there is no paper of its own. The
     rule is Xu, Zhang, Hu, "Achieving Byzantine-Resilient Federated Learning via Layer-Adaptive
     Sparsified Model Aggregation", WACV 2025. Ours: the shares are taken layer by layer, so that no
-    layer stays empty; of equal counts that with the larger |mean| comes first; beyond 8,192
-    coordinates the magnitude below which a vector's numbers are small is estimated from so many,
-    drawn anew.
+    layer stays empty. Of coordinates with equal counts the one with the larger |mean| comes first.
+    With more than 8,192 coordinates, so many are drawn anew each round, and from them the magnitude
+    is estimated below which a vector's numbers are small.
 
     Knows all honest updates, in the partial form its clients' own only.
 
     Attributes:
         sparsity: share of the smallest numbers of a vector that the rule leaves out.
         few: share of the coordinates with large numbers.
-        many: share of those with any; 1 - sparsity leaves just those out that are zero.
-        large: size of the large ones.
-        z: size of the others; by default Phi^-1(1 - f / (2 n)).
+        many: share of the coordinates with numbers other than 0; 1 - sparsity leaves out as many as
+            the rule does.
+        large: magnitude of the large numbers.
+        z: magnitude of the others; by default Phi^-1(1 - f / (2 n)).
+
+    >>> AntiLASA()([[-3.0, -4.0], [-3.0, -4.0]], f=1).round(3)  # of length 5, against the mean
+    array([[0., 5.]])
     """
 
     paper: ClassVar[str] = "CRYPTO-KU, 2026"
@@ -131,7 +145,7 @@ class AntiLASA(Informed):
     large: float = 1.5
     z: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
@@ -140,12 +154,12 @@ class AntiLASA(Informed):
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
         positive("large", self.large)
 
-    def scratch_rows(self, n, f):
-        """What is counted, a number for each client and coordinate."""
-        return n - f + 2
+    @override
+    def scratch_rows(self, n: int, f: int) -> float:
+        return n - f + 2  # a count for each client and coordinate
 
-    def craft(self, view, known, state):
-        """See `Informed.craft`."""
+    @override
+    def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean = view.mean(self.knowledge)
         z = float(ndtri(1.0 - view.f / (2.0 * view.n))) if self.z is None else self.z
         bounds = _quantiles(known, self.sparsity, view.generator())
@@ -160,7 +174,7 @@ class AntiLASA(Informed):
         return sent.expand(view.f, -1), state
 
     def _layer(self, counts: torch.Tensor, mean: torch.Tensor, z: float) -> torch.Tensor:
-        """One layer, of any length."""
+        """Return the numbers of one layer, not yet scaled."""
         d, sizes = len(mean), mean.abs()
         order = to_unit(sizes)
         order = counts - order * (0.999 / order.max().clamp_min(1e-30))
@@ -175,8 +189,8 @@ class AntiLASA(Informed):
 
 
 def _quantiles(x: torch.Tensor, share: float, generator: np.random.Generator) -> torch.Tensor:
-    """(n,) for each row the magnitude below which a share of its numbers lies, of a sample if there
-    are many."""
+    """Return for each row of x (n, d) the magnitude below which a share of its numbers lies, of a
+    sample of the columns if there are many."""
     d = x.shape[1]
     if d > _SAMPLE:
         picked = np.sort(generator.choice(d, _SAMPLE, replace=False, shuffle=False))
