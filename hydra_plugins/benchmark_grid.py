@@ -3,6 +3,7 @@
 Hydra imports this module at every start, so anything heavy is imported where it is needed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from typing_extensions import override
 
 
 @dataclass
@@ -39,27 +43,39 @@ ConfigStore.instance().store(
 class GridSweeper(Sweeper):
     """All combinations of the swept settings and of a preset's axes, or else the default axes."""
 
-    def __init__(self, params=None):
+    _plan: tuple[DictConfig, Launcher]
+
+    def __init__(self, params: Any = None):
         pass
 
-    def setup(self, *, hydra_context, task_function, config):
-        """Called by Hydra."""
+    @override
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         from hydra.core.plugins import Plugins
 
-        self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        self._plan = config, launcher
 
-    def sweep(self, arguments):
-        """Called by Hydra with the overrides of the command line."""
+    @override
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         from benchmark.grid.axes import first_of
+        from benchmark.grid.composition import look_in
+        from benchmark.grid.inspection import inspect_jobs
         from benchmark.grid.plan import jobs_of
 
-        HydraConfig.instance().set_config(self.config)
-        first = self.launcher.first = first_of(arguments)
+        config, launcher = self._plan
+        HydraConfig.instance().set_config(config)
+        look_in(config.hydra.searchpath)
+        first = first_of(arguments)
         jobs = jobs_of(arguments, first, sweep=True)
-        returned = self.launcher.launch(jobs, initial_job_idx=0)
+        if isinstance(launcher, GridLauncher):
+            launcher.first = first
+        else:
+            inspect_jobs(config, jobs)
+        returned = launcher.launch(jobs, initial_job_idx=0)
         for job in returned:
             _ = job.return_value  # raises what ended a job: Hydra itself would end with 0
         return [returned]
@@ -72,18 +88,22 @@ class GridLauncher(Launcher):
         first: the configuration of the first job, if a sweeper has composed it already.
     """
 
-    first = None
+    first: DictConfig | None = None
 
-    def setup(self, *, hydra_context, task_function, config):
-        """Called by Hydra."""
-        self.config = config
+    @override
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        pass
 
-    def launch(self, job_overrides, initial_job_idx):
-        """Called by the sweeper with the overrides of every job."""
+    @override
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         from benchmark.grid.axes import first_of
         from benchmark.grid.perform import perform
 
-        config = self.first or first_of(job_overrides[0])
-        if perform([list(job) for job in job_overrides], config):
+        jobs = [list(job) for job in job_overrides]
+        if perform(jobs, self.first or first_of(jobs[0])):
             raise SystemExit(1)
         return [JobReturn(status=JobStatus.COMPLETED, task_name="benchmark")]

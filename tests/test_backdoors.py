@@ -31,6 +31,7 @@ from benchmark.config.components import build
 from benchmark.data import FashionMNIST
 from benchmark.models.architectures import Logistic
 from benchmark.simulation.evaluation import success_rate
+from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.streams import generator
 from benchmark.simulation.workload import Workloads
 
@@ -377,7 +378,7 @@ def test_a_trigger_that_fits_is_whole(size):
 
 def test_data_that_do_not_fit_are_no_cell(compose):
     cell = compose("attack=badnets", "attack.size=9")
-    problem = Workloads("cpu").problem(cell)
+    problem = problem_of(cell, Workloads("cpu"))
     assert problem == "attack: size=9 must be at most 8 for examples of shape (1, 8, 8)"
 
 

@@ -26,6 +26,7 @@ from benchmark.grid.execution import execute
 from benchmark.grid.plan import jobs_of, plan_of
 from benchmark.grid.selection import selected
 from benchmark.simulation.device import Engine
+from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
 from benchmark.store.cells import Store
 
@@ -926,9 +927,9 @@ def test_rounds_in_which_there_is_no_attack_are_told(tmp_path):
 def test_only_local_training_takes_batches_larger_than_a_client(composer):
     workloads = Workloads("cpu")
     (cell,) = grid(composer, "fl=fedavg", "fl.batch_size=1000")
-    assert workloads.problem(cell) is None
+    assert problem_of(cell, workloads) is None
     (cell,) = grid(composer, "fl=fedsgd", "fl.batch_size=1000")
-    assert "fl.batch_size=1000 is larger" in workloads.problem(cell)
+    assert "fl.batch_size=1000 is larger" in problem_of(cell, workloads)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -21,6 +21,7 @@ from benchmark.models.modules import TorchModel, build_model
 from benchmark.models.sequential import cross_entropy
 from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
+from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.streams import torch_generator
 from benchmark.simulation.workload import Workloads
 
@@ -560,7 +561,7 @@ def test_no_batch_of_one_example_for_a_module_that_takes_none(compose):
     assert [build_model(m, (7,), 3, examples).images for m in (Batchwise, Dropout)] == [False, True]
     settings = [*short("fl=fedavg", target="Batchwise"), f"data._target_={HERE}.Few"]
     problems = [
-        Workloads("cpu").problem(compose(*settings, f"fl.batch_size={size}")) for size in (5, 6)
+        problem_of(compose(*settings, f"fl.batch_size={size}"), Workloads("cpu")) for size in (5, 6)
     ]
     assert problems[1] is None
     assert "batch_size=5 leaves a batch of one example" in problems[0]
@@ -731,7 +732,7 @@ def test_what_cannot_work_is_refused_in_one_line(name):
 
 
 def test_refused_before_anything_trains(compose):
-    reason = Workloads("cpu").problem(compose(*short(target="Narrower")))
+    reason = problem_of(compose(*short(target="Narrower")), Workloads("cpu"))
     assert reason.startswith("model Narrower fails on examples of shape (1, 8, 8): RuntimeError")
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from benchmark.attacks import GradientAscent, LabelFlip, RandomLabels, TargetedLabelFlip
 from benchmark.attacks.poisoning import missing_class
 from benchmark.simulation.evaluation import success_rate
+from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
 
 HERE = __name__
@@ -267,7 +268,11 @@ def test_classes_that_the_data_do_not_have(compose):
     assert missing_class(10, source=None) is None
     assert missing_class(3, source=1, target=3) == "target=3 is none of the 3 classes, 0 to 2"
     cell = compose(*SMALL, "attack=targeted_label_flip", "attack.source=10")
-    assert Workloads("cpu").problem(cell) == "attack: source=10 is none of the 10 classes, 0 to 9"
+    assert (
+        problem_of(cell, Workloads("cpu")) == "attack: source=10 is none of the 10 classes, 0 to 9"
+    )
     table = compose(*SMALL, "attack=targeted_label_flip", "data=breast_cancer")
-    assert Workloads("cpu").problem(table) == "attack: source=3 is none of the 2 classes, 0 to 1"
-    assert Workloads("cpu").problem(replace(table, attack=LabelFlip())) is None
+    assert (
+        problem_of(table, Workloads("cpu")) == "attack: source=3 is none of the 2 classes, 0 to 1"
+    )
+    assert problem_of(replace(table, attack=LabelFlip()), Workloads("cpu")) is None

@@ -306,8 +306,8 @@ NAMES = {
 LOADS = {"load", "loads", "load_all"}
 SAFE = {"json", "OmegaConf", "analysis", "source", "benchmark"}  # whose loads run nothing
 ALLOWED = {
-    "pickle of benchmark/grid/composer.py": "copies configurations, in memory only",
-    "pickle.loads of benchmark/grid/composer.py": "the same",
+    "pickle of benchmark/grid/bases.py": "copies configurations, in memory only",
+    "pickle.loads of benchmark/grid/bases.py": "the same",
     "import_module of benchmark/config/components.py": "after asking if the package is allowed",
     "import_module of benchmark/config/loading.py": "what the suite's own configuration files name",
     "import_module of benchmark/commands/start.py": "one of the suite's own commands",

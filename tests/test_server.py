@@ -14,6 +14,7 @@ from benchmark.config.loading import conf_dir
 from benchmark.grid.composer import Composer
 from benchmark.simulation import evaluation, simulate
 from benchmark.simulation.device import Engine
+from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.server import Server
 from benchmark.simulation.streams import torch_generator
 from benchmark.simulation.workload import Workloads
@@ -180,11 +181,11 @@ def test_root_data_are_validation_examples_that_validation_leaves_out():
 
 def test_a_cell_with_too_few_validation_examples_says_so():
     made = cell("data=breast_cancer", "aggregator=fltrust", base=SMALL)
-    reason = Workloads("cpu").problem(made)
+    reason = problem_of(made, Workloads("cpu"))
     assert "root_examples=100" in reason and "\n" not in reason
     made = cell("data=breast_cancer", "aggregator=fltrust", "aggregator.root_examples=20",
                 base=SMALL)  # fmt: skip
-    assert Workloads("cpu").problem(made) is None
+    assert problem_of(made, Workloads("cpu")) is None
 
 
 @pytest.mark.parametrize("fl", [[], ["fl=fedavg", "fl.local_steps=2"]])

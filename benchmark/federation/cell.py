@@ -10,6 +10,8 @@ from benchmark.attacks.schedule import Schedule
 from benchmark.config.keys import key_of
 from benchmark.federation.settings import FL
 
+_NONE: Any = None
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -20,22 +22,23 @@ class Cell:
         labels: how people call each part, for tables and plots.
         problem: why the cell is infeasible, None if it is not.
         scenario: digest of what cells share that are drawn into one figure.
-        attack, schedule, rule, data, partition, model: the components, None if a value was
-            rejected.
+        attack, schedule, rule, data, partition, model: the components.
         fl: the algorithm, with n and f as counts.
+
+    Components and algorithm are None if a value was rejected, which only `problem` then tells.
     """
 
     config: dict
     labels: dict
     problem: str | None
     scenario: str
-    attack: Attack | None = None
-    schedule: Schedule | None = None
-    rule: Chain | None = None
+    attack: Attack = _NONE
+    schedule: Schedule = _NONE
+    rule: Chain = _NONE
     data: Any = None
     partition: Any = None
     model: Any = None
-    fl: FL | None = None
+    fl: FL = _NONE
 
     @cached_property
     def key(self) -> str:

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config.errors import ConfigError
-from benchmark.grid.overrides import as_name, compose, demand_listed, text
+from benchmark.config.hydra_internals import plain_value
+from benchmark.grid.composition import compose, config_loader, is_group
+from benchmark.grid.overrides import as_name, demand_listed, text
 
 TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
@@ -144,15 +144,14 @@ def raw(node: Any) -> Any:
 def _alternatives(overrides: list[str]) -> dict[str, tuple[list[tuple[str]], list]]:
     """The lines that each override stands for, several if it sweeps, by what it sets; and the plain
     values."""
-    loader = GlobalHydra.instance().config_loader()
     found, lines = {}, list(map(as_name, overrides))
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(lines):
+    for override in OverridesParser.create(config_loader=config_loader()).parse_overrides(lines):
         key = override.get_key_element()
         if not override.is_sweep_override():
             found[key] = [(override.input_line,)], [override.value()]
             continue
         demand_listed(override)
-        values = [Override._convert_value(value) for value in override.sweep_iterator()]
+        values = [plain_value(value) for value in override.sweep_iterator()]
         found[key] = _lines(key, values, override.input_line), values
     return found
 
@@ -160,8 +159,7 @@ def _alternatives(overrides: list[str]) -> dict[str, tuple[list[tuple[str]], lis
 def _lines(key: str, values: list, given: str | None = None) -> list[tuple[str]]:
     if not values:
         raise ConfigError(f"{given or f'grid.{key}=[]'}: there is no value to try")
-    if GlobalHydra.instance().config_loader().repository.group_exists(key.lstrip("+")):
-        # its choices are names, whatever they look like
+    if is_group(key.lstrip("+")):  # its choices are names, whatever they look like
         values = [v if isinstance(v, str | list | dict) else text(v) for v in values]
     return [(f"{key}={text(value)}",) for value in values]
 

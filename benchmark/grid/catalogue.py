@@ -21,7 +21,7 @@ from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
-from benchmark.grid.overrides import look_in
+from benchmark.grid.composition import look_in
 from benchmark.grid.wording import in_our_words, no_such_choice
 from benchmark.system.disk import make_folder
 
@@ -44,8 +44,7 @@ def finds_names(main: Callable) -> Callable:
             if not Path(folder).is_dir():
                 raise ConfigError(f"--config-dir={folder}: there is no such folder")
         with _hydra():
-            loader = GlobalHydra.instance().config_loader()
-            look_in(loader, [f"file://{Path(folder).resolve()}" for folder in folders])
+            look_in([f"file://{Path(folder).resolve()}" for folder in folders])
             return main([line for line in others if line not in paths])
 
     return told

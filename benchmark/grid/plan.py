@@ -1,14 +1,13 @@
 """From jobs to a plan: compose, check, drop what is stored."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
 
 from benchmark.config.checks import one_line
 from benchmark.config.components import build
-from benchmark.config.errors import FAILURES, ConfigError, Fault, reason_of
+from benchmark.config.errors import FAILURES, ConfigError, Fault
 from benchmark.config.schemas import typed
 from benchmark.data import DataError
 from benchmark.federation.cell import Cell
@@ -113,7 +112,7 @@ def _refuse(plan: Plan, outputs: str) -> None:
     """
     from benchmark.executors import Work
     from benchmark.simulation.device import find_device
-    from benchmark.simulation.engine import demand_memory
+    from benchmark.simulation.feasibility import problem_of
     from benchmark.simulation.workload import Workloads
 
     devices = plan.executor.here(plan.engine)
@@ -125,9 +124,7 @@ def _refuse(plan: Plan, outputs: str) -> None:
     # Where others compute, here is only planned.
     workloads = Workloads(devices[0] if len(devices) == 1 else "cpu")
     plan.work = Work(plan.engine, outputs, workloads)
-    demand = partial(demand_memory, engine=plan.engine, workloads=workloads)
-    asked = [(cell, workloads.problem(cell) or reason_of("memory", demand, cell))
-             for cell in plan.todo]  # fmt: skip
+    asked = [(cell, problem_of(cell, workloads, plan.engine)) for cell in plan.todo]
     kinds = {getattr(problem, "error", None) for _, problem in asked}
     if kinds <= {ConfigError, DataError}:
         raise asked[0][1].error(asked[0][1])

@@ -2,36 +2,35 @@
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from benchmark.config.components import imported
 from benchmark.config.errors import ConfigError
-
-_PLUGINS = {
-    *("hydra_plugins.benchmark_grid.GridLauncher", "hydra_plugins.benchmark_grid.GridSweeper"),
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-}
-
+from benchmark.config.hydra_internals import HYDRAS_PLUGINS
 
 NO_PARAMS = ": axes are not given there but as grid: {SETTING: [VALUES]}"
 
-
+_SWEEPER = "hydra_plugins.benchmark_grid.GridSweeper"
+_PLUGINS = {_SWEEPER, "hydra_plugins.benchmark_grid.GridLauncher", *HYDRAS_PLUGINS}
 _FOLDERS = {  # of Hydra's own, which nothing is written to
-    "run.dir": ".", "sweep.dir": ".", "sweep.subdir": ".", "output_subdir": None, "job.chdir": None,
-}  # fmt: skip
+    "run.dir": ".",
+    "sweep.dir": ".",
+    "sweep.subdir": ".",
+    "output_subdir": None,
+    "job.chdir": None,
+}
 
 
-def demand_harmless(config: Any, overrides: list[str]) -> None:
-    """Demand that Hydra's own settings, `config.hydra`, have nothing imported that is not allowed,
-    see `imported`, and ask for nothing that is not done.
+def demand_harmless(config: DictConfig, overrides: list[str]) -> None:
+    """Demand that Hydra's own settings have nothing imported that is not allowed, see `imported`,
+    and ask for nothing that is not done.
 
     Interpolations could come to something else later, so none may stand for a node.
 
     Args:
-        config: composed.
+        config: composed, with Hydra's own part.
         overrides: that it was composed from.
 
     Raises:
@@ -39,7 +38,7 @@ def demand_harmless(config: Any, overrides: list[str]) -> None:
     """
     if OmegaConf.is_interpolation(config, "hydra"):
         raise ConfigError("hydra must not refer to another setting")
-    hydra = OmegaConf.to_container(config.hydra, resolve=False)
+    hydra = cast(dict[str, Any], OmegaConf.to_container(config.hydra, resolve=False))
     for name, value in hydra.items():
         if str(value).startswith("${"):
             raise ConfigError(f"hydra.{name}={value} must not refer to another setting")
@@ -53,7 +52,7 @@ def demand_harmless(config: Any, overrides: list[str]) -> None:
             where = f"hydra.{name}._target_"
             if target not in _PLUGINS and not inspect.isclass(imported(target, where)):
                 raise ConfigError(f"{where}={target} must be a class")
-    if hydra["sweeper"].get("_target_") != "hydra_plugins.benchmark_grid.GridSweeper":
+    if hydra["sweeper"].get("_target_") != _SWEEPER:
         raise ConfigError("hydra.sweeper must be grid, which knows the axes of presets")
     if hydra["sweeper"].get("params") is not None:
         raise ConfigError(f"hydra.sweeper.params{NO_PARAMS}")
@@ -65,11 +64,13 @@ def demand_harmless(config: Any, overrides: list[str]) -> None:
         raise ConfigError("hydra.overrides: overrides belong on the command line")
 
 
-def _targets(node: Any) -> Iterator[Any]:
-    """What is named for Hydra to import, in a node and below."""
-    if isinstance(node, str) and node.startswith("${"):
+def _targets(node: Any) -> Iterator[str]:
+    """Yield what Hydra would import for a node and those below."""
+    if isinstance(node, dict):
+        for key, value in cast(dict[str, Any], node).items():
+            yield from [value] if key == "_target_" else _targets(value)
+    elif isinstance(node, list):
+        for value in cast(list[Any], node):
+            yield from _targets(value)
+    elif isinstance(node, str) and node.startswith("${"):  # may come to a node
         yield node
-    for key, value in node.items() if isinstance(node, dict) else ():
-        yield from [value] if key == "_target_" else _targets(value)
-    for value in node if isinstance(node, list) else ():
-        yield from _targets(value)

@@ -10,7 +10,7 @@ from benchmark.config.errors import BrokenContract, reason_of
 from benchmark.config.keys import canonical
 from benchmark.data import Dataset
 from benchmark.data.partitions import Parts
-from benchmark.models.modules import TorchModel, build_model
+from benchmark.models.modules import build_model
 from benchmark.simulation.batches import Batches
 from benchmark.simulation.device import find_device
 from benchmark.simulation.streams import generator
@@ -121,55 +121,19 @@ class Workloads:
         }
         self._data[data] = dataset, splits
 
-    def problem(self, cell) -> str | None:
-        """Why the cell cannot be trained on its data, None if it can; a `Fault` if a component
-        fails, or data are missing or corrupt."""
+    def data_problem(self, cell) -> str | None:
+        """Return why the data of a cell are missing or corrupt, a `Fault`; or None."""
+        name = canonical(cell.config["data"])
+        if name not in self._problems:
+            self._problems[name] = reason_of("data", self._load, cell)
+        return self._problems[name]
+
+    def model_problem(self, cell) -> str | None:
+        """Return why the model of a cell does not fit its data, which are there; or None."""
         name = (canonical(cell.config["data"]), canonical(cell.config["model"]))
         if name not in self._problems:
-            self._problems[name] = reason_of("data", self._load, cell) or reason_of(
-                "model", lambda: self.of(cell) and None
-            )
-        if self._problems[name]:
-            return self._problems[name]
-        workload = self.of(cell)
-        shape, classes = workload.dataset.input_shape, workload.dataset.num_classes
-        return (
-            reason_of("partition", lambda: workload.shards(cell) and None)
-            or _mismatch(cell, workload)
-            or reason_of("attack", cell.attack.check_data, shape, classes)
-        )
-
-
-def _mismatch(cell, workload: Workload) -> str | None:
-    """Why settings do not fit the data, None if they do."""
-    smallest = min(len(shard) for shard in workload.shards(cell))
-    size = cell.fl.batch_size
-    if size > smallest and cell.fl.algorithm != "fedavg":  # which trains short batches, too
-        return f"fl.batch_size={size} is larger than the smallest client's {smallest} examples"
-    held_out, root = len(workload.dataset.validation_y), cell.rule.root_examples
-    if root and held_out <= root:
-        return (
-            f"aggregator.root_examples={root} leaves nothing of the {held_out} validation "
-            "examples: lower it, or raise data.validation_fraction"
-        )
-    if cell.fl.horizontal_flip != "none" and len(workload.dataset.input_shape) != 3:
-        return f"fl.horizontal_flip={cell.fl.horizontal_flip} needs images"
-    return _single_example(cell, workload)
-
-
-def _single_example(cell, workload: Workload) -> str | None:
-    """Why some batch has a single example, if the model does not take one; else None."""
-    model, fl, root = workload.model, cell.fl, cell.rule.root_examples
-    if not isinstance(model, TorchModel) or model.least == 1:
-        return None
-    sizes = [fl.batch_size]
-    if fl.algorithm == "fedavg":  # the last batch may be short
-        sizes += [count % fl.batch_size for count in (*map(len, workload.shards(cell)), root)]
-    else:
-        sizes += [root]
-    if 1 not in sizes:
-        return None
-    return f"fl.batch_size={fl.batch_size} leaves a batch of one example, which the model rejects"
+            self._problems[name] = reason_of("model", lambda: self.of(cell) and None)
+        return self._problems[name]
 
 
 def _checked(parts, partition, total: int, n: int) -> Parts:
