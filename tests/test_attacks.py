@@ -296,14 +296,22 @@ def test_very_long_and_very_short_vectors(line, dtype, powers):
             np.testing.assert_allclose(sent / 2.0**power, plain, rtol=0, atol=tolerance)
 
 
-@every("finite", "float64")
-def test_vectors_whose_squares_no_float_holds(attack):
-    """What needs their squares says so, the others send numbers."""
-    for power in (600, 990):
-        try:
-            assert np.isfinite(stretched(attack, 2.0**power, np.float64)).all()
-        except ValueError as error:
-            assert str(error).startswith("updates are too long: their squared lengths must be be")
+@pytest.mark.parametrize("power", [-990, -560, 600, 990])
+@pytest.mark.parametrize(
+    "line", [e for e in ENTRIES if not {"finite", "float64"} & {*e.exempt}], ids=lambda e: e.name
+)
+def test_vectors_whose_squares_no_float_holds(line, power):
+    """What needs their squares says so, the others send the same in another unit."""
+    try:
+        sent = stretched(line.attack, 2.0**power, np.float64)
+    except ValueError as error:
+        wrong = "short: their squared lengths must be a" if power < 0 else "long: their squared "
+        assert str(error).startswith(f"updates are too {wrong}")
+        return
+    assert np.isfinite(sent).all()
+    if "scale" not in line.exempt:
+        plain = stretched(line.attack, 1.0, np.float64)
+        np.testing.assert_allclose(sent / 2.0**power, plain, rtol=0, atol=1e-10 * abs(plain).max())
 
 
 def test_means_and_deviations_of_the_largest_numbers():

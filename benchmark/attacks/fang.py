@@ -23,7 +23,7 @@ from benchmark.aggregators.base import one_of, positive
 from benchmark.aggregators.krum import krum_scores
 from benchmark.attacks.base import Informed
 from benchmark.attacks.view import View
-from benchmark.kernels.gram import Gram, gram, squared_distances
+from benchmark.kernels.gram import Gram, gram, refuse_short, squared_distances
 from benchmark.kernels.outermost import outermost
 
 _INSIDE = 1 - 1e-4  # factor of the radius of a ball, for rounding
@@ -141,6 +141,7 @@ class FangKrum(Informed):
         products = gram(known, sent)
         if products.inner.diagonal()[:k].max() < 1e-30:  # too short for their products in float32
             products = gram(known.double(), sent.double())
+            refuse_short(products.inner.diagonal()[:k].max(), known)
         lengths = np.sqrt(np.diagonal(products.inner))
         unit = np.sqrt((lengths[:k] ** 2).mean()) if self.units == "relative" else 1.0
         radii = _INSIDE * self.epsilon * unit * view.generator().random(f) ** (1 / d)

@@ -13,7 +13,7 @@ from benchmark.aggregators.vectors import cosine_distances
 from benchmark.attacks.base import Informed
 from benchmark.attacks.view import View
 from benchmark.kernels.chunks import chunk_products, inverse_forms, top_eigenvalues
-from benchmark.kernels.gram import Gram, gram, squared_distances
+from benchmark.kernels.gram import Gram, gram, refuse_short, squared_distances
 
 _ANGLES = 16  # that are tried first, evenly spaced up to pi
 _HALVINGS = 6  # of their spacing: to 0.003, less than the margin
@@ -196,15 +196,17 @@ class HIDRA(Informed):
     def craft(self, view: View, known: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         mean, d = view.mean(self.knowledge), known.shape[1]
         size = min(d, self.chunk or d)
-        found = []
+        found, highest = [], 0.0
         for start in range(0, d, _TOGETHER * size):
             products = chunk_products(known[:, start : start + _TOGETHER * size], size)
             # In units, powers of four, in which squares of products are in range.
             largest = np.abs(products).max((1, 2))
+            highest = max(highest, largest.max())
             half = -(-np.frexp(largest)[1] // 2)
             products = np.ldexp(products, -2 * half[:, None, None])
             parts = self._distances(products, max(1, view.f), view.n, half)
             found.append([np.ldexp(part, half) for part in parts])
+        refuse_short(highest, known)
         zeta, lengths = map(np.concatenate, zip(*found, strict=True))
         factor = np.divide(zeta, lengths, out=np.zeros(len(zeta)), where=lengths > 0)
         each = torch.as_tensor(1.0 - factor).to(mean)

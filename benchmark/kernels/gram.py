@@ -98,6 +98,17 @@ def in_range(inner: np.ndarray) -> np.ndarray:
     return inner
 
 
+def refuse_short(largest: float, *vectors: torch.Tensor | None) -> None:
+    """Raise ValueError if the largest of squares is too small to tell squares apart, since numbers
+    in the vectors are that small."""
+    if largest < _SHORTEST:
+        for x in vectors:
+            if x is not None and bool(x.any()) and float(x.abs().amax()) < _SHORTEST**0.5:
+                raise ValueError(
+                    "updates are too short: their squared lengths must be above 1e-280"
+                )
+
+
 def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
     """Inner products of the rows of x.
 
@@ -128,8 +139,7 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
     if not least < np.abs(inner).max() < _LONGEST:  # float32 over- or underflowed
         dtype = torch.float64
         inner = _products(x, extra, None, dtype)[:-1, :-1]
-        if in_range(inner).max() < _SHORTEST and any(map(_nonzero, (x, extra))):
-            raise ValueError("updates are too short: their squared lengths must be above 1e-280")
+        refuse_short(in_range(inner).max(), x, extra)
     about = np.pad(inner, (0, 1))
     for _ in range(5):  # outliers of several magnitudes are left one after the other
         medoid, ratio = _conditioning(about[: len(x), : len(x)])
@@ -265,10 +275,6 @@ def _same_rows(x: torch.Tensor, extra: torch.Tensor | None) -> np.ndarray:
                 same[i] = j
                 break
     return same
-
-
-def _nonzero(x: torch.Tensor | None) -> bool:
-    return x is not None and bool(x.any())
 
 
 def _conditioning(centred: np.ndarray) -> tuple[int, float]:

@@ -6,6 +6,7 @@ from numba import njit, prange
 
 from benchmark.kernels.arrays import as_array, suits
 from benchmark.kernels.blocks import COLUMNS, pieces
+from benchmark.kernels.gram import refuse_short
 
 
 def small_counts(
@@ -22,7 +23,7 @@ def small_counts(
         (d,) float32 how many of the n numbers of the column are small, and (L, n) float64 norms.
 
     Raises:
-        ValueError: if squared lengths exceed what float64 holds.
+        ValueError: if squared lengths exceed what float64 holds, or all vanish in it.
     """
     n, d = x.shape
     counts = torch.empty(d, dtype=torch.float32, device=x.device)
@@ -44,6 +45,7 @@ def small_counts(
             squares[number] += part.double().square().sum(1).cpu().numpy()
     if not np.isfinite(squares).all():
         raise ValueError("updates are too long: their squared lengths must be below 1e308")
+    refuse_short(squares.max(), x)
     return counts, np.sqrt(squares)
 
 

@@ -11,6 +11,7 @@ from numba import njit, prange
 
 from benchmark.kernels.arrays import as_array, suits, summed
 from benchmark.kernels.blocks import pieces
+from benchmark.kernels.gram import refuse_short
 
 _COLUMNS = 1024  # of a block
 _CHUNKS = 16  # at most so many threads; the order of summation does not depend on how many
@@ -30,7 +31,7 @@ def offsets(
         Two (n,) float64 arrays, on the host.
 
     Raises:
-        ValueError: if squared lengths exceed what float64 holds.
+        ValueError: if squared lengths exceed what float64 holds, or all vanish in it.
     """
     for point in (centre,) if direction is None else (centre, direction):
         if point.shape != x.shape[1:]:
@@ -38,6 +39,7 @@ def offsets(
     squared, along = _summed(x, centre, direction)
     if not (np.isfinite(squared).all() and np.isfinite(along).all()):
         raise ValueError("updates are too long: their squared lengths must be below 1e308")
+    refuse_short(squared.max(initial=0.0), x)
     return squared, along
 
 
