@@ -42,7 +42,7 @@ def own_components(request):
 def compiling_quietly():
     """What is said of compiling depends on what was run before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmark.kernels.cache._tell", lambda args: None)
+        patch.setattr("benchmark.kernels.cache._announce", lambda args: None)
         yield
 
 

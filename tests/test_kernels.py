@@ -200,8 +200,8 @@ def test_the_branch_for_other_devices(n, d, ties, seed):
     ):
         kernel, window = function()
         with (
-            mock.patch.object(order, "suits", lambda _: False),
-            mock.patch.object(blocks, "suits", lambda _: False),
+            mock.patch.object(order, "supported_by_kernels", lambda _: False),
+            mock.patch.object(blocks, "supported_by_kernels", lambda _: False),
             mock.patch.object(blocks, "_PIECE_VALUES", 100 * n),
         ):
             by_torch, other = function()
@@ -381,7 +381,7 @@ def test_gram_by_other_branches(style):
         found, true = squared_distances(got.centred), squared_distances(wanted.centred)
         np.testing.assert_allclose(found, true, rtol=1e-3)
     kernel = gram(x, extra)
-    with mock.patch.object(gram_module, "suits", lambda _: False):
+    with mock.patch.object(gram_module, "supported_by_kernels", lambda _: False):
         other = gram(x, extra)
     np.testing.assert_allclose(other.inner, kernel.inner, rtol=1e-4, atol=1e-2)
     found, true = squared_distances(other.centred), squared_distances(kernel.centred)
@@ -623,7 +623,7 @@ def test_pooled_convolution(clients, batch, size, inputs, outputs, kernel, dtype
     pooled, place = relu_pool(y.detach().permute(0, 2, 3, 1).contiguous())
     grad = torch.from_numpy(rng.normal(size=pooled.shape).astype(dtype))
     results = F.max_pool2d(F.relu(y), 2) * grad.permute(0, 3, 1, 2)
-    with mock.patch.object(convolution, "suits", lambda x: branch == "kernel"):
+    with mock.patch.object(convolution, "supported_by_kernels", lambda x: branch == "kernel"):
         dx = convolution.input_gradient(grad, place, weights.detach(), shape)
         dw, db = convolution.weight_gradient(grad, place, x.detach(), clients, kernel)
     close = partial(torch.testing.assert_close, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-12)
@@ -649,8 +649,8 @@ def test_votes(d, dtype):
         wanted = torch.sign(rows.double()).sum(0).int()
         assert torch.equal(votes(x, matrix), wanted)
         with (
-            mock.patch.object(signs, "suits", lambda _: False),
-            mock.patch.object(blocks, "suits", lambda _: False),
+            mock.patch.object(signs, "supported_by_kernels", lambda _: False),
+            mock.patch.object(blocks, "supported_by_kernels", lambda _: False),
             mock.patch.object(blocks, "_PIECE_VALUES", 7 * 100),
         ):
             assert torch.equal(votes(x, matrix), wanted)

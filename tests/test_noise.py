@@ -232,8 +232,8 @@ def draw(n, d, dtype, offset=0.0, spread=1.0):
 
 def other_branches(values):
     """As on another device: by torch, in pieces."""
-    stack = mock.patch.multiple(moments, suits=lambda _: False)
-    pieces = mock.patch.multiple(blocks, suits=lambda _: False, _PIECE_VALUES=values)
+    stack = mock.patch.multiple(moments, supported_by_kernels=lambda _: False)
+    pieces = mock.patch.multiple(blocks, supported_by_kernels=lambda _: False, _PIECE_VALUES=values)
     return stack, pieces
 
 

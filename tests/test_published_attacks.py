@@ -562,7 +562,7 @@ def test_products_in_chunks(dtype, n, d, size, offset, monkeypatch):
         for mine, exact in zip(found, wanted, strict=True):
             lengths = np.sqrt(np.diagonal(exact))
             assert (np.abs(mine - exact) <= 1e-3 * np.outer(lengths, lengths) + 1e-9).all()
-        monkeypatch.setattr(chunks, "suits", lambda x: False)
+        monkeypatch.setattr(chunks, "supported_by_kernels", lambda x: False)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 20, 40, 90])
@@ -598,7 +598,7 @@ def test_counts_of_small_numbers(dtype, monkeypatch):
         counts, lengths = magnitudes.small_counts(x, bounds, starts)
         assert np.array_equal(counts.numpy(), small)
         np.testing.assert_allclose(lengths, norms, rtol=1e-5)
-        monkeypatch.setattr(magnitudes, "suits", lambda x: False)
+        monkeypatch.setattr(magnitudes, "supported_by_kernels", lambda x: False)
 
 
 def test_many_coordinates_are_sampled():

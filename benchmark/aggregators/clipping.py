@@ -4,11 +4,20 @@ Sun, Kairouz, Suresh, McMahan, "Can You Really Backdoor Federated Learning?", 20
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
-from benchmark.aggregators.base import Report, WeightsRule, positive
+from benchmark.aggregators.base import (
+    Context,
+    Report,
+    Stepped,
+    Updates,
+    WeightsRule,
+    combined,
+    positive,
+)
 from benchmark.aggregators.vectors import clipping_scale, gaussian
 
 
@@ -22,7 +31,11 @@ class NormClipping(WeightsRule):
 
     Attributes:
         max_norm: in units of the updates.
-        noise: standard deviation of the noise in every coordinate, in units of the updates.
+        noise: standard deviation of the noise in each coordinate, in units of the updates.
+
+    Example:
+        >>> NormClipping(max_norm=3.0)([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)  # 12 / 5
+        array([2.4])
     """
 
     paper: ClassVar[str] = "Sun et al., 2019"
@@ -30,28 +43,25 @@ class NormClipping(WeightsRule):
     max_norm: float = 3.0
     noise: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("max_norm", self.max_norm)
         if not 0 <= self.noise < np.inf:
             raise ValueError(f"noise must be at least 0, got {self.noise}")
+        if self.noise:  # it is drawn for each coordinate
+            self._derive(depends_on="everything")
 
-    @property
-    def depends_on(self) -> str:
-        """Noise is drawn for each coordinate."""
-        return "everything" if self.noise else "products"
-
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """Defined for every f."""
         return None
 
-    def combination(self, updates, f):
-        """(m,) the factors by which vectors shrink, over m."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         return clipping_scale(updates.norms, self.max_norm) / len(updates)
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
-        vector, state, report = super().step(updates, f, state, context)
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
+        vector, _, report = combined(updates, self.combination(updates, f))
         if self.noise > 0:
             vector = vector.add_(gaussian(vector, context), alpha=self.noise)
             report = Report(report.share)  # no combination any more
-        return vector, state, report
+        return vector, None, report

@@ -5,64 +5,74 @@ Statistical Rates", ICML 2018 (median, trimmed mean).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
-from benchmark.aggregators.base import Report, Rule, Updates, combined, one_of
+from benchmark.aggregators.base import Context, Report, Rule, Stepped, Updates, combined, one_of
 from benchmark.kernels.order import Window, nearest_mean, sorted_mean
 from benchmark.kernels.scale import squarable
 
 
 class _RanksRule(Rule):
-    """Mean, in every coordinate, of the order statistics low..high-1."""
+    """The mean, in each coordinate, of the order statistics low, ..., high - 1."""
 
-    depends_on: ClassVar[str] = "coordinates"
+    depends_on = "coordinates"
 
     def ranks(self, n: int, f: int) -> tuple[int, int]:
-        """The ranks kept of n, from 0, the upper one excluded."""
+        """Return the ranks low and high of n values, from 0; high is left out."""
         raise NotImplementedError
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         low, high = self.ranks(len(updates), f)
         vectors, mixing = updates.unordered()
         aggregate, window = sorted_mean(vectors, low, high, mixing)
-        return aggregate, None, report_of(window, mixing)
+        return aggregate, None, report_of(window, updates)
 
 
-def report_of(window: Window, mixing: np.ndarray | None) -> Report:
-    """Report of the weights of clients whose vectors, or mixtures of them, entered a mean."""
-    if mixing is None:
+def report_of(window: Window, updates: Updates) -> Report:
+    """Return the report of a mean of order statistics of the vectors."""
+    if window.mixing is None:
         return Report(window.share)
-    everybody = np.arange(len(mixing))
-    return Report(lambda clients: Report.of_shares(window.share(everybody), mixing).share(clients))
+
+    def share(clients: np.ndarray) -> np.ndarray:
+        weights = window.share(np.arange(len(updates)))
+        return Report.of_shares(updates.shares(weights)).share(clients)
+
+    return Report(share)
 
 
 @dataclass(frozen=True)
 class Median(_RanksRule):
-    """The median of every coordinate.
+    """The median of each coordinate.
 
     Requires n >= 2f + 1.
 
     Attributes:
         even: of an even number of values take the `mean` of the two middle ones, the `lower`
             (as torch.median does) or the `upper`.
+
+    Example:
+        >>> Median()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)
+        array([3.])
     """
 
     paper: ClassVar[str] = "Yin et al., ICML 2018"
     cost: ClassVar[str] = "n log^2 n d"
     even: str = "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("even", self.even, ("mean", "lower", "upper"))
 
-    def kappa(self, n, f):
-        """4 (1 + f / (n - 2f))^2 (Allouah et al., AISTATS 2023)."""
+    @override
+    def kappa(self, n: int, f: int) -> float | None:
+        """Return 4 (1 + f / (n - 2f))^2 (Allouah et al., AISTATS 2023)."""
         return 4 * (1 + f / (n - 2 * f)) ** 2 if self.even == "mean" else None
 
-    def ranks(self, n, f):
-        """The middle one or two."""
+    @override
+    def ranks(self, n: int, f: int) -> tuple[int, int]:
         low = n // 2 if self.even == "upper" else (n - 1) // 2
         high = (n - 1) // 2 + 1 if self.even == "lower" else n // 2 + 1
         return low, high
@@ -70,13 +80,17 @@ class Median(_RanksRule):
 
 @dataclass(frozen=True)
 class TrimmedMean(_RanksRule):
-    """In every coordinate, drop the b smallest and the b largest values and average the rest.
+    """In each coordinate, drop the b smallest and the b largest values and average the rest.
 
     Requires n >= 2f + 1.
 
     Attributes:
         ratio: trim b = floor(ratio * n) whatever f is; by default b = f.
         untrimmed: the aggregate where b = 0: the `mean`, or `zero`, as FLPoison's code has it.
+
+    Example:
+        >>> TrimmedMean()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)  # of 2, 3 and 4
+        array([3.])
     """
 
     paper: ClassVar[str] = "Yin et al., ICML 2018"
@@ -84,101 +98,116 @@ class TrimmedMean(_RanksRule):
     ratio: float | None = None
     untrimmed: str = "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("untrimmed", self.untrimmed, ("mean", "zero"))
         if self.ratio is not None and not 0 <= self.ratio < 0.5:
             raise ValueError(f"ratio must lie in [0, 0.5), got {self.ratio}")
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """2b < n; with a given ratio f plays no part."""
+        """Return the objection to 2f >= n; with a given ratio f plays no part."""
         return None if self.ratio is not None else super().check(n, f)
 
-    def kappa(self, n, f):
-        """6 f / (n - 2f) (1 + f / (n - 2f)) (Allouah et al., AISTATS 2023)."""
+    @override
+    def kappa(self, n: int, f: int) -> float | None:
+        """Return 6 f / (n - 2f) (1 + f / (n - 2f)) (Allouah et al., AISTATS 2023)."""
         if self.ratio is not None or (f == 0 and self.untrimmed == "zero"):
             return None
         return 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f))
 
-    def ranks(self, n, f):
-        """b..n-b-1"""
+    @override
+    def ranks(self, n: int, f: int) -> tuple[int, int]:
         b = f if self.ratio is None else trimmed(self.ratio, n)
         return b, n - b
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         if self.untrimmed == "zero" and self.ranks(len(updates), f)[0] == 0:
             return combined(updates, np.zeros(len(updates)))
         return super().step(updates, f, state, context)
 
 
 def trimmed(ratio: float, n: int) -> int:
-    """How many of n values go at each end: floor(ratio * n), at least one or two stay."""
+    """Return how many of n values are trimmed at each end: floor(ratio * n), so that some stay."""
     return min(int(np.floor(ratio * n + 1e-9)), (n - 1) // 2)
 
 
 @dataclass(frozen=True)
 class MeaMed(Rule):
-    """In every coordinate the mean of the n - f values nearest the median ("mean around median").
+    """In each coordinate the mean of the n - f values nearest the median ("mean around median").
 
     Of equally near values the lower stays.
 
     Xie, Koyejo, Gupta, "Generalized Byzantine-tolerant SGD", arXiv 2018.
 
     Requires n >= 2f + 1.
+
+    Example:
+        >>> MeaMed()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)  # of the four nearest 3
+        array([2.5])
     """
 
     paper: ClassVar[str] = "Xie, Koyejo, Gupta, 2018"
     cost: ClassVar[str] = "n log^2 n d"
-    depends_on: ClassVar[str] = "coordinates"
+    depends_on = "coordinates"
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         vectors, mixing = updates.unordered()
         vector, window = nearest_mean(vectors, len(updates) - f, mixing)
-        return vector, None, report_of(window, mixing)
+        return vector, None, report_of(window, updates)
 
 
 @dataclass(frozen=True)
 class Phocas(Rule):
-    """In every coordinate the mean of the n - f values nearest the trimmed mean, which leaves out
-    the f smallest and the f largest.
+    """In each coordinate the mean of the n - f values nearest the trimmed mean.
 
-    Of equally near values the lower stays.
+    The trimmed mean leaves out the f smallest and the f largest. Of equally near values the lower
+    stays.
 
     Xie, Koyejo, Gupta, "Phocas: Dimensional Byzantine-Resilient Stochastic Gradient Descent",
     arXiv 2018.
 
     Requires n >= 2f + 1.
+
+    Example:
+        >>> Phocas()([[1.0], [2.0], [3.0], [7.0], [90.0]], f=1)  # of the four nearest 4
+        array([3.25])
     """
 
     paper: ClassVar[str] = "Xie, Koyejo, Gupta, 2018"
     cost: ClassVar[str] = "n log^2 n d"
-    depends_on: ClassVar[str] = "coordinates"
+    depends_on = "coordinates"
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         vectors, mixing = updates.unordered()
         vector, window = nearest_mean(vectors, len(updates) - f, mixing, trim=f)
-        return vector, None, report_of(window, mixing)
+        return vector, None, report_of(window, updates)
 
 
 @dataclass(frozen=True)
 class FoundationFL(Rule):
     """A median or trimmed mean of the vectors and m copies of the one farthest from the extremes.
 
-    With h and l the largest and the smallest value in every coordinate, vector i has the score
-    min(|x_i - h|, |x_i - l|). The best vector, the lowest index of equal ones, is added m times.
+    With h and l the largest and the smallest value in each coordinate, vector i has the score
+    min(|x_i - h|, |x_i - l|). The vector of the highest score, the lowest index of equal ones, is
+    added m times.
 
     Fang, Nabavirazavi, Liu, Sun, Iyengar, Yang, "Do We Really Need to Design New Byzantine-robust
-    Aggregation Rules?", NDSS 2025. A long vector with signs at random is itself far from both
-    extremes, which it stretches; if it is chosen its copies may outvote the honest. So it has no
-    breakdown point of f.
+    Aggregation Rules?", NDSS 2025. A long vector with random signs is itself far from both
+    extremes, which it stretches. If it is chosen, its copies may outvote the honest. So the rule
+    does not withstand f Byzantine vectors in general.
 
     Requires n >= 2f + 1.
 
     Attributes:
         rule: `median`, or `trimmed_mean` with the f smallest and the f largest left out.
         m: copies; by default half as many as there are vectors, rounded down.
+
+    Example:
+        >>> FoundationFL(m=2)([[1.0], [2.0], [4.0], [8.0], [9.0]], f=1)  # 4, farthest from 1 and 9
+        array([4.4])
     """
 
     paper: ClassVar[str] = "Fang et al., NDSS 2025"
@@ -186,23 +215,24 @@ class FoundationFL(Rule):
     rule: str = "trimmed_mean"
     m: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("rule", self.rule, ("median", "trimmed_mean"))
         if self.m is not None and self.m < 0:
             raise ValueError(f"m must not be negative, got {self.m}")
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         n = len(updates)
         copies = n // 2 if self.m is None else self.m
         best = np.full(copies, np.argmax(self.scores(updates)))
-        vectors, mixing = updates.selected(np.append(np.arange(n), best)).unordered()
+        extended = updates.selected(np.append(np.arange(n), best))
+        vectors, mixing = extended.unordered()
         rule = Median() if self.rule == "median" else TrimmedMean()
         vector, window = sorted_mean(vectors, *rule.ranks(n + copies, f), mixing)
-        return vector, None, report_of(window, mixing)
+        return vector, None, report_of(window, extended)
 
     def scores(self, updates: Updates) -> np.ndarray:
-        """(m,) distances to the nearer of the two extremes, in any unit."""
+        """Return the distances (m,) to the nearer of the two extremes, in any unit."""
         squared = np.zeros((2, len(updates)))
         for _, part in Updates(squarable(updates.clients), updates.mixing).blocks():
             part = part.double()

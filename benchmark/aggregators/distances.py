@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from typing_extensions import override
 
-from benchmark.aggregators.base import Updates, WeightsRule, one_of
+from benchmark.aggregators.base import Updates, WeightsRule, given, one_of
 from benchmark.aggregators.coordinatewise import Median
 from benchmark.kernels.gram import squared_distances
 from benchmark.kernels.order import sorted_mean
@@ -16,28 +17,32 @@ class MoNNA(WeightsRule):
     """The mean of the n - f vectors nearest a trusted one, itself included.
 
     Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan, "Robust Collaborative Learning with Linear
-    Gradient Overhead", ICML 2023. There every client averages what its peers send it and trusts its
-    own vector. On a server somebody has to be trusted: if that client is Byzantine, so is the
-    aggregate. Of equally near vectors the lower index comes first. Zero in a round in which the
-    trusted client takes no part.
+    Gradient Overhead", ICML 2023. There each client averages what its peers send it and trusts its
+    own vector. On a server one client has to be trusted; if it is Byzantine, so is the aggregate.
+    Of equally near vectors the lower index comes first. The aggregate is zero in a round in which
+    the trusted client takes no part.
 
     Requires n >= 2f + 1.
 
     Attributes:
         pivot: id of the client that is trusted.
+
+    Example:
+        >>> MoNNA(pivot=0)([[1.0], [2.0], [3.0], [4.0], [90.0]], f=2)  # of the three nearest 1
+        array([2.])
     """
 
     paper: ClassVar[str] = "Farhadkhani et al., ICML 2023"
     cost: ClassVar[str] = "n^2 d"
     pivot: int = 0
-    needs: ClassVar[frozenset] = frozenset({"clients"})
+    needs = frozenset({"clients"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.pivot < 0:
             raise ValueError(f"pivot must be the id of a client, got {self.pivot}")
 
-    def combination(self, updates, f):
-        """(m,) 1/(m - f) for the nearest, zeros."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         trusted = np.flatnonzero(updates.ids == self.pivot)
         if not len(trusted):
             return np.zeros(len(updates))
@@ -56,26 +61,33 @@ class Aksel(WeightsRule):
     Requires n >= 2f + 1.
 
     Attributes:
-        mode: how many are averaged: `mid` is (n + 1)/2, rounded down, those no farther than the
-            median distance, as in the paper; `n-f`.
+        mode: how many are averaged. `mid`: (n + 1) / 2, rounded down, those no farther than the
+            median distance, as in the paper; or `n-f`.
+
+    Example:
+        >>> Aksel()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)  # of the three nearest 3
+        array([3.])
     """
 
     paper: ClassVar[str] = "Boussetta et al., OPODIS 2020"
     cost: ClassVar[str] = "n log^2 n d"
-    depends_on: ClassVar[str] = "everything"
+    depends_on = "everything"
     mode: str = "mid"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("mode", self.mode, ("mid", "n-f"))
 
-    def kappa(self, n, f):
-        """(sqrt(1 + k) + sqrt(k))^2 with the median's k: the chosen are no farther from the median,
-        on average, than any n - f others."""
-        k = Median().kappa(n, f)
+    @override
+    def kappa(self, n: int, f: int) -> float | None:
+        """Return (sqrt(1 + k) + sqrt(k))^2 with the median's k.
+
+        The chosen vectors are on average no farther from the median than any n - f others.
+        """
+        k = given(Median().kappa(n, f))
         return (np.sqrt(1 + k) + np.sqrt(k)) ** 2
 
-    def combination(self, updates, f):
-        """(m,) equal for the nearest, zeros."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         m = len(updates)
         return nearest(median_distances(updates), (m + 1) // 2 if self.mode == "mid" else m - f)
 
@@ -89,25 +101,29 @@ class CGE(WeightsRule):
     long vectors the lower index comes first.
 
     Requires n >= 2f + 1.
+
+    Example:
+        >>> CGE()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)
+        array([2.5])
     """
 
     paper: ClassVar[str] = "Gupta, Liu, Vaidya, 2020"
     cost: ClassVar[str] = "n^2 d"
 
-    def combination(self, updates, f):
-        """(m,) 1/(m - f) for the shortest, zeros."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         return nearest(updates.norms, len(updates) - f)
 
 
 def nearest(distance: np.ndarray, count: int) -> np.ndarray:
-    """(m,) 1/count for the `count` smallest, zeros."""
+    """Return the weights (m,) of the mean of the `count` vectors of the smallest distance (m,)."""
     weights = np.zeros(len(distance))
     weights[np.argsort(distance, kind="stable")[:count]] = 1.0 / count
     return weights
 
 
 def median_distances(updates: Updates) -> np.ndarray:
-    """(m,) distances of the vectors to their coordinate-wise median."""
+    """Return the distances (m,) of the vectors to their coordinate-wise median."""
     m = len(updates)
     vectors, mixing = updates.unordered()
     median, _ = sorted_mean(vectors, (m - 1) // 2, m // 2 + 1, mixing)

@@ -8,24 +8,30 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from typing_extensions import override
 
-from benchmark.aggregators.base import WeightsRule
+from benchmark.aggregators.base import Updates, WeightsRule
 
 
 @dataclass(frozen=True)
 class FABA(WeightsRule):
-    """f times remove the vector farthest from the mean of those that remain; the mean of the rest.
+    """The mean of what is left when f times the vector farthest from the mean is removed.
 
-    Of equally far ones the lowest index goes.
+    Each time the mean is that of the vectors that remain. Of equally far ones the lowest index is
+    removed.
 
     Requires n >= 2f + 1.
+
+    Example:
+        >>> FABA()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)
+        array([2.5])
     """
 
     paper: ClassVar[str] = "Xia et al., IJCAI 2019"
     cost: ClassVar[str] = "n^2 d + f n^2"
 
-    def combination(self, updates, f):
-        """(m,) 1/(m - f) for the remaining, zeros."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         left = np.arange(len(updates))
         for _ in range(f):
             # |x_i - mean|^2 is the mean of i's squared distances less a constant of the set.

@@ -1,42 +1,45 @@
-"""FLDetector: clients whose updates do not follow from their last ones are malicious.
+"""FLDetector: clients whose updates cannot be predicted from their last ones are malicious.
 
 Zhang, Cao, Jia, Gong, "FLDetector: Defending Federated Learning Against Model Poisoning Attacks via
 Detecting Malicious Clients", KDD 2022.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
-from benchmark.aggregators.base import Detector
+from benchmark.aggregators.base import Accepted, Context, Detector, Updates, given
 from benchmark.aggregators.history import remember
 from benchmark.aggregators.state import Memory
 
 _SHORTEST = 1e-140  # float64 whose square is precise
-_LARGEST = 1e150  # of an error, so that the sum of all is finite
+_LARGEST = 1e150  # error, so that the sum of all is finite
 
 
 @dataclass(frozen=True)
 class FLDetector(Detector):
     """Removes for good the clients that are the worse of two clusters of prediction errors.
 
-    The update of client i is predicted as its last one plus H (w_t - w_s), w_t being the server's
+    The update of client i is predicted as its last one plus H (w_t - w_s). Here w_t is the server's
     model and w_s that of the client's last round, as a rule s = t - 1. H is the Hessian that L-BFGS
-    makes of the last N pairs (w_k - w_{k-1}, g_k - g_{k-1}), g_k the mean of what was accepted in
-    round k. The errors |x_i - prediction| are divided by their sum over the clients; a client's
-    score is the mean of its last N. If the gap statistic of the scores, scaled to [0, 1], finds
-    more than one cluster, 2-means splits them, and the cluster with the higher mean is removed.
+    makes of the last N pairs (w_k - w_{k-1}, g_k - g_{k-1}), where g_k is the mean of the accepted
+    updates of round k. The errors |x_i - prediction| are divided by their sum over the clients; a
+    client's score is the mean of its last N. If the gap statistic of the scores, scaled to [0, 1],
+    finds more than one cluster, 2-means splits them, and the cluster with the higher mean is
+    removed.
 
-    A client is judged only once it has N errors, and at least three are judged together: with
-    everybody in every round from round N + 2 on. The first errors are those of round 3, with as
-    many pairs as there are. After a removal the paper begins the training anew; here only the
-    detector does, without the removed: the next verdict falls N errors later. The gap statistic
-    asks for the smallest k with gap(k) >= gap(k + 1) - s(k + 1) (Tibshirani, Walther, Hastie,
-    2001); whether that is 1 is decided by k = 1 and 2 alone. Singular systems are solved by
-    pseudo-inverse. Updates may be gradients or model deltas. Nothing limits how many are removed:
-    an attacker that is easier to predict than the honest (IPM, ALIE) has all of these removed.
+    A client is judged only once it has N errors, and at least three are judged together: with all
+    clients in every round from round N + 2 on. The first errors are those of round 3, with as many
+    pairs as there are. After a removal the paper begins the training anew. Here only the detector
+    does, without the removed, so that the next clients are removed N errors later at the earliest.
+    The gap statistic asks for the smallest k with gap(k) >= gap(k + 1) - s(k + 1) (Tibshirani,
+    Walther, Hastie, 2001); whether that is 1 is decided by k = 1 and 2 alone. Singular systems are
+    solved by pseudo-inverse. Updates may be gradients or model deltas. The number of removed
+    clients is not limited: an attacker that is easier to predict than the honest (IPM, ALIE) has
+    all of these removed.
 
     State: n x d, 2 N d for the pairs, and 2 d.
 
@@ -45,60 +48,72 @@ class FLDetector(Detector):
     Attributes:
         window: N, rounds.
         references: uniform samples that the gap statistic compares with.
+
+    Example:
+        >>> rule, state = FLDetector(window=1), None
+        >>> context = Context(model=torch.zeros(1))
+        >>> for last in (1.0, 1.0, 9.0):  # the first update that differs from the one before
+        ...     sent = Updates(torch.tensor([[1.0], [1.0], [1.0], [1.0], [last]]))
+        ...     rows, state = rule.accept(sent, 1, state, context)
+        >>> rows
+        array([0, 1, 2, 3])
     """
 
     paper: ClassVar[str] = "Zhang et al., KDD 2022"
     cost: ClassVar[str] = "(n + N) N d"
     window: int = 10
     references: int = 10
-    needs: ClassVar[frozenset] = frozenset({"model", "clients"})
+    needs = frozenset({"model", "clients"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("window", "references"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """Defined for every f: it counts nobody."""
+        """Return None: it is defined for every f, which it does not use."""
         return None
 
-    def state_rows(self, n, rounds):
-        """A vector of each client, and the moves and changes of the window."""
+    @override
+    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
+        """Count a vector of each client, and the moves and changes of the window."""
         return n + 2 * min(self.window, rounds) + 2, n + 2
 
-    def accept(self, updates, f, state, context):
-        """See `Detector.accept`."""
-        _demand_squares(updates.clients)
-        model = context.model.detach().clone()  # the server's own may change after the round
+    @override
+    def accept(self, updates: Updates, f: int, state: Any, context: Context) -> Accepted:
+        _check_squares(updates.clients)
+        model = given(context.model).detach().clone()  # the server's own may change after the round
         if state is None:
-            state = self._fresh(Memory(np.zeros(0, np.int64), np.zeros(0, bool)))
+            state = self._initial(Memory(np.zeros(0, np.int64), np.zeros(0, bool)))
         removed = state["removed"].of(updates.ids)
         rows = np.flatnonzero(~removed)
         record = state["record"]
         if state["changes"] and len(rows):
-            record = self._scored(updates.selected(rows), state, model)
-            worse = self._verdict(record.of(updates.ids[rows]), context)
+            record = self._with_errors(updates.selected(rows), state, model)
+            worse = self._malicious(record.of(updates.ids[rows]), context)
             removed[rows[worse]] = True
         kept = np.flatnonzero(~removed)
         if removed[rows].any():
-            state = self._fresh(state["removed"].updated(updates.ids, removed))
+            state = self._initial(state["removed"].updated(updates.ids, removed))
             record = state["record"]
         return kept, self._next(updates, kept, state, record, model)
 
-    def _fresh(self, removed: Memory) -> dict:
-        # A client's record: the last round it was there, how many errors it has, its last N.
+    def _initial(self, removed: Memory) -> dict:
+        """Return the state before the first round, with the clients that are removed already."""
+        # A client's record: its last round, how many errors it has, the last N errors.
         record = Memory(np.zeros(0, np.int64), np.zeros((0, 2 + self.window)))
-        return {
-            "round": 0, "removed": removed, "record": record, "last": None,
-            "model": None, "mean": None, "steps": (), "changes": (),
-        }  # fmt: skip
+        state = {"round": 0, "removed": removed, "record": record}
+        return state | {"last": None, "model": None, "mean": None, "steps": (), "changes": ()}
 
-    def _next(self, updates, kept, state, record, model) -> dict:
-        """The state after the round: what was accepted, and one more pair."""
+    def _next(
+        self, updates: Updates, kept: np.ndarray, state: dict, record: Memory, model: torch.Tensor
+    ) -> dict:
+        """Return the state after the round: the accepted updates, and one more pair."""
         if not len(kept):  # the model stays, as if there had been no such round
             return state
-        round = state["round"] + 1
-        new = {**state, "round": round, "model": model}
+        round_number = state["round"] + 1
+        new = {**state, "round": round_number, "model": model}
         mean = updates.combine(np.bincount(kept, minlength=len(updates)) / len(kept))
         if state["model"] is not None:
             pair = model - state["model"], mean - state["mean"]
@@ -106,7 +121,7 @@ class FLDetector(Detector):
                 new[name] = (*state[name], change)[-self.window :]
         ids = updates.ids[kept]
         entries = record.of(ids)
-        entries[:, 0] = round
+        entries[:, 0] = round_number
         accepted = updates if len(kept) == len(updates) else updates.selected(kept)
         new |= {
             "mean": mean,
@@ -115,8 +130,8 @@ class FLDetector(Detector):
         }
         return new
 
-    def _scored(self, updates, state, model) -> Memory:
-        """The records with this round's errors, of clients whose last update is not too old."""
+    def _with_errors(self, updates: Updates, state: dict, model: torch.Tensor) -> Memory:
+        """Return the records with this round's errors, of clients whose last update is recent."""
         record = state["record"]
         entries = record.of(updates.ids)
         age = np.where(entries[:, 0] > 0, state["round"] + 1 - entries[:, 0], np.inf)
@@ -133,8 +148,8 @@ class FLDetector(Detector):
         scored[:, 2:] = np.hstack([scored[:, 3:], share[:, None]])
         return record.updated(updates.ids[rows], scored)
 
-    def _verdict(self, entries: np.ndarray, context) -> np.ndarray:
-        """The rows of the malicious."""
+    def _malicious(self, entries: Any, context: Context) -> np.ndarray:
+        """Return the rows of the malicious among clients with these entries (m, 2 + N)."""
         from sklearn.cluster import KMeans  # seconds to import: only where needed
 
         judged = np.flatnonzero(entries[:, 1] >= self.window)
@@ -145,13 +160,16 @@ class FLDetector(Detector):
         samples = context.generator().random((self.references, len(judged)))
         if not attacked(scores, samples):
             return judged[:0]
-        fit = KMeans(2, n_init=10, random_state=0).fit(scores[:, None])
+        start: Any = 10  # attempts; its stub knows only text
+        fit = KMeans(2, n_init=start, random_state=0).fit(scores[:, None])
         return judged[fit.labels_ == np.argmax(fit.cluster_centers_)]
 
 
-def _demand_squares(clients: torch.Tensor) -> None:
-    """Raise ValueError if float64 does not hold squares of the vectors: of any, a single long one
-    is dealt with."""
+def _check_squares(clients: torch.Tensor) -> None:
+    """Raise a ValueError if float64 holds the squared length of none of the vectors.
+
+    A single long one does no harm.
+    """
     if clients.dtype == torch.float64:
         largest = clients.abs().amax(1)
         if float(largest.amin()) > _LARGEST:
@@ -161,11 +179,11 @@ def _demand_squares(clients: torch.Tensor) -> None:
 
 
 def attacked(scores: np.ndarray, samples: np.ndarray) -> bool:
-    """Whether the gap statistic finds more than one cluster.
+    """Return whether the gap statistic finds more than one cluster.
 
     Args:
         scores: (n,) in [0, 1].
-        samples: (references, n) uniform in [0, 1].
+        samples: (references, n), uniform in [0, 1].
     """
     reference = np.log(_dispersions(samples))
     gap = reference.mean(0) - np.log(_dispersions(scores[None])[0])
@@ -174,23 +192,36 @@ def attacked(scores: np.ndarray, samples: np.ndarray) -> bool:
 
 
 def _dispersions(samples: np.ndarray) -> np.ndarray:
-    """(m, 2) least sums of squares within one and within two clusters, of each (n,) row. The two
-    best clusters of numbers are a split of the sorted ones, so they need not be searched for."""
+    """Return the least sums of squares within one and within two clusters, (r, 2).
+
+    The two best clusters of numbers are a split of the sorted ones, so no search is needed.
+
+    Args:
+        samples: (r, n), the numbers of each sample.
+    """
     n = samples.shape[1]
     left = np.sort(samples - samples.mean(1, keepdims=True), axis=1).cumsum(1)[:, :-1]
     sizes = np.arange(1, n)
     one = ((samples - samples.mean(1, keepdims=True)) ** 2).sum(1)
     two = one - (left**2 / sizes + left**2 / (n - sizes)).max(1)
-    return np.maximum(np.stack([one, two], axis=1), 1e-12)  # with all alike, as good as none
+    return np.maximum(np.stack([one, two], axis=1), 1e-12)  # equal numbers have none but rounding
 
 
-def _errors(updates, state, model, age) -> np.ndarray | None:
-    """(m,) distances from the predictions, of clients that were last there `age` rounds ago; None
-    if the model or the changes are beyond all bounds."""
+def _errors(
+    updates: Updates, state: dict, model: torch.Tensor, age: np.ndarray
+) -> np.ndarray | None:
+    """Return the distances (m,) from the predictions, None if the model or changes are not finite.
+
+    Args:
+        updates: the vectors of the round.
+        state: of the detector.
+        model: (d,) of this round.
+        age: (m,) how many rounds ago each client was last there.
+    """
     last, pairs = state["last"], len(state["steps"])
     device = updates.clients.device
 
-    def basis(columns):  # steps, changes and the step to this round's model
+    def basis(columns: slice) -> torch.Tensor:  # steps, changes, the step to this round's model
         step = model[columns].double() - state["model"][columns].double()
         vectors = (*state["steps"], *state["changes"])
         return torch.stack([v[columns].to(device).double() for v in vectors] + [step.to(device)])
@@ -218,11 +249,16 @@ def _errors(updates, state, model, age) -> np.ndarray | None:
     return np.minimum(np.sqrt(np.nan_to_num(squares.cpu().numpy(), nan=np.inf)), _LARGEST)
 
 
-def _hessian_times(move, products, pairs) -> np.ndarray:
-    """H v over the basis of steps S, changes Y and the last step, for v = move over the same.
+def _hessian_times(move: np.ndarray, products: np.ndarray, pairs: int) -> np.ndarray:
+    """Return H v by its coefficients over the basis of steps S, changes Y and the last step.
 
     H = sigma I - [sigma S, Y] M^-1 [sigma S, Y]^T (Byrd, Nocedal, Schnabel 1994) with
     M = [[sigma S^T S, L], [L^T, -D]], L the part of S^T Y below the diagonal, D the diagonal.
+
+    Args:
+        move: (2 pairs + 1,) the coefficients of v over the same basis.
+        products: (2 pairs + 1, 2 pairs + 1) inner products of the basis.
+        pairs: how many steps, and how many changes, there are.
     """
     steps, changes = slice(0, pairs), slice(pairs, 2 * pairs)
     cross = products[steps, changes]

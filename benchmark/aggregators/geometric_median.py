@@ -1,5 +1,6 @@
-"""The geometric median by smoothed Weiszfeld iterations (robust federated averaging, RFA), and
-what is built on it.
+"""The geometric median by smoothed Weiszfeld iterations, and rules that are built on it.
+
+Robust federated averaging (RFA) is the first of them.
 
 Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE Transactions on
 Signal Processing 2022. Chen, Su, Xu, "Distributed Statistical Machine Learning in Adversarial
@@ -7,12 +8,16 @@ Settings: Byzantine Gradient Descent", POMACS 2017.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from benchmark.aggregators.base import (
+    Context,
     Rule,
+    Stepped,
+    Updates,
     WeightsRule,
     combined,
     one_of,
@@ -24,7 +29,7 @@ from benchmark.kernels.gram import distances_from
 
 @dataclass(frozen=True)
 class GeometricMedian(WeightsRule):
-    """argmin_z sum_i a_i |z - x_i|, by Weiszfeld iterations.
+    """The geometric median argmin_z sum_i a_i |z - x_i|, by Weiszfeld iterations.
 
     z <- sum_i b_i x_i / sum_i b_i with b_i = a_i / max(nu, |z - x_i|).
 
@@ -34,11 +39,15 @@ class GeometricMedian(WeightsRule):
 
     Attributes:
         nu: smoothing, in units of the distances.
-        T: iterations at most; they stop early once z has settled. RFA takes 3.
-        start: from the mean of the `nearest_half`, which nobody can carry away, from the `mean` of
-            all, or from `zero`. From the mean a step takes back only about f / (n - f) of what far
-            vectors have pulled: 100 are too few if they are very far and f is near n / 2.
+        T: iterations at most; they stop early once z has converged. RFA takes 3.
+        start: from the mean of the `nearest_half`, which f vectors cannot carry away, from the
+            `mean` of all, or from `zero`. From the mean a step takes back only about f / (n - f) of
+            what far vectors have pulled: 100 are too few if they are very far and f is near n / 2.
         weighted: a_i proportional to the sample counts instead of 1/n.
+
+    Example:
+        >>> GeometricMedian()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1).round(3)  # the median
+        array([3.])
     """
 
     paper: ClassVar[str] = "Pillutla, Kakade, Harchaoui, IEEE TSP 2022"
@@ -48,20 +57,23 @@ class GeometricMedian(WeightsRule):
     start: str = "nearest_half"
     weighted: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("nu", self.nu)
         positive("T", self.T)
         one_of("start", self.start, ("nearest_half", "mean", "zero"))
 
-    def kappa(self, n, f):
-        """4 (1 + f / (n - 2f))^2 of the exact geometric median (Allouah et al., AISTATS 2023),
-        where nothing but the iterations' last digits are missing to it; `nu` has to be small beside
-        the distances."""
+    @override
+    def kappa(self, n: int, f: int) -> float | None:
+        """Return 4 (1 + f / (n - 2f))^2 (Allouah et al., AISTATS 2023).
+
+        It is that of the exact geometric median, and holds where the iterations reach it up to
+        their last digits; `nu` has to be small compared with the distances.
+        """
         exact = self.start == "nearest_half" and self.T >= 100 and self.nu <= 1e-6
         return 4 * (1 + f / (n - 2 * f)) ** 2 if exact and not self.weighted else None
 
-    def combination(self, updates, f):
-        """(m,) the weights b_i / sum b of the last iteration."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         prior = updates.prior(self.weighted)
         first = None
         if self.start == "zero":
@@ -74,14 +86,15 @@ class GeometricMedian(WeightsRule):
 
 @dataclass(frozen=True)
 class AutoGM(WeightsRule):
-    """The geometric median with weights that follow the distances: min over z and a of
-    sum_i a_i |z - x_i| + (lambda / 2) sum_i a_i^2, the a_i not negative and of sum 1.
+    """The geometric median with weights that follow the distances.
 
-    Solved in turn, from a_i = 1/n and for z the mean of the `nearest_half`, which nobody can carry
-    away: z by `T` Weiszfeld iterations for the given a; then a_i = max(0, eta - d_i) / lambda for
-    the distances d_i = |z - x_i|, where eta is such that they sum to 1: with d_(1) <= d_(2) <= ...
-    it is (d_(1) + ... + d_(p) + lambda) / p for the largest p that leaves eta > d_(p). What is
-    farther than eta does not count at all. It ends when the sum above has settled.
+    It minimises sum_i a_i |z - x_i| + (lambda / 2) sum_i a_i^2 over z and over a, the a_i not
+    negative and of sum 1. Both are found in turn, starting from a_i = 1/n and the mean of the
+    `nearest_half`, which f vectors cannot carry away. For given a, `T` Weiszfeld iterations give z.
+    For given distances d_i = |z - x_i|, a_i = max(0, eta - d_i) / lambda, where eta is such that
+    they sum to 1: with d_(1) <= d_(2) <= ... it is (d_(1) + ... + d_(p) + lambda) / p for the
+    largest p that leaves eta > d_(p). Vectors farther than eta do not count at all. It ends when
+    the sum above has converged.
 
     Li, Ngai, Voigt, "Byzantine-Robust Aggregation in Federated Learning Empowered Industrial IoT",
     IEEE Transactions on Industrial Informatics 2023.
@@ -93,7 +106,11 @@ class AutoGM(WeightsRule):
         relative: take the penalty in units of the radius of the `nearest_half` of the vectors, so
             that their length does not matter; otherwise in units of the updates.
         nu, T: as for `GeometricMedian`.
-        rounds: at most so many times z and a are found in turn.
+        rounds: how many times z and a are found in turn, at most.
+
+    Example:
+        >>> AutoGM()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1).round(3)
+        array([3.])
     """
 
     paper: ClassVar[str] = "Li, Ngai, Voigt, IEEE TII 2023"
@@ -104,14 +121,15 @@ class AutoGM(WeightsRule):
     T: int = 100
     rounds: int = 100
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("penalty", "nu", "T", "rounds"):
             positive(name, getattr(self, name))
 
-    def combination(self, updates, f):
-        """(m,) the weights of the vectors in z."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         m = len(updates)
-        a, before = np.ones(m) / m, np.inf
+        weights = a = np.ones(m) / m
+        before = np.inf
         radius, start = nearest_half(updates.distances, a)
         strength = max(self.penalty * m * (radius if self.relative else 1.0), 1e-300)
         distance = distances_from(start, updates.centred)
@@ -127,7 +145,7 @@ class AutoGM(WeightsRule):
 
 
 def _sparse_weights(distance: np.ndarray, strength: float) -> np.ndarray:
-    """argmin over a, not negative and of sum 1, of a @ distance + strength / 2 (a @ a)."""
+    """Return the a (m,), not negative, of sum 1, of least a @ distance + strength / 2 (a @ a)."""
     beyond = distance - distance.min()
     ordered = np.sort(beyond)
     spent = np.arange(1, len(ordered) + 1) * ordered - np.cumsum(ordered)
@@ -140,8 +158,8 @@ def _sparse_weights(distance: np.ndarray, strength: float) -> np.ndarray:
 class MedianOfMeans(Rule):
     """The geometric median of the means of k groups of vectors.
 
-    Chen, Su, Xu, as above. The groups' sizes differ by one at most; who is in which is drawn anew
-    every round. Weiszfeld's iterations start from the mean of the `nearest_half` of the groups.
+    Chen, Su, Xu, as above. The groups' sizes differ by one at most. Their members are drawn anew in
+    each round. Weiszfeld's iterations start from the mean of the `nearest_half` of the groups.
 
     Requires n >= 2f + 1.
 
@@ -149,34 +167,38 @@ class MedianOfMeans(Rule):
         groups: k > 2f; by default 2f + 1, the fewest that leave most of them without a Byzantine
             vector. More groups are more robust and less precise: k = n is the geometric median.
         nu, T: as for `GeometricMedian`.
+
+    Example:
+        >>> MedianOfMeans(groups=5)([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1).round(3)
+        array([3.])
     """
 
     paper: ClassVar[str] = "Chen, Su, Xu, POMACS 2017"
     cost: ClassVar[str] = "n^2 d + T n^2"
-    depends_on: ClassVar[str] = "products"
+    depends_on = "products"
     counts_vectors: ClassVar[tuple[str, ...]] = ("groups",)
     groups: int | None = None
     nu: float = 1e-6
     T: int = 100
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("groups", "nu", "T"):
             positive_if_set(name, getattr(self, name))
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """2f < k."""
+        """Return the objection to k <= 2f."""
         if self.groups is not None and not 2 * f < self.groups:
             return f"MedianOfMeans needs 2f < groups, got groups={self.groups}, n={n}, f={f}"
         return super().check(n, f)
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         m = len(updates)
         k = min(m, 2 * f + 1 if self.groups is None else self.groups)
         matrix = np.zeros((k, m))
-        for row, group in zip(
-            matrix, np.array_split(context.generator().permutation(m), k), strict=True
-        ):
+        groups = np.array_split(context.generator().permutation(m), k)
+        for row, group in zip(matrix, groups, strict=True):
             row[group] = 1.0 / len(group)
         means = updates.mixed(matrix, np.ones(k), np.arange(k))
         _, start = nearest_half(means.distances, np.ones(k))
@@ -187,14 +209,16 @@ class MedianOfMeans(Rule):
 
 @dataclass(frozen=True)
 class Huber(WeightsRule):
-    """argmin_z sum_i a_i h(|z - x_i|) with Huber's loss h(u) = u^2 / 2 up to the threshold T and
-    T u - T^2 / 2 above: the mean of what is near, the geometric median of what is far.
+    """The minimum of Huber's loss, argmin_z sum_i a_i h(|z - x_i|).
 
-    By reweighted means, z <- sum_i b_i x_i / sum_i b_i with b_i = a_i min(1, T / |z - x_i|), which
-    are Weiszfeld's iterations with T as smoothing, from the mean of the `nearest_half`. Zhao, Yu,
-    Wan, "A Huber Loss Minimization Approach to Byzantine Robust Federated Learning", AAAI 2024. The
-    paper sets T by the unknown noise of the vectors; ours is relative to how near they are to each
-    other.
+    h(u) = u^2 / 2 up to the threshold T and T u - T^2 / 2 above: near vectors count as in the mean,
+    far ones as in the geometric median. It is found by reweighted means, z <- sum_i b_i x_i /
+    sum_i b_i with b_i = a_i min(1, T / |z - x_i|). These are Weiszfeld's iterations with T as
+    smoothing. They start from the mean of the `nearest_half`.
+
+    Zhao, Yu, Wan, "A Huber Loss Minimization Approach to Byzantine Robust Federated Learning", AAAI
+    2024. The paper sets T by the unknown noise of the vectors; ours is relative to how near they
+    are to each other.
 
     Requires n >= 2f + 1.
 
@@ -202,8 +226,12 @@ class Huber(WeightsRule):
         threshold: T; large values give the mean, small ones the geometric median.
         relative: take it in units of the radius of the `nearest_half` of the vectors, so that their
             length does not matter; otherwise in units of the updates.
-        iterations: at most; they stop early once z has settled.
+        iterations: at most; they stop early once z has converged.
         weighted: a_i proportional to the sample counts instead of 1/n.
+
+    Example:
+        >>> Huber(threshold=1.0, relative=False)([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1).round(3)
+        array([3.])
     """
 
     paper: ClassVar[str] = "Zhao, Yu, Wan, AAAI 2024"
@@ -213,12 +241,12 @@ class Huber(WeightsRule):
     iterations: int = 1000
     weighted: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("threshold", self.threshold)
         positive("iterations", self.iterations)
 
-    def combination(self, updates, f):
-        """(m,) the weights b_i / sum b of the last iteration."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         prior = updates.prior(self.weighted)
         radius, start = nearest_half(updates.distances, prior)
         threshold = max(self.threshold * (radius if self.relative else 1.0), 1e-300)
@@ -227,17 +255,17 @@ class Huber(WeightsRule):
 
 
 def nearest_half(squared: np.ndarray, prior: np.ndarray) -> tuple[float, np.ndarray]:
-    """The smallest ball around one of the vectors that holds more than half of the weight: its
-    radius, and the weights of the mean of what is in it. Less than half of the weight can neither
-    blow it up nor carry it away from all others.
+    """Return the smallest ball around one of the vectors that holds more than half of the weight.
+
+    Less than half of the weight can neither inflate it nor carry it away from all others. Of
+    equally small balls it is the first; of equally near vectors those of the lower indices are in.
 
     Args:
         squared: (m, m) squared distances.
         prior: (m,) weights, not negative, of positive sum.
 
     Returns:
-        The radius, and (m,) weights of sum 1; of equally small balls the first, of equally near
-        vectors those of the lower indices.
+        The radius, and the weights (m,), of sum 1, of the mean of the vectors in it.
     """
     order = np.argsort(squared, axis=1, kind="stable")
     last = np.argmax(2 * np.cumsum(prior[order], axis=1) > prior.sum(), axis=1)
@@ -256,15 +284,17 @@ def weiszfeld(
     iterations: int,
     first: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Weights of the geometric median by z <- sum_i b_i x_i / sum_i b_i, b_i = prior_i / max(nu,
-    |z - x_i|), from the mean by `prior`, until z has settled.
+    """Return the weights of the geometric median by Weiszfeld's iterations.
+
+    z <- sum_i b_i x_i / sum_i b_i with b_i = prior_i / max(nu, |z - x_i|), from the mean by `prior`
+    on, until z has converged.
 
     Args:
         inner: (m, m) inner products about a centre among most of the vectors.
-        prior: (m,) not negative, of positive sum.
+        prior: (m,) weights, not negative, of positive sum.
         nu: smoothing, in units of the distances.
         iterations: at most.
-        first: (m,) distances to start from, instead of those from the mean.
+        first: (m,) distances |z - x_i| to start from, instead of those from the mean.
 
     Returns:
         (m,) b / sum b.

@@ -1,9 +1,9 @@
-"""What rules remember of each client: rows of long vectors, by id, written block by block.
+"""Memories of each client's vectors: rows of long vectors, by id, written block by block.
 
-Under client sampling others come every round. Absent clients keep their rows; new ones begin with
-zeros. Vectors of different rounds are not comparable, so where a paper sums up all that a client
-has sent, the sum here is of what it sent less a vector of the same round: with everybody there
-all the time that changes no difference between two clients.
+Under client sampling other clients come in each round. Absent clients keep their rows; new ones
+begin with zeros. Vectors of different rounds are not comparable. So where a paper sums up all that
+a client has sent, the sum here is of what it sent less a vector of the same round. If all clients
+take part in all rounds, that changes no difference between two of them.
 """
 
 import numpy as np
@@ -23,18 +23,18 @@ def remember(
     centre: int | None = None,
     largest: float = _LARGEST,
 ) -> Memory:
-    """The memory after a round: keep * row_i + scale * (x_i - x_centre) for the clients in it.
+    """Return the memory after a round: keep * row_i + scale * (x_i - x_centre) for its clients.
 
     Only the new rows are allocated. Numbers that would overflow stop at the largest there is, so
     that a client which always sends the largest number does not turn its row into infinities.
 
     Args:
-        memory: of earlier rounds; None: there were none.
+        memory: the one of earlier rounds; None: there were none.
         updates: the vectors of the round.
-        keep: what is left of earlier rounds.
-        scale: of the new part.
+        keep: factor of the earlier rounds.
+        scale: factor of the new part.
         centre: row of the vector that is subtracted from all; None: nothing is.
-        largest: number in the memory, if there is no smaller limit.
+        largest: limit on the numbers in the memory, besides that of their dtype.
     """
     clients = updates.clients
     dtype = clients.dtype if clients.dtype == torch.float64 else torch.float32
@@ -59,25 +59,28 @@ def remember(
 
 
 def rows_of(memory: Memory, ids: np.ndarray) -> Updates:
-    """The rows of these clients, all of them known, as vectors; a copy only if others have rows
-    too."""
+    """Return the rows of these clients, all of them known, as vectors.
+
+    They are copied only if other clients have rows too.
+    """
     place = np.searchsorted(memory.ids, ids)
     if len(ids) < len(memory.ids):
         return Updates(memory.rows[torch.as_tensor(place, device=memory.rows.device)])
-    return Updates(memory.rows, np.eye(len(ids))[place])
+    return Updates(memory.rows, place)
 
 
 def concentrated_median(distances: np.ndarray, total: int) -> tuple[int, float]:
-    """The vector that is closest to most: the one with the smallest ball about it that holds more
-    than half of `total` vectors, and the radius of this ball.
+    """Return the vector with the smallest ball that holds more than half of `total` vectors.
 
-    Any vector with more than half of all within some threshold is called a vector median by
-    Alistarh et al. and Allen-Zhu et al.; if there is one, this is one too, and unlike theirs it is
-    always there.
+    Alistarh et al. and Allen-Zhu et al. call any vector with more than half of all within some
+    threshold a vector median. If there is one, this is one too, and this one always exists.
 
     Args:
         distances: (m, m), not squared.
-        total: of how many vectors, m or more, it must be more than half; all m if m are fewer.
+        total: m or more; if m is no more than half of it, the ball holds all m.
+
+    Returns:
+        The row of the vector, and the radius of the ball about it.
     """
     count = min(total // 2 + 1, len(distances))
     radius = np.sort(distances, axis=1)[:, count - 1]

@@ -1,6 +1,6 @@
-"""What callers hand in as vectors, made one kind or refused in one line."""
+"""Conversion of the vectors that callers pass, or an error of one line."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,11 @@ import torch
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """Return a list, array or tensor of n vectors as an (n, d) tensor, and the way back to its
-    kind.
+def as_matrix(updates: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+    """Return a list, array or tensor of n vectors as a tensor.
+
+    Returns:
+        The tensor (n, d), and the function that brings a result to the kind of the input.
 
     Raises:
         ValueError: if it is not a matrix of finite numbers.
@@ -25,7 +27,7 @@ def as_matrix(updates) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
         matrix, restore = torch.from_numpy(_array(updates)), lambda result: result.numpy()
     if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
         raise _no_matrix(f"shape {tuple(matrix.shape)}")
-    # A finite sum has finite terms only; the slow look is for sums that overflowed.
+    # A finite sum has only finite terms; the slow check is for sums that overflowed.
     if not bool(torch.isfinite(matrix.sum())) and not all(
         bool(torch.isfinite(row).all()) for row in matrix
     ):
@@ -37,14 +39,14 @@ def _no_matrix(given: str) -> ValueError:
     return ValueError(f"updates must be n vectors of d numbers, got {given}")
 
 
-def _few(values) -> str:
-    """The different ones of some values, three at most."""
+def _first_three(values: Iterable) -> str:
+    """Return the different ones of some values, three at most."""
     different = list(dict.fromkeys(map(str, values)))
     return ", ".join(different[:3] + ["..."] * (len(different) > 3))
 
 
-def _tensor(updates) -> torch.Tensor:
-    """A plain tensor of floating-point numbers out of a tensor, or of several."""
+def _tensor(updates: Any) -> torch.Tensor:
+    """Return a plain tensor of floating-point numbers, made of a tensor or of several."""
     parts = [updates] if isinstance(updates, torch.Tensor) else updates
     for part in parts:
         kind = f"a tensor of {part.dtype}"
@@ -57,7 +59,9 @@ def _tensor(updates) -> torch.Tensor:
             raise _no_matrix(f"{kind}, which nothing adds: convert it to float32")
     if not isinstance(updates, torch.Tensor):
         if len({part.shape for part in parts}) > 1:
-            raise _no_matrix(f"tensors of shapes {_few(tuple(part.shape) for part in parts)}")
+            raise _no_matrix(
+                f"tensors of shapes {_first_three(tuple(part.shape) for part in parts)}"
+            )
         if len({part.device for part in parts}) > 1:
             raise _no_matrix("tensors on several devices")
         updates = torch.stack([part.detach() for part in parts])
@@ -66,10 +70,10 @@ def _tensor(updates) -> torch.Tensor:
     return matrix if matrix.is_floating_point() else matrix.to(torch.float32)
 
 
-def _array(updates) -> np.ndarray:
-    """An array of floating-point numbers, of its own memory, out of anything else."""
+def _array(updates: Any) -> np.ndarray:
+    """Return an array of floating-point numbers, in memory of its own, made of anything else."""
     rows = updates if isinstance(updates, list | tuple) else ()
-    kinds = _few(type(row).__name__ for row in rows)
+    kinds = _first_three(type(row).__name__ for row in rows)
     if isinstance(updates, Mapping) or any(isinstance(row, Mapping) for row in rows):
         raise _no_matrix(
             f"{kinds or type(updates).__name__}: make one vector of each state dict, as "
@@ -83,7 +87,7 @@ def _array(updates) -> np.ndarray:
         array = np.asarray(updates)
     except (ValueError, TypeError, RuntimeError):  # rows of several lengths, or strange ones
         try:
-            lengths = _few(len(row) for row in rows)
+            lengths = _first_three(len(row) for row in rows)
         except TypeError:
             lengths = "several"
         raise _no_matrix(f"rows of {lengths} entries that make no matrix") from None
@@ -94,11 +98,11 @@ def _array(updates) -> np.ndarray:
     return np.array(array, {2: np.float16, 4: np.float32}.get(size, np.float64), order="C")
 
 
-def as_vector(name: str, value, d: int) -> torch.Tensor:
-    """Return d finite numbers, as a tensor or an array, as a tensor (d,).
+def as_vector(name: str, value: Any, d: int) -> torch.Tensor:
+    """Return a tensor or an array of d finite numbers as a tensor (d,).
 
     Raises:
-        ValueError: if it is something else; it names the argument.
+        ValueError: if it is something else; the message names the argument.
     """
     try:
         matrix, _ = as_matrix([value] if isinstance(value, list | tuple) else value[None])

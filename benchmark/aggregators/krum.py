@@ -6,11 +6,12 @@ Distributed Learning in Byzantium", ICML 2018.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
-from benchmark.aggregators.base import Rule, Updates, WeightsRule, one_of
+from benchmark.aggregators.base import Context, Rule, Stepped, Updates, WeightsRule, one_of
 from benchmark.aggregators.coordinatewise import report_of, trimmed
 from benchmark.kernels.gram import power_of_two
 from benchmark.kernels.order import nearest_mean, sorted_mean
@@ -23,7 +24,7 @@ _NEIGHBOURS = ("n-f-2", "n-f-1")
 def krum_scores(
     squared: np.ndarray, f: int, distance: str = "squared", neighbours: str = "n-f-2"
 ) -> np.ndarray:
-    """Krum's scores: the sum of the distances to the nearest neighbours.
+    """Return Krum's scores: the sum of the distances to the nearest neighbours.
 
     Args:
         squared: (..., m, m) squared distances.
@@ -39,14 +40,16 @@ def krum_scores(
     if distance == "plain":
         others = np.sqrt(others)
     elif distance == "fourth":
-        others = _fourth(others)
+        others = _fourth_powers(others)
     count = max(1, m - f - (2 if neighbours == "n-f-2" else 1))
     return np.sort(others, axis=-1)[..., :count].sum(-1)
 
 
-def _fourth(squared: np.ndarray) -> np.ndarray:
-    """Return the squares of squared distances, infinite ones aside, in a unit in which they neither
-    overflow nor vanish."""
+def _fourth_powers(squared: np.ndarray) -> np.ndarray:
+    """Return the squares of squared distances, in a unit in which they do not overflow or vanish.
+
+    Infinite distances stay infinite.
+    """
     unit = power_of_two(squared[np.isfinite(squared)].max(initial=0.0))
     usual = unit == 0.0 or 1e-100 < unit < 1e100
     return (squared if usual else squared / unit * 2.0**465) ** 2
@@ -54,16 +57,19 @@ def _fourth(squared: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _KrumBase(WeightsRule):
+    """The scores and the bound on f of Krum and Multi-Krum."""
+
     distance: str = "squared"
     neighbours: str = "n-f-2"
     strict: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("distance", self.distance, _DISTANCES)
         one_of("neighbours", self.neighbours, _NEIGHBOURS)
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """n >= 2f + 3."""
+        """Return the objection to n < 2f + 3."""
         if self.strict and n < 2 * f + 3:
             return f"{self.title} needs n >= 2f + 3, got n={n}, f={f}"
         return None if n > 1 else f"{self.title} needs two vectors or more, got n={n}, f={f}"
@@ -83,21 +89,29 @@ class Krum(_KrumBase):
     Attributes:
         distance: `squared` (the paper), `plain` or `fourth`, as some systems compute it.
         neighbours: `n-f-2` (the paper) or `n-f-1`.
-        strict: insist on n >= 2f + 3; without it at least one neighbour counts.
+        strict: require n >= 2f + 3; without it at least one neighbour counts.
+
+    Example:
+        >>> Krum()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)  # 2 and 3 have the score 1 + 1
+        array([2.])
     """
 
     paper: ClassVar[str] = "Blanchard et al., NeurIPS 2017"
     cost: ClassVar[str] = "n^2 d"
 
-    def kappa(self, n, f):
-        """6 (1 + f / (n - 2f)) with n - f - 1 neighbours (Allouah et al., AISTATS 2023); by the
-        same argument, with a vector fewer in both sets, 6 (n - f) / (n - 2f - 1) with n - f - 2."""
+    @override
+    def kappa(self, n: int, f: int) -> float | None:
+        """Return 6 (1 + f / (n - 2f)) with n - f - 1 neighbours (Allouah et al., AISTATS 2023).
+
+        With n - f - 2 it is 6 (n - f) / (n - 2f - 1), by the same argument with one vector fewer in
+        both sets.
+        """
         if self.distance != "squared" or n < 2 * f + 3:
             return None
         return 6 * (n - f) / (n - 2 * f - (self.neighbours == "n-f-2"))
 
-    def combination(self, updates, f):
-        """(m,) one 1, zeros."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         return np.eye(len(updates))[np.argmin(self._scores(updates, f))]
 
 
@@ -108,9 +122,13 @@ class MultiKrum(_KrumBase):
     Requires n >= 2f + 3, and m <= n.
 
     Attributes:
-        m: how many are averaged, or `n-f`; by default n - f - 2, so that n - m >= f + 2. As many
-            fewer as vectors were thrown out before.
+        m: how many are averaged, or `n-f`; by default n - f - 2, so that n - m >= f + 2. If vectors
+            were removed before, as many fewer.
         distance, neighbours, strict: as for `Krum`.
+
+    Example:
+        >>> MultiKrum()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)  # the mean of 2 and 3
+        array([2.5])
     """
 
     paper: ClassVar[str] = "Blanchard et al., NeurIPS 2017"
@@ -118,18 +136,18 @@ class MultiKrum(_KrumBase):
     counts_vectors: ClassVar[tuple[str, ...]] = ("m",)
     m: int | str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.m, str) and self.m != "n-f":
             raise ValueError(f"m must be a number or n-f, got {self.m}")
         if isinstance(self.m, int) and self.m < 1:
             raise ValueError(f"m must be at least 1, got {self.m}")
 
-    def combination(self, updates, f):
-        """(m,) 1/m for the selected, zeros."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         n = len(updates)
         if isinstance(self.m, int):
-            m = updates.still(self.m)
+            m = updates.available(self.m)
         else:
             m = n - f if self.m else max(1, n - f - 2)
         best = np.argsort(self._scores(updates, f), kind="stable")[:m]
@@ -140,10 +158,10 @@ class MultiKrum(_KrumBase):
 
 @dataclass(frozen=True)
 class Bulyan(Rule):
-    """Krum picks theta = n - 2f vectors one by one; then, in every coordinate, the mean of the
-    theta - 2f values nearest the median of the picked.
+    """Krum picks theta = n - 2f vectors; then the mean of the values nearest their median.
 
-    With m vectors left a pick counts m - f - 2 neighbours, at least one.
+    Krum picks them one by one; with m vectors left it counts m - f - 2 neighbours, at least one.
+    Then, in each coordinate, the theta - 2f values nearest the median of the picked are averaged.
 
     Requires n >= 4f + 3.
 
@@ -153,38 +171,43 @@ class Bulyan(Rule):
             as Tutorial 027 computes it.
         ratio: share trimmed at each end in the `trimmed` second stage.
         distance: as for `Krum`.
+
+    Example:
+        >>> Bulyan()([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [90.0]], f=1)  # picks 1 to 5
+        array([3.])
     """
 
     paper: ClassVar[str] = "El Mhamdi, Guerraoui, Rouault, ICML 2018"
     cost: ClassVar[str] = "n^2 d + n^3"
-    depends_on: ClassVar[str] = "coordinates"
+    depends_on = "coordinates"
     selection: str = "iterative"
     second: str = "nearest"
     ratio: float = 0.25
     distance: str = "squared"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("selection", self.selection, ("iterative", "oneshot"))
         one_of("second", self.second, ("nearest", "trimmed"))
         one_of("distance", self.distance, _DISTANCES)
         if not 0 <= self.ratio < 0.5:
             raise ValueError(f"ratio must lie in [0, 0.5), got {self.ratio}")
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """n >= 4f + 3."""
+        """Return the objection to n < 4f + 3."""
         return None if n >= 4 * f + 3 else f"Bulyan needs n >= 4f + 3, got n={n}, f={f}"
 
     def select(self, updates: Updates, f: int) -> np.ndarray:
-        """Indices of the theta vectors of the first stage, in ascending order."""
+        """Return the rows (theta,) of the vectors that the first stage picks, ascending."""
         theta = len(updates) - 2 * f
         if self.selection == "oneshot":
             scores = krum_scores(updates.distances, f, self.distance)
             return np.sort(np.argsort(scores, kind="stable")[:theta])
-        kinds = {"squared": np.copy, "plain": np.sqrt, "fourth": _fourth}
+        kinds = {"squared": np.copy, "plain": np.sqrt, "fourth": _fourth_powers}
         return np.sort(iterated_krum(kinds[self.distance](updates.distances), f, theta))
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         selected = updates.selected(self.select(updates, f))
         theta = len(selected)
         if self.second == "nearest":
@@ -192,4 +215,4 @@ class Bulyan(Rule):
         else:
             b = trimmed(self.ratio, theta)
             vector, window = sorted_mean(updates.clients, b, theta - b, selected.mixing)
-        return vector, None, report_of(window, selected.mixing)
+        return vector, None, report_of(window, selected)

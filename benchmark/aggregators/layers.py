@@ -6,38 +6,54 @@ Aggregation", WACV 2025.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
-from benchmark.aggregators.base import Layer, Report, Rule, Updates, positive
+from benchmark.aggregators.base import (
+    Context,
+    Layer,
+    Report,
+    Rule,
+    Stepped,
+    Updates,
+    given,
+    positive,
+)
 from benchmark.aggregators.vectors import clipping_scale, thresholds
 from benchmark.kernels.blocks import combination
 
-_ROUNDING = 1e-6  # relative: smaller differences from the median, or from a bound, are none
+_ROUNDING = 1e-6  # relative; smaller differences from the median or from a bound count as none
 
 
 @dataclass(frozen=True)
 class LASA(Rule):
-    """In every layer the mean of those vectors whose magnitude and direction there are usual.
+    """In each layer the mean of the vectors whose norm and signs are usual there.
 
-    Vectors are clipped to the median M of their norms, y_i = x_i min(1, M / |x_i|). The layers are
-    judged by what is left of y_i when the share `sparsity` of its smallest numbers, of the whole
-    vector, is zero: by its norm in the layer, and by the share of positive ones among its numbers
-    there that are not zero, (1 + sum sign / sum |sign|) / 2. Of both the score is the distance
-    from the median of the vectors in standard deviations. A layer of the aggregate is the mean of
-    that layer of those y_i, not sparsified, with scores of at most norm_bound and sign_bound.
+    Vectors are clipped to the median M of their norms, y_i = x_i min(1, M / |x_i|). They are
+    sparsified: the share `sparsity` of the smallest numbers of the whole vector becomes zero. A
+    layer is judged by two statistics of the sparsified y_i: its norm in the layer, and the share of
+    positive ones among its numbers there that are not zero, (1 + sum sign / sum |sign|) / 2. The
+    score of each is the distance from the median over the vectors, in standard deviations. A layer
+    of the aggregate is the mean of that layer of those y_i, not sparsified, whose scores are at
+    most norm_bound and sign_bound.
 
-    Ours: where nothing is left of a layer its share of positive numbers is 1/2; scores are 0
-    where all are equal up to rounding; a layer in which nobody is usual is zero (the authors' code
-    takes everybody). All parameters are sparsified, biases too.
+    Ours: where nothing is left of a layer, its share of positive numbers is 1/2. Scores are 0 where
+    all are equal up to rounding. A layer in which no vector is usual is zero (the authors' code
+    takes all). All parameters are sparsified, biases too.
 
     Requires n >= 2f + 1.
 
     Attributes:
-        sparsity: share of the smallest numbers that is not looked at, in [0, 1).
+        sparsity: share of the smallest numbers that is set to zero, in [0, 1).
         norm_bound, sign_bound: largest scores, in standard deviations.
+
+    Example:
+        >>> context = Context(layers=(Layer(0, 1, (1,)),))
+        >>> LASA(sparsity=0.0)([[2.0], [2.0], [2.0], [2.0], [-90.0]], f=1, context=context)
+        array([2.])
     """
 
     paper: ClassVar[str] = "Xu, Zhang, Hu, WACV 2025"
@@ -45,17 +61,17 @@ class LASA(Rule):
     sparsity: float = 0.3
     norm_bound: float = 2.0
     sign_bound: float = 1.0
-    needs: ClassVar[frozenset] = frozenset({"layers"})
+    needs = frozenset({"layers"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
         positive("norm_bound", self.norm_bound)
         positive("sign_bound", self.sign_bound)
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
-        layers = context.layers
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
+        layers = given(context.layers)
         scale = clipping_scale(updates.norms, np.median(updates.norms))
         lengths, positives = self._statistics(updates, layers, scale)
         usual = _scores(lengths) <= self.norm_bound * (1 + _ROUNDING)
@@ -65,12 +81,12 @@ class LASA(Rule):
         for layer, columns, part in _by_layer(updates, layers):
             vector[columns] = combination(weights[layer], part).to(vector.dtype)
         sizes = np.array([layer.stop - layer.start for layer in layers])
-        return vector, None, Report.of_shares(sizes @ weights, updates.mixing)
+        return vector, None, Report.of_shares(updates.shares(sizes @ weights))
 
     def _statistics(
         self, updates: Updates, layers: tuple[Layer, ...], scale: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(L, m) norms of the layers of the sparsified vectors, and shares of positive numbers."""
+        """Return two statistics of the sparsified vectors, (L, m): norms, and positive shares."""
         smallest = thresholds(updates, self.sparsity)
         squares, signs, counts = np.zeros((3, len(layers), len(updates)))
         for layer, _, part in _by_layer(updates, layers):
@@ -86,7 +102,11 @@ class LASA(Rule):
 def _by_layer(
     updates: Updates, layers: tuple[Layer, ...]
 ) -> Iterator[tuple[int, slice, torch.Tensor]]:
-    """(layer, columns, part): the vectors, piece by piece, no piece of more than one layer."""
+    """Return the vectors piece by piece, no piece of more than one layer.
+
+    Yields:
+        The number of the layer, the columns, and the part (m, width).
+    """
     for columns, part in updates.blocks():
         for number, layer in enumerate(layers):
             start, stop = max(layer.start, columns.start), min(layer.stop, columns.stop)
@@ -96,7 +116,7 @@ def _by_layer(
 
 
 def _scores(values: np.ndarray) -> np.ndarray:
-    """(L, m) distances from the median of the row in standard deviations."""
+    """Return the distances (L, m) from the median of the row, in standard deviations."""
     median = np.median(values, axis=1, keepdims=True)
     deviation = np.abs(values - median)
     deviation[deviation <= _ROUNDING * median] = 0.0

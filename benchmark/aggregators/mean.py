@@ -7,7 +7,10 @@ from Decentralized Data", AISTATS 2017.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from benchmark.aggregators.base import WeightsRule
+import numpy as np
+from typing_extensions import override
+
+from benchmark.aggregators.base import Updates, WeightsRule
 
 
 @dataclass(frozen=True)
@@ -19,18 +22,25 @@ class Mean(WeightsRule):
     Attributes:
         weighted: weigh by the number of training examples. Off by default: the number is the
             client's own claim, and a Byzantine one claims what it likes. Where a filter has left
-            only clients without examples they count alike.
+            only clients without examples, they count alike.
+
+    Example:
+        >>> Mean()([[1.0], [4.0]])
+        array([2.5])
+        >>> Mean(weighted=True)([[1.0], [4.0]], counts=[2, 1])
+        array([2.])
     """
 
     paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
     cost: ClassVar[str] = "n d"
     weighted: bool = False
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """Defined for every f: it promises nothing."""
+        """Return None: the mean is defined for every f, it guarantees nothing."""
         return None
 
-    def combination(self, updates, f):
-        """(m,) 1/m each, or the shares of the sample counts."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         counts = updates.prior(self.weighted)
         return counts / counts.sum()

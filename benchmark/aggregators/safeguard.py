@@ -1,35 +1,36 @@
-"""Safeguard: compare what clients have sent since the start of a window, over two windows.
+"""Safeguard: a comparison of the clients' sums since the start of a window, over two windows.
 
 Allen-Zhu, Ebrahimianghazani, Li, Alistarh, "Byzantine-Resilient Non-Convex Stochastic Gradient
 Descent", ICLR 2021.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
-from benchmark.aggregators.base import Detector, positive_if_set
+from benchmark.aggregators.base import Accepted, Context, Detector, Updates, positive_if_set
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import Memory
 
-_ROUNDING = 1e-6  # differences of less than this share of a vector's length are none
+_ROUNDING = 1e-6  # smaller differences, relative to a vector's length, count as none
 
 
 @dataclass(frozen=True)
 class Safeguard(Detector):
-    """Keeps client i while |A_i - A_med| <= 2 T_1 and |B_i - B_med| <= 2 T_0; who is out stays out.
+    """Keeps client i while |A_i - A_med| <= 2 T_1 and |B_i - B_med| <= 2 T_0, removes it for good.
 
     B_i and A_i sum x_i / (number of good clients) since the last round whose number, from 0, is a
     multiple of T0, and of T1; A_med and B_med are good clients' sums with more than half of all
     clients within T_1, and T_0. The aggregate is the mean of the good.
 
     Where there is no such sum, or more than one, it is that with the smallest ball that holds more
-    than half (`concentrated_median`). The authors choose the thresholds by a preliminary run; where
-    they are not given, they are slack times the radius of this ball, every round. Who is found out
-    is left out of the mean at once, and not only from the next round on. Under client sampling
-    sums are of a client's own rounds, less a vector of each round (see `history`). The Gaussian
-    noise that the paper adds to the model to leave saddle points is no part of the filter.
+    than half (`concentrated_median`). The authors choose the thresholds by a preliminary run. Where
+    they are not given, they are slack times the radius of this ball, in each round. A client that
+    is removed is left out of the mean at once, not only from the next round on. Under client
+    sampling sums are of a client's own rounds, less a vector of each round (see `history`). The
+    Gaussian noise that the paper adds to the model to leave saddle points is no part of the filter.
 
     State: 2 n x d, or n x d with one window.
 
@@ -40,7 +41,11 @@ class Safeguard(Detector):
         T1: rounds of the long window, T0 or more, six epochs there; None: a single safeguard.
         threshold0: T_0, in units of the mean of the updates; None: as above.
         threshold1: T_1 likewise.
-        slack: with 1 whoever is twice as far out as the closer half is thrown out.
+        slack: with 1 those twice as far out as the closer half are removed.
+
+    Example:
+        >>> Safeguard()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)
+        array([2.5])
     """
 
     paper: ClassVar[str] = "Allen-Zhu et al., ICLR 2021"
@@ -50,20 +55,21 @@ class Safeguard(Detector):
     threshold0: float | None = None
     threshold1: float | None = None
     slack: float = 1.5
-    needs: ClassVar[frozenset] = frozenset({"clients"})
+    needs = frozenset({"clients"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("T0", "threshold0", "threshold1", "slack"):
             positive_if_set(name, getattr(self, name))
         if self.T1 is not None and self.T1 < self.T0:
             raise ValueError(f"T1 must be at least T0, got T1={self.T1}, T0={self.T0}")
 
-    def state_rows(self, n, rounds):
-        """A vector of each client for each window."""
+    @override
+    def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
+        """Count a vector of each client for each window."""
         return (n, n) if self.T1 is None else (2 * n, 2 * n)
 
-    def accept(self, updates, f, state, context):
-        """See `Detector.accept`."""
+    @override
+    def accept(self, updates: Updates, f: int, state: Any, context: Context) -> Accepted:
         windows = [(self.T0, self.threshold0), (self.T1, self.threshold1)]
         windows = windows[: 1 if self.T1 is None else 2]
         if state is None:
@@ -87,9 +93,6 @@ class Safeguard(Detector):
                 if threshold is None:
                     threshold = max(self.slack * radius, rounding)
                 out[good] |= distances[median] > 2 * threshold
-        new = {
-            "round": state["round"] + 1,
-            "out": state["out"].updated(updates.ids, out),
-            "sums": sums,
-        }
+        removed = state["out"].updated(updates.ids, out)
+        new = {"round": state["round"] + 1, "out": removed, "sums": sums}
         return np.flatnonzero(~out), new

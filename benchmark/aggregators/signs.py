@@ -1,16 +1,19 @@
-"""Rules that look at the signs of the numbers: votes, and statistics of votes."""
+"""Rules that use the signs of the numbers: votes, and statistics of signs."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from benchmark.aggregators.base import (
+    Accepted,
     Context,
     Detector,
     Report,
     Rule,
+    Stepped,
     Updates,
     combined,
     positive,
@@ -21,50 +24,54 @@ from benchmark.kernels.blocks import count_unit
 from benchmark.kernels.order import sorted_mean
 from benchmark.kernels.signs import votes
 
-_FEWEST = 100  # coordinates that sign statistics are taken of, if there are so many
+_FEWEST = 100  # coordinates for sign statistics, if there are so many
 
 
 @dataclass(frozen=True)
 class SignMajority(Rule):
-    """The sign that most of the vectors have: scale * sign(sum_i sign x_i), by coordinates.
+    """The sign that most vectors have, in each coordinate: scale * sign(sum_i sign x_i).
 
     Bernstein, Zhao, Azizzadenesheli, Anandkumar, "signSGD with Majority Vote is Communication
-    Efficient and Fault Tolerant", ICLR 2019. Where the votes are even the aggregate is 0. All
+    Efficient and Fault Tolerant", ICLR 2019. Where the votes are equal the aggregate is 0. All
     coordinates move by the same length, whatever the lengths of the vectors.
 
     Requires n >= 2f + 1.
 
     Attributes:
-        scale: length of the aggregate in every coordinate, in units of the updates.
+        scale: magnitude of the aggregate in each coordinate, in units of the updates.
+
+    Example:
+        >>> SignMajority()([[3.0], [2.0], [-90.0]], f=1)
+        array([1.])
     """
 
     paper: ClassVar[str] = "Bernstein et al., ICLR 2019"
     cost: ClassVar[str] = "n d"
-    depends_on: ClassVar[str] = "coordinates"
+    depends_on = "coordinates"
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("scale", self.scale)
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         elected = torch.sign(votes(*updates.unordered())).to(updates.clients.dtype)
         report = Report(lambda rows: _voters(updates, elected).share(rows))
         return self.scale * elected, None, report
 
 
 def _voters(updates: Updates, elected: torch.Tensor) -> Report:
-    """Report of a vote: those who voted as was decided share every coordinate."""
+    """Return the report of a vote: the vectors of the elected sign share each coordinate."""
     shares = np.zeros(len(updates))
     for columns, part in updates.blocks():
         agree = torch.sign(part) * elected[columns] > 0
         shares += (agree.double() / agree.sum(0).clamp(min=1)).sum(1).cpu().numpy()
-    return Report.of_shares(shares, updates.mixing)
+    return Report.of_shares(updates.shares(shares))
 
 
 @dataclass(frozen=True)
 class RLR(Rule):
-    """Robust learning rate: the mean, reversed in every coordinate where too few vectors agree.
+    """Robust learning rate: the mean, reversed in each coordinate where too few vectors agree.
 
     mean_j if |sum_i sign x_ij| >= theta, otherwise -mean_j.
 
@@ -75,52 +82,58 @@ class RLR(Rule):
 
     Attributes:
         theta: how many votes one sign must have more than the other; the paper takes 4 to 8. By
-            default f + 1: more than the Byzantine clients have. Where a filter has left fewer
-            vectors they must all agree.
+            default f + 1, more than the Byzantine clients have. Where a filter has left fewer
+            vectors, they must all agree.
+
+    Example:
+        >>> RLR()([[1.0, 1.0], [1.0, 3.0], [1.0, -1.0]], f=1)  # the second has one vote more
+        array([ 1., -1.])
     """
 
     paper: ClassVar[str] = "Ozdayi, Kantarcioglu, Gel, AAAI 2021"
     cost: ClassVar[str] = "n d"
-    depends_on: ClassVar[str] = "coordinates"
+    depends_on = "coordinates"
     counts_vectors: ClassVar[tuple[str, ...]] = ("theta",)
     theta: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_if_set("theta", self.theta)
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         theta = min(f + 1 if self.theta is None else self.theta, len(updates))
         weights = np.full(len(updates), 1.0 / len(updates))
         vector = updates.combine(weights)
         vector = torch.where(votes(*updates.unordered()).abs() < theta, -vector, vector)
-        return vector, None, Report.of_shares(weights, updates.mixing)
+        return vector, None, Report.of_shares(updates.shares(weights))
 
 
 @dataclass(frozen=True)
 class SignGuard(Detector):
-    """Keep the vectors of usual length and of usual sign statistics; the mean of what is left,
-    clipped to the median length.
+    """The mean of the vectors of usual norm and sign statistics, clipped to the median norm.
 
-    With M the median of the norms, those vectors pass with lower * M <= |x_i| <= upper * M, before
-    any clipping, that are also in the largest cluster of the features (share of positive, of zero,
-    of negative numbers) among coordinates drawn at random. The aggregate is the mean of
-    x_i min(1, M / |x_i|) over them; as a stage before a rule the vectors go on as they are.
+    With M the median of the norms, vectors pass with lower * M <= |x_i| <= upper * M, before any
+    clipping, that are also in the largest cluster of the features: shares of positive, of zero and
+    of negative numbers among coordinates drawn at random. The aggregate is the mean of
+    x_i min(1, M / |x_i|) over them. As a stage before a rule it passes them on unclipped.
 
     Xu, Huang, Song, Lan, "Byzantine-Robust Federated Learning through Collaborative Malicious
-    Gradient Filtering", ICDCS 2022. Clusters are by mean shift as in the authors' code: the
-    bandwidth is the mean distance to the n/2-th nearest, there is a seed for every box of that
-    width with a vector in it, and vectors out of reach of all centres are in no cluster. Ours: the
-    coordinates are drawn one by one, not as a stretch of the vector;
-    where that bandwidth is 0 the largest group of equal features is the cluster; of equally large
-    clusters it is the one with the lowest index; and statistics are of 100 coordinates at least,
-    as of fewer they say nothing.
+    Gradient Filtering", ICDCS 2022. Clusters are found by mean shift as in the authors' code: the
+    bandwidth is the mean distance to the n/2-th nearest, each box of that width with a vector in it
+    gives a seed, and vectors out of reach of all centres are in no cluster. Ours: the coordinates
+    are drawn one by one, not as a stretch of the vector. Where the bandwidth is 0, the largest
+    group of equal features is the cluster. Of equally large clusters it is the one with the lowest
+    index. Statistics are of at least 100 coordinates, as of fewer they say nothing.
 
     Requires n >= 2f + 1.
 
     Attributes:
         lower, upper: limits of the norm, relative to the median.
-        fraction: share of the coordinates that sign statistics are taken of.
+        fraction: share of the coordinates for the sign statistics.
+
+    Example:
+        >>> SignGuard()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)  # of 1, 2, 3 and 3
+        array([2.25])
     """
 
     paper: ClassVar[str] = "Xu et al., ICDCS 2022"
@@ -129,7 +142,7 @@ class SignGuard(Detector):
     upper: float = 3.0
     fraction: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.lower <= 1:
             raise ValueError(f"lower must lie in [0, 1], got {self.lower}")
         if not self.upper >= 1:
@@ -137,12 +150,12 @@ class SignGuard(Detector):
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must lie in (0, 1], got {self.fraction}")
 
-    def accept(self, updates, f, state, context):
-        """See `Detector.accept`."""
+    @override
+    def accept(self, updates: Updates, f: int, state: Any, context: Context) -> Accepted:
         return self._kept(updates, updates.norms, context), None
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         lengths = updates.norms
         kept = self._kept(updates, lengths, context)
         weights = np.zeros(len(updates))
@@ -150,12 +163,13 @@ class SignGuard(Detector):
         return combined(updates, weights)
 
     def _kept(self, updates: Updates, lengths: np.ndarray, context: Context) -> np.ndarray:
+        """Return the rows of the vectors that pass both tests."""
         median = np.median(lengths)
         usual = (self.lower * median <= lengths) & (lengths <= self.upper * median)
-        return np.flatnonzero(usual & self._alike(updates, context.generator()))
+        return np.flatnonzero(usual & self._in_largest_cluster(updates, context.generator()))
 
-    def _alike(self, updates: Updates, generator: np.random.Generator) -> np.ndarray:
-        """(m,) whether a vector is in the largest cluster of sign statistics."""
+    def _in_largest_cluster(self, updates: Updates, generator: np.random.Generator) -> np.ndarray:
+        """Return whether each vector is in the largest cluster of sign statistics, (m,)."""
         from scipy.spatial.distance import cdist
         from sklearn.cluster import MeanShift  # seconds to import: only where needed
 
@@ -169,7 +183,7 @@ class SignGuard(Detector):
             features += np.stack(counts, axis=1)
         features /= count
         near = np.sort(cdist(features, features), axis=1)[:, max(1, len(features) // 2) - 1]
-        # Shares of a few coordinates lie on a grid: what is just within reach has to stay so.
+        # Shares of a few coordinates lie on a grid: those just within reach have to stay so.
         bandwidth = near.mean() * (1 + 1e-9)
         if bandwidth > 0:
             seeds = np.unique(np.round(features / bandwidth), axis=0) * bandwidth
@@ -183,45 +197,51 @@ class SignGuard(Detector):
 
 @dataclass(frozen=True)
 class FedSECA(Rule):
-    """Elect a sign for every coordinate, then average the large numbers that have it.
+    """Elect a sign for each coordinate, then average the large numbers that have it.
 
     1. Two vectors concord by w(k, l) = sign(sum_j sign x_kj sign x_lj). The weight of a vote is
-       the concordance ratio rho_k = max(0, sum_l w(k, l) / n), and the elected sign
+       the concordance ratio rho_k = max(0, sum_l w(k, l) / n). The elected sign is
        s_j = sign(sum_k rho_k sign x_kj).
-    2. Vectors are clipped to the median of their norms, and their numbers to the median of their
+    2. Vectors are clipped to the median of their norms, and their numbers to the median of the
        magnitudes in the coordinate.
-    3. The aggregate is the mean of those numbers that have the elected sign and were, in their own
-       vector before clipping, among the largest: the share gamma of the smallest is left out.
+    3. The aggregate is the mean of those numbers that have the elected sign and were, before
+       clipping, among the largest of their vector: the share gamma of the smallest is left out.
 
     It is 0 where no sign is elected, or where no number is left.
 
     Benjamin, Asokan, Yaqub, Nandakumar, "FedSECA: Sign Election and Coordinate-wise Aggregation of
     Gradients for Byzantine Tolerant Federated Learning", CVPR 2025 workshops. The signs are those
-    of the whole vectors, as in the paper's equation; the authors' code lets the numbers that are
-    left out abstain, and has a momentum at the server, which is a setting of the algorithm here.
+    of the whole vectors, as in the paper's equation. In the authors' code the numbers that are left
+    out abstain, and the server has a momentum, which is a setting of the algorithm here.
 
     Requires n >= 2f + 1.
 
     Attributes:
         gamma: share of each vector's numbers that is left out, in [0, 1).
+
+    Example:
+        >>> FedSECA(gamma=0.0)([[1.0], [2.0], [-90.0]], f=1)
+        array([1.5])
     """
 
     paper: ClassVar[str] = "Benjamin et al., CVPR workshops 2025"
     cost: ClassVar[str] = "n^2 d"
     gamma: float = 0.9
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {self.gamma}")
 
-    def step(self, updates, f, state, context):
-        """See `Rule.step`."""
+    @override
+    def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         n = len(updates)
-        agreement = 0.0
+        agreement = torch.zeros(n, n, dtype=torch.float64, device=updates.clients.device)
         for _, part in updates.blocks():
             signs = torch.sign(part)
             agreement = agreement + (signs @ signs.T).double()
-        votes = torch.sign(agreement).sum(1).clamp(min=0)  # n rho: whole, so that ties are exact
+        votes = (
+            torch.sign(agreement).sum(1).clamp(min=0)
+        )  # n rho, whole numbers, so that ties are exact
         smallest = thresholds(updates, self.gamma)
         scale = torch.as_tensor(clipping_scale(updates.norms, np.median(updates.norms)))[:, None]
         vector, shares = torch.empty_like(updates.clients[0]), np.zeros(n)
@@ -237,4 +257,4 @@ class FedSECA(Rule):
             mean = elected * (counts * (clipped * unit)).sum(0) / (number * unit)
             vector[columns] = mean.to(vector.dtype)
             shares += (counts.double() / number).sum(1).cpu().numpy()
-        return vector, None, Report.of_shares(shares, updates.mixing)
+        return vector, None, Report.of_shares(updates.shares(shares))

@@ -1,36 +1,38 @@
-"""Spectral rules: down-weight or drop what deviates along the direction of largest variance.
+"""Spectral rules: down-weight or drop vectors that deviate along the direction of most variance.
 
 That direction lies in the span of the vectors, so it is found from their (m, m) inner products.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
-from benchmark.aggregators.base import Detector, Updates, WeightsRule, positive
+from benchmark.aggregators.base import Accepted, Context, Detector, Updates, WeightsRule, positive
 from benchmark.kernels.gram import power_of_two
 from benchmark.kernels.scale import squarable
 
 _COLUMNS = 1024  # of a block of sampled coordinates
-_EQUAL = 1e-9  # relative; what differs by less is taken for equal
+_EQUAL = 1e-9  # relative; smaller differences count as none
 
 
 def top_direction(inner: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """The direction in which weighted vectors vary most.
+    """Return how weighted vectors vary along the direction in which they vary most.
+
+    Where several directions have the largest variance, up to a relative 1e-9, the deviations are
+    those in all of them, so that they do not depend on the choice of a basis.
 
     Args:
         inner: (m, m) inner products about any centre.
         weights: (m,) not negative, of positive sum.
 
     Returns:
-        The variance in that direction, and (m,) squared deviations from the mean along it, as
-        shares of the largest among vectors of positive weight; all 0 where there is no variance,
-        and those of the others 0.
-        Where several directions have the largest variance (up to a relative 1e-9) the deviations
-        are those in all of them, so that they do not depend on the choice of a basis. Those equal
-        to the largest up to as much are 1.
+        variance: in that direction.
+        deviation: (m,) squared deviations from the mean along it, as shares of the largest; equal
+            ones up to a relative 1e-9 are 1. They are 0 for vectors of weight 0, and for all
+            vectors where there is no variance.
     """
     weights = weights / weights.sum()
     toward = inner @ weights
@@ -49,30 +51,34 @@ def top_direction(inner: np.ndarray, weights: np.ndarray) -> tuple[float, np.nda
     if variance == 0.0 or longest == 0.0:
         return 0.0, np.zeros(len(weights))
     deviation = (length / longest) ** 2
-    # Vectors that Byzantine clients sent in concert must go together: one that kept a weight of
-    # 1e-16 would remain the yardstick for all others.
+    # Equal vectors of several Byzantine clients must be dropped together: one that kept a weight
+    # of 1e-16 would remain the maximum to which all others are compared.
     deviation[(deviation > 1 - _EQUAL) & (deviation < 1)] = 1.0
     return variance * unit, deviation
 
 
 @dataclass(frozen=True)
 class CAF(WeightsRule):
-    """Covariance bound-agnostic filter: down-weight what deviates along the top eigenvector of the
-    covariance matrix until n - 2f of the weight or less is left; the weighted mean whose covariance
-    had the smallest top eigenvalue on the way.
+    """Covariance bound-agnostic filter: down-weight what deviates along the top eigenvector.
 
-    c_i <- c_i (1 - tau_i / max tau), from c_i = 1, where tau_i = <x_i - mean_c, v>^2 and the
-    maximum is over those with c_i > 0. Allouah, Guerraoui, Stephan, "Towards Trustworthy Federated
-    Learning with Untrusted Participants", ICML 2025. With f = 0 nothing is filtered: the mean.
+    The eigenvector v is that of the covariance matrix. c_i <- c_i (1 - tau_i / max tau), from c_i =
+    1, where tau_i = <x_i - mean_c, v>^2 and the maximum is over those with c_i > 0, until n - 2f of
+    the weight or less is left. The aggregate is the weighted mean whose covariance had the smallest
+    top eigenvalue on the way. Allouah, Guerraoui, Stephan, "Towards Trustworthy Federated Learning
+    with Untrusted Participants", ICML 2025. With f = 0 it is the mean.
 
     Requires n >= 2f + 1.
+
+    Example:
+        >>> CAF()([[2.0], [2.0], [2.0], [2.0], [90.0]], f=1)
+        array([2.])
     """
 
     paper: ClassVar[str] = "Allouah, Guerraoui, Stephan, ICML 2025"
     cost: ClassVar[str] = "n^2 d + n^4"
 
-    def combination(self, updates, f):
-        """(m,) the c_i that did best, of sum 1."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         m = len(updates)
         c = kept = np.ones(m)
         smallest = np.inf
@@ -88,13 +94,14 @@ class CAF(WeightsRule):
 
 @dataclass(frozen=True)
 class FilterL2(WeightsRule):
-    """Down-weight what deviates along the top eigenvector of the covariance matrix until its
-    eigenvalue is at most expansion * sigma^2; the weighted mean.
+    """Down-weight what deviates along the top eigenvector until its eigenvalue is small enough.
 
-    Weights go down as in `CAF`. Steinhardt, "Robust Learning: Information Theory and Algorithms",
-    PhD thesis, Stanford 2018; Diakonikolas et al., "Being Robust (in High Dimensions) Can Be
-    Practical", ICML 2017. If sigma is true, more goes from the Byzantine than from the others, so
-    2f of the weight at most. That is why we stop before more than 2f went: sigma was too small.
+    It is that of the covariance matrix, and has to be at most expansion * sigma^2. Weights decrease
+    as in `CAF`; the aggregate is the weighted mean. Steinhardt, "Robust Learning: Information
+    Theory and Algorithms", PhD thesis, Stanford 2018; Diakonikolas et al., "Being Robust (in High
+    Dimensions) Can Be Practical", ICML 2017. If sigma is true, the Byzantine lose more weight than
+    the others, so that at most 2f is lost in all. So we stop before more than 2f is lost: sigma was
+    too small.
 
     Requires n >= 2f + 1.
 
@@ -103,6 +110,10 @@ class FilterL2(WeightsRule):
             updates. (It is compared with an eigenvalue as sigma^2, which is a variance; the code of
             Robust Collaborative Learning squares the eigenvalue as well.)
         expansion: 20 in the thesis.
+
+    Example:
+        >>> FilterL2()([[2.0], [2.0], [2.0], [2.0], [90.0]], f=1)
+        array([2.])
     """
 
     paper: ClassVar[str] = "Diakonikolas et al., ICML 2017"
@@ -110,12 +121,12 @@ class FilterL2(WeightsRule):
     sigma: float = 1.0
     expansion: float = 20.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("sigma", self.sigma)
         positive("expansion", self.expansion)
 
-    def combination(self, updates, f):
-        """(m,) the weights left, of sum 1."""
+    @override
+    def combination(self, updates: Updates, f: int) -> np.ndarray:
         m = len(updates)
         c = np.ones(m)
         while True:
@@ -128,21 +139,25 @@ class FilterL2(WeightsRule):
 
 @dataclass(frozen=True)
 class DnC(Detector):
-    """Divide and conquer: drop the vectors that deviate most along the direction of largest
-    variance of some random coordinates, and keep what is never dropped.
+    """Divide and conquer: drop the vectors that deviate most along the direction of most variance.
 
-    `iterations` times b coordinates are drawn, and the floor(c f) largest <x_i - mean, v>^2 are
-    dropped, v being the top right singular vector of the centred vectors; of equal ones the lower
-    index stays. The mean of the intersection, or zero if nothing is in all of them. Shejwalkar,
+    `iterations` times b coordinates are drawn, and the vectors of the floor(c f) largest
+    <x_i - mean, v>^2 are dropped, where v is the top right singular vector of the centred vectors;
+    of equal ones the lower index stays. The aggregate is the mean of the vectors that are never
+    dropped, or zero if there are none. Shejwalkar,
     Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for
     Federated Learning", NDSS 2021.
 
     Requires n >= 2f + 1.
 
     Attributes:
-        b: coordinates an iteration; all of them where there are no more.
-        iterations: how often.
+        b: coordinates in an iteration, or all if there are fewer.
+        iterations: how many.
         c: vectors dropped in an iteration for each declared Byzantine one.
+
+    Example:
+        >>> DnC()([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)
+        array([2.5])
     """
 
     paper: ClassVar[str] = "Shejwalkar, Houmansadr, NDSS 2021"
@@ -151,19 +166,20 @@ class DnC(Detector):
     iterations: int = 5
     c: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("b", self.b)
         positive("iterations", self.iterations)
         positive("c", self.c)
 
+    @override
     def check(self, n: int, f: int) -> str | None:
-        """n > 2f, and fewer than n are dropped in an iteration."""
+        """Return the objection to n <= 2f, or to dropping all vectors in an iteration."""
         if 2 * f < n <= self._dropped(f):
             return f"DnC needs n > c f, got n={n}, f={f}, c={self.c}"
         return super().check(n, f)
 
-    def accept(self, updates, f, state, context):
-        """See `Detector.accept`."""
+    @override
+    def accept(self, updates: Updates, f: int, state: Any, context: Context) -> Accepted:
         m, d = len(updates), updates.clients.shape[1]
         count = max(0, m - self._dropped(f))
         if self.b >= d:  # all coordinates: every iteration is the same
@@ -181,12 +197,13 @@ class DnC(Detector):
 
 
 def _least_deviating(inner: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows of the `count` vectors that deviate least, from inner products (m, m)."""
     _, deviation = top_direction(inner, np.ones(len(inner)))
     return np.argsort(deviation, kind="stable")[:count]
 
 
 def _inner_of(updates: Updates, index: np.ndarray) -> np.ndarray:
-    """(m, m) inner products of some coordinates of the vectors about their mean."""
+    """Return the inner products (m, m) of some coordinates of the vectors about their mean."""
     inner = np.zeros((len(updates), len(updates)))
     for start in range(0, len(index), _COLUMNS):
         part = updates.columns(index[start : start + _COLUMNS]).to(torch.float64)

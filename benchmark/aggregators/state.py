@@ -1,8 +1,8 @@
-"""State of rules that remember: by client, without side effects, and ready to be stored.
+"""State of rules with a memory: by client, without side effects, and ready to be stored.
 
 A state is None, a number, a string, an array, a tensor, or a tuple, list or string-keyed dict of
-states, or a `Memory`. It is never changed in place: a step returns a new one. So it can be handed
-to an adaptive attacker, and written to a checkpoint and read back without pickle.
+states, or a `Memory`. It is never changed in place: a step returns a new one. So it can be given to
+an adaptive attacker, and written to a checkpoint and read back without pickle.
 """
 
 from collections.abc import Iterable
@@ -18,28 +18,29 @@ from benchmark.config.checks import settings_have_their_types
 
 @dataclass(frozen=True)
 class Memory:
-    """One row for every client that was seen, by id, since under client sampling others come
-    every round.
+    """One row for each client that was seen, by id.
+
+    Under client sampling other clients come in each round.
 
     Attributes:
         ids: (k,) ascending.
-        rows: (k, *shape) a tensor, or an array.
+        rows: (k, *shape), a tensor or an array.
     """
 
     ids: np.ndarray
     rows: Any
 
     @staticmethod
-    def empty(like) -> "Memory":
-        """No client yet; rows like those of `like`, (m, *shape)."""
+    def empty(like: Any) -> "Memory":
+        """Return the memory of no client, whose rows will be like those of `like` (m, *shape)."""
         return Memory(np.zeros(0, np.int64), like[:0])
 
     def knows(self, ids: np.ndarray) -> np.ndarray:
-        """(m,) whether each of the clients was seen."""
+        """Return whether each of the clients was seen, (m,)."""
         return np.isin(ids, self.ids)
 
-    def of(self, ids: np.ndarray):
-        """(m, *shape) rows of these clients, zeros for new ones."""
+    def of(self, ids: np.ndarray) -> Any:
+        """Return the rows (m, *shape) of these clients, zeros for new ones."""
         known = self.knows(ids)
         place = np.searchsorted(self.ids, ids[known])
         if isinstance(self.rows, torch.Tensor):
@@ -53,8 +54,8 @@ class Memory:
             out[known] = self.rows[place]
         return out
 
-    def updated(self, ids: np.ndarray, rows) -> "Memory":
-        """With these rows (m, *shape) for these clients; of the others as before."""
+    def updated(self, ids: np.ndarray, rows: Any) -> "Memory":
+        """Return the memory with these rows (m, *shape) for these clients, the others as before."""
         everybody = np.union1d(self.ids, ids)
         out = self.of(everybody)
         place = np.searchsorted(everybody, ids)
@@ -65,54 +66,63 @@ class Memory:
 
 
 class Stateful:
-    """What rules, stages and attacks share: their name, settings of the types that their fields
-    have, and a state that goes in and out of a step."""
+    """What rules, stages and attacks share: a name, checked settings, and explicit state."""
 
-    def __init_subclass__(cls, **arguments):
-        """Have types checked before a class's own `__post_init__`, which need not call this one."""
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Check the settings' types before a class's own `__post_init__`.
+
+        So that need not call this one's.
+        """
         super().__init_subclass__(**arguments)
         own = cls.__dict__.get("__post_init__")
         if own is not None:
 
             @wraps(own)
-            def checked(self, *given):
+            def checked(self: "Stateful", *given: Any) -> None:
                 settings_have_their_types(self)
                 own(self, *given)
 
             cls.__post_init__ = checked
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings_have_their_types(self)
 
     @property
     def title(self) -> str:
-        """The class name, for messages."""
+        """The class name, for error messages."""
         return type(self).__name__
 
     def init(self) -> Any:
-        """The state before the first round; None for what is stateless."""
+        """Return the state before the first round; None without a state."""
         return None
 
     def state_rows(self, n: int, rounds: int) -> tuple[float, float]:
-        """How many vectors its state of n clients grows to in so many rounds, in units of d float32
-        numbers, and how many of them every round makes anew."""
+        """Return the size of its state, for the prediction of a run's memory.
+
+        Args:
+            n: number of clients.
+            rounds: how many there will be.
+
+        Returns:
+            How many vectors of d float32 numbers the state grows to, and how many of them each
+            round allocates anew.
+        """
         return 0.0, 0.0
 
     def scratch_rows(self, n: int, f: int) -> float:
-        """How many vectors a step makes besides, for a while, if they are more than the f + 3 that
-        the server makes. By both the memory of a run is told in advance."""
+        """Return how many vectors a step allocates for a while, if more than the server's f + 3."""
         return 0.0
 
 
 def rows_of_states(parts: Iterable[Stateful], n: int, rounds: int) -> tuple[float, float]:
-    """The sums of `Stateful.state_rows` over several parts, at least one."""
+    """Return the sums of `Stateful.state_rows` over one part or more."""
     kept, renewed = zip(*(part.state_rows(n, rounds) for part in parts), strict=True)
     return sum(kept), sum(renewed)
 
 
 def packed(state: Any) -> tuple[Any, dict[str, np.ndarray | torch.Tensor]]:
-    """A state as a structure that JSON can hold, and the arrays and tensors in it by name."""
-    arrays = {}
+    """Return a state as a structure that JSON can hold, and its arrays and tensors by name."""
+    arrays: dict[str, np.ndarray | torch.Tensor] = {}
 
     def pack(part: Any) -> Any:
         if isinstance(part, np.ndarray | torch.Tensor):
@@ -133,7 +143,7 @@ def packed(state: Any) -> tuple[Any, dict[str, np.ndarray | torch.Tensor]]:
 
 
 def unpacked(structure: Any, arrays: dict[str, Any]) -> Any:
-    """The state that `packed` took apart."""
+    """Return the state of which `packed` made the structure and the arrays."""
     if not isinstance(structure, dict):
         return structure
     ((kind, value),) = structure.items()

@@ -1,27 +1,26 @@
-"""What several rules need of long vectors: angles, clipping, models, noise, magnitudes."""
+"""Functions of long vectors that several rules use: angles, clipping, models, noise, magnitudes."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Context, Updates
+from benchmark.aggregators.base import Context, Updates, given
 from benchmark.kernels import scale
 
 
 def cosine_distances(
     inner: np.ndarray, squared: np.ndarray, rounding: float, blur: float | None = None
 ) -> np.ndarray:
-    """1 - cos(v_i, v_j), (m, m) in [0, 2], exactly symmetric, 0 on the diagonal.
+    """Return 1 - cos(v_i, v_j), (m, m), in [0, 2], exactly symmetric, 0 on the diagonal.
 
-    A zero vector is at right angles to every other: at distance 1. Vectors that are parallel within
-    rounding are at distance 0.
+    A zero vector is at distance 1 from each other one, as at a right angle. Vectors that are
+    parallel up to rounding are at distance 0.
 
     Args:
         inner: (m, m) inner products.
         squared: (m, m) squared distances. 1 - cos = (|v - w|^2 - (|v| - |w|)^2) / (2 |v| |w|)
-            stays precise for vectors that point almost the same way, where 1 - <v, w> / (|v| |w|)
-            is rounding.
+            stays precise for almost parallel vectors, where 1 - <v, w> / (|v| |w|) is rounding.
         rounding: relative error of both.
         blur: relative error of the difference of two lengths; by default `rounding`.
     """
@@ -43,11 +42,11 @@ def cosine_distances(
 
 
 def angles(updates: Updates, model: torch.Tensor | None = None, step: float = 1.0) -> np.ndarray:
-    """(m, m) the cosine distances of the vectors x_i, or of the models w + step x_i."""
+    """Return the cosine distances (m, m) of the vectors x_i, or of the models w + step x_i."""
     rounding = 1e-13 if updates.clients.dtype == torch.float64 else 1e-7
     inner, squared, blur = updates.inner, updates.distances, rounding
     if model is not None:
-        blur = 1e-13  # w is the same for all: lengths differ by <x_i, w>, not by rounded |w|
+        blur = 1e-13  # w is common: lengths differ by <x_i, w>, not by rounded |w|
         known = updates.joined(model).inner
         along = step * known[:-1, -1]
         inner = step**2 * known[:-1, :-1] + along[:, None] + along[None, :] + known[-1, -1]
@@ -56,31 +55,32 @@ def angles(updates: Updates, model: torch.Tensor | None = None, step: float = 1.
 
 
 def length(vector: torch.Tensor) -> float:
-    """|v|"""
+    """Return the Euclidean norm of a vector (d,)."""
     return float(scale.length(vector, torch.float64))
 
 
 def models(updates: Updates, context: Context) -> Iterator[torch.Tensor]:
-    """The clients' models w + s x_i (d,), one at a time, in one and the same memory."""
-    moved = torch.empty_like(context.model)
+    """Return the clients' models w + s x_i, (d,), one at a time, all in the same memory."""
+    model, step = given(context.model), given(context.server_step)
+    moved = torch.empty_like(model)
     for vector in updates.each():
-        yield torch.add(context.model, vector.to(moved), alpha=context.server_step, out=moved)
+        yield torch.add(model, vector.to(moved), alpha=step, out=moved)
 
 
 def clipping_scale(norms: np.ndarray, longest: float) -> np.ndarray:
-    """(m,) the factors min(1, longest / |x_i|) that shrink vectors of these norms."""
+    """Return the factors min(1, longest / |x_i|), (m,), that shrink vectors of norms (m,)."""
     return longest / np.maximum(norms, max(longest, 1e-300))
 
 
 def gaussian(like: torch.Tensor, context: Context) -> torch.Tensor:
-    """(d,) standard normal numbers of the round, of the dtype of `like`."""
+    """Return standard normal numbers (d,) of the round, of the dtype of `like` (d,)."""
     dtype = np.float64 if like.dtype == torch.float64 else np.float32
     noise = context.generator().standard_normal(len(like), dtype=dtype)
     return torch.from_numpy(noise).to(like)
 
 
 def thresholds(updates: Updates, sparsity: float) -> torch.Tensor:
-    """The magnitude below which the numbers of each vector are left out as too small.
+    """Return the magnitude below which the numbers of each vector are left out as too small.
 
     Args:
         updates: m vectors of d numbers.
@@ -88,7 +88,7 @@ def thresholds(updates: Updates, sparsity: float) -> torch.Tensor:
             large as the smallest that stays. In [0, 1).
 
     Returns:
-        (m, 1) the smallest magnitude that stays, in float32 at least.
+        (m, 1), the smallest magnitude that stays, in float32 at least.
     """
     d = updates.clients.shape[1]
     dropped = min(int(sparsity * d + 1e-9), d - 1)

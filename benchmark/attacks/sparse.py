@@ -13,7 +13,7 @@ from benchmark.aggregators.base import one_of, positive
 from benchmark.attacks.base import Informed
 from benchmark.attacks.statistics import z_max
 from benchmark.attacks.view import Knowledge, View
-from benchmark.kernels.blocks import wide
+from benchmark.kernels.blocks import at_least_float32
 from benchmark.kernels.magnitudes import small_counts
 from benchmark.kernels.scale import to_unit
 
@@ -195,6 +195,6 @@ def _quantiles(x: torch.Tensor, share: float, generator: np.random.Generator) ->
     if d > _SAMPLE:
         picked = np.sort(generator.choice(d, _SAMPLE, replace=False, shuffle=False))
         x, d = x.index_select(1, torch.as_tensor(picked, device=x.device)), _SAMPLE
-    sizes = wide(x).abs().cpu().numpy()  # on the host: torch's selection is far slower
+    sizes = at_least_float32(x).abs().cpu().numpy()  # on the host: torch's selection is far slower
     rank = min(d - 1, int(share * d + 1e-9))
     return torch.as_tensor(np.partition(sizes, rank, axis=1)[:, rank], device=x.device)

@@ -1,4 +1,4 @@
-"""Tensors as the arrays that numba's kernels take."""
+"""Conversion of tensors to the arrays that numba's kernels take."""
 
 import numpy as np
 import torch
@@ -6,10 +6,10 @@ from numba import njit
 
 
 @njit(cache=True)
-def summed(rows):
-    """Return the sum of the rows of a matrix, one after the other.
+def summed(rows: np.ndarray) -> np.ndarray:
+    """Return the sum (w,) of the rows of a matrix (m, w), added one after the other.
 
-    In loops: what numba's `sum(0)` needs takes seconds to compile.
+    In loops, since what numba's `sum(0)` needs takes seconds to compile.
     """
     total = np.zeros(rows.shape[1])
     for i in range(len(rows)):
@@ -18,15 +18,21 @@ def summed(rows):
     return total
 
 
-def suits(x: torch.Tensor) -> bool:
-    """Whether the kernels take it; other dtypes and devices are torch's."""
+def supported_by_kernels(x: torch.Tensor) -> bool:
+    """Return whether the kernels take a tensor; torch computes other dtypes and devices."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def as_array(x: torch.Tensor) -> tuple[np.ndarray, int]:
-    """(n, d) as a C-contiguous array, perhaps of longer rows, and the number of columns that count.
+    """Return a matrix as a C-contiguous array, without a copy if possible.
 
-    Without a copy if possible: kernels are compiled for contiguous arrays only.
+    Kernels are compiled for contiguous arrays only.
+
+    Args:
+        x: (n, d).
+
+    Returns:
+        The array (n, width), whose rows may be longer, and d, the number of columns that count.
     """
     x, (n, d), width = x.detach(), x.shape, x.stride(0)
     room = x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()

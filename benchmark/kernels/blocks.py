@@ -1,47 +1,56 @@
-"""Vectors, or rows of them, or mixtures of them, block of columns by block of columns.
+"""Access to vectors, to some of them or to mixtures of them, block of columns by block of columns.
 
-What the kernels that look at every coordinate by itself have in common: a block is loaded into
-cache and mixtures exist there only.
+This is what the kernels that look at each coordinate by itself have in common. A block is loaded
+into cache, and mixtures exist only there.
+
+`mixing` says how vectors y_i are made of the rows of x (n, d). A matrix (m, n): y = mixing @ x.
+Integers (m,): y_i is row mixing[i]. None: y is x.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
 
-from benchmark.kernels.arrays import suits
+from benchmark.kernels.arrays import supported_by_kernels
 
 COLUMNS = 512  # of one block: its rows fit the first- or second-level cache
-_ROUNDING = 1e-13  # of a share, by which products of shares may be off
-_PIECE_VALUES = 1 << 20  # converted or sorted at once where the kernels do not take x
+_ROUNDING = 1e-13  # relative error of products of shares
+_PIECE_VALUES = 1 << 20  # that torch converts or sorts at once
 
 
-def pieces(x):
-    """(columns, part): all of x if the kernels take it, otherwise blocks of columns that need
-    little memory, in float32 at least."""
+def pieces(x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Return all of x (n, d) if the kernels take it, else blocks of columns of little memory.
+
+    Yields:
+        The columns, and the part (n, width) of x, in float32 at least.
+    """
     n, d = x.shape
-    width = d if suits(x) else max(1, _PIECE_VALUES // n)
+    width = d if supported_by_kernels(x) else max(1, _PIECE_VALUES // n)
     for start in range(0, d, width):
         columns = slice(start, min(start + width, d))
-        yield columns, wide(x[:, columns])
+        yield columns, at_least_float32(x[:, columns])
 
 
-def wide(tensor: torch.Tensor) -> torch.Tensor:
-    """In float32 at least."""
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Return float64 tensors as they are, all others in float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def fractions(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients and divisors whose quotients are the weights.
 
-    A row of k equal weights 1/k is a mean: of its vectors the sum is divided by k, since a product
-    with the rounded 1/k is not exact where the sum is. Both are in units of a power of two no
-    smaller than k, so that the sum does not overflow.
+    A row of k equal weights 1/k is a mean. There the sum of the vectors is divided by k, since a
+    product with the rounded 1/k is not exact where the sum is. Both are in units of a power of two
+    no smaller than k, so that the sum does not overflow.
 
     Args:
         weights: (..., n).
 
     Returns:
-        (..., n) coefficients and (...,) divisors, 1 where there is nothing to divide.
+        Coefficients (..., n) and divisors (...,), which are 1 where nothing is divided.
     """
     used = weights != 0
     count = np.maximum(used.sum(-1), 1)
@@ -51,14 +60,17 @@ def fractions(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return coefficients, np.where(equal, count * unit, 1.0)
 
 
-def count_unit(count):
-    """Return the largest power of two with which `count` numbers of equal size have a sum that is
-    no larger than one of them."""
+def count_unit(count: Any) -> Any:
+    """Return the largest power of two that makes `count` equal numbers sum to one of them or less.
+
+    Args:
+        count: a number, or an array of numbers.
+    """
     return 2.0 ** -np.ceil(np.log2(count))
 
 
 def combination(weights: np.ndarray, x: torch.Tensor) -> torch.Tensor:
-    """Return weights @ x, for weights (n,) or (m, n); means as in `fractions`."""
+    """Return weights @ x, for weights (n,) or (m, n) and x (n, d); means as in `fractions`."""
     coefficients, divisors = fractions(weights)
     total = torch.as_tensor(coefficients).to(x) @ x
     if (divisors == 1).all():
@@ -67,32 +79,58 @@ def combination(weights: np.ndarray, x: torch.Tensor) -> torch.Tensor:
 
 
 def mixed(x: torch.Tensor, mixing: np.ndarray | None) -> torch.Tensor:
-    """mixing @ x, or x itself."""
-    return x if mixing is None else combination(mixing, x)
+    """Return the vectors (m, d) that `mixing` makes of x (n, d)."""
+    if mixing is None:
+        return x
+    if mixing.ndim == 1:
+        return x[torch.as_tensor(mixing, device=x.device)]
+    return combination(mixing, x)
 
 
-def source(mixing, x):
-    """How the kernels get at the vectors: a mixing matrix with both sides filled up to multiples of
-    four, empty if there is none; by what mixtures are divided, see `fractions`; which rows of x
-    they are, if they are rows; and their number."""
+def kernel_arguments(
+    mixing: np.ndarray | None, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Return `mixing` in the form that the kernels take, for x (n, d).
+
+    Returns:
+        matrix: (4a, 4b), filled up with zeros; empty if the vectors are no mixtures.
+        divisors: (m,) by what mixtures are divided, see `fractions`; empty likewise.
+        rows: (m,) which rows of x the vectors are; empty if they are mixtures, or x itself.
+        m: the number of vectors.
+
+    Raises:
+        ValueError: if the matrix is for another number of vectors.
+    """
     nothing = np.empty((0, 0), x.dtype), np.empty(0, x.dtype)
     if mixing is None:
         return *nothing, np.empty(0, np.int64), len(x)
+    if mixing.ndim == 1:
+        return *nothing, mixing.astype(np.int64), len(mixing)
     m, n = mixing.shape
     if n != len(x):
         raise ValueError(f"mixing is for {n} vectors, not for {len(x)}")
-    rows = mixing.argmax(1)
-    if np.array_equal(mixing, np.eye(n)[rows]):
-        return *nothing, rows, m
     padded = np.zeros((-(-m // 4) * 4, -(-n // 4) * 4), x.dtype)
     padded[:m, :n], divisors = fractions(mixing)
     return padded, divisors.astype(x.dtype), np.empty(0, np.int64), m
 
 
 @njit(cache=True, inline="always")
-def load_block(x, mixing, divisors, rows, m, start, width):
-    """Columns start.. of x, of rows of it, or of mixtures; four of these from four rows at a
-    time. There are two rows more than are needed, for whoever wants to work on them."""
+def load_block(
+    x: np.ndarray,
+    mixing: np.ndarray,
+    divisors: np.ndarray,
+    rows: np.ndarray,
+    m: int,
+    start: int,
+    width: int,
+) -> np.ndarray:
+    """Return columns start, ..., start + width - 1 of the vectors, see `kernel_arguments`.
+
+    Of mixtures four are computed from four rows at a time.
+
+    Returns:
+        (m + 2 or more, COLUMNS): the last two rows are free for the caller to work on.
+    """
     n, mixtures, parts = len(x), mixing.shape[0], mixing.shape[1]
     block = np.empty((max(m, mixtures) + 2, COLUMNS), x.dtype)
     if mixtures == 0:

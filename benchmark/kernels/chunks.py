@@ -1,33 +1,33 @@
-"""Inner products of vectors chunk of coordinates by chunk of coordinates.
+"""Inner products of vectors in chunks of their coordinates, and eigenvalues of many such matrices.
 
-On a CPU a kernel of our own, as for `gram`; elsewhere, and for other dtypes, torch computes the
-same.
+On a CPU kernels of our own compute them, as for `gram`. Elsewhere, and for other dtypes, torch
+computes the same.
 """
 
 import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.arrays import as_array, supported_by_kernels
 from benchmark.kernels.gram import tile
 
 _COLUMNS = 1024  # of a block of the kernel
 _PIECE = 1 << 14  # coordinates that one thread takes at a time
 _STEPS = 20  # of Lanczos' method
-_NEWTON = 100  # steps at most; from the bound where it begins it takes about a dozen
+_NEWTON = 100  # steps at most; about a dozen from the bound where it begins
 _ILL_CONDITIONED = 1e-2  # squared distances from the mean, relative to squared lengths
 
 
 def chunk_products(x: torch.Tensor, size: int) -> np.ndarray:
-    """Inner products in every chunk of `size` coordinates; the last chunk may be shorter.
+    """Return the inner products in every chunk of `size` coordinates; the last may be shorter.
 
     Args:
         x: (n, d), any floating-point dtype and device. Not changed.
         size: coordinates in a chunk.
 
     Returns:
-        (chunks, n + 1, n + 1) float64 on the host: products of x_i - mean, and behind them of the
-        mean of the rows; precise also where they are close to each other.
+        (chunks, n + 1, n + 1) float64, on the host: products of x_i - mean, and behind them of the
+        mean of the rows. They are precise also where the rows are close to each other.
 
     Raises:
         ValueError: if squared lengths exceed what float64 holds.
@@ -36,13 +36,13 @@ def chunk_products(x: torch.Tensor, size: int) -> np.ndarray:
     first = np.arange(0, d, size)
     total = np.empty((len(first), n + 1, n + 1))
     doubtful = np.ones(len(first), bool)
-    if suits(x):
+    if supported_by_kernels(x):
         starts = [np.arange(start, min(start + size, d), _PIECE) for start in first]
         inner = _products(as_array(x)[0], np.append(np.concatenate(starts), d))
         if len(inner) > len(first):
             inner = np.add.reduceat(inner, np.cumsum([0, *map(len, starts)])[:-1])
         lengths, apart = _about_mean(inner, total)
-        # float32 over- or underflowed, or what is left is rounding
+        # float32 overflowed or underflowed, or what is left is rounding
         doubtful = ~((lengths < np.inf) & (lengths > 1e-30) & (apart > _ILL_CONDITIONED * lengths))
     for chunk in np.flatnonzero(doubtful):
         total[chunk] = _precisely(x[:, first[chunk] : first[chunk] + size])
@@ -52,7 +52,9 @@ def chunk_products(x: torch.Tensor, size: int) -> np.ndarray:
 
 
 def _precisely(x: torch.Tensor) -> np.ndarray:
-    total = 0.0
+    """Return the products of one chunk (n, size), computed in float64."""
+    n = len(x) + 1
+    total = torch.zeros(n, n, dtype=torch.float64, device=x.device)
     for start in range(0, x.shape[1], _PIECE):
         part = x[:, start : start + _PIECE].double()
         mean = part.mean(0, keepdim=True)
@@ -62,8 +64,8 @@ def _precisely(x: torch.Tensor) -> np.ndarray:
 
 
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _products(x, bounds):
-    """Inner products of the columns bounds[p]..bounds[p + 1] - 1, for every p."""
+def _products(x: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Return the products (p, n, n) of each part, columns bounds[p], ..., bounds[p + 1] - 1."""
     n = len(x)
     parts = np.zeros((len(bounds) - 1, n, n))
     for p in prange(len(bounds) - 1):
@@ -87,9 +89,13 @@ def _products(x, bounds):
 
 
 @njit(parallel=True, cache=True)
-def _about_mean(inner, total):
-    """Fill `total` with products about the mean, see `chunk_products`; returns (chunks,) sums of
-    squared lengths, of the vectors and of their differences from the mean."""
+def _about_mean(inner: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fill `total` with products about the mean, see `chunk_products`.
+
+    Returns:
+        lengths: (chunks,) sums of the squared lengths of the vectors.
+        apart: (chunks,) sums of the squared lengths of their differences from the mean.
+    """
     n = inner.shape[1]
     lengths, apart = np.zeros(len(inner)), np.zeros(len(inner))
     for c in prange(len(inner)):
@@ -111,11 +117,11 @@ def _about_mean(inner, total):
 
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def top_eigenvalues(matrices: np.ndarray, size: int) -> np.ndarray:
-    """The largest eigenvalue of each positive semidefinite matrix, by Lanczos' method.
+    """Return the largest eigenvalue of each positive semidefinite matrix, by Lanczos' method.
 
-    From the longest column, with every new vector made orthogonal to all before: exact for up to 20
-    rows; never too large, and too small, by less than a percent, only where the largest eigenvalues
-    are nearly the same.
+    It starts from the longest column and makes each new vector orthogonal to all before. The result
+    is exact for up to 20 rows. It is never too large. It is too small, by less than a percent, only
+    where the largest eigenvalues are nearly the same.
 
     Args:
         matrices: (c, m, m) float64.
@@ -165,12 +171,16 @@ def top_eigenvalues(matrices: np.ndarray, size: int) -> np.ndarray:
 
 
 @njit(cache=True)
-def _largest_root(diagonal, beside):
-    """The largest eigenvalue of the tridiagonal matrix with beside[i] between i - 1 and i.
+def _largest_root(diagonal: np.ndarray, beside: np.ndarray) -> float:
+    """Return the largest eigenvalue of a tridiagonal matrix.
 
     Newton's method on the characteristic polynomial from above, where it falls towards its largest
     root: with the pivots p_i = x - a_i - b_i^2 / p_(i-1), all positive there, the polynomial over
     its derivative is 1 / sum_i p_i' / p_i.
+
+    Args:
+        diagonal: (n,) the a_i.
+        beside: (n,) b_i, the entry that joins i - 1 and i.
     """
     x = 0.0
     for i in range(len(diagonal)):
@@ -196,7 +206,7 @@ def _largest_root(diagonal, beside):
 def inverse_forms(
     matrices: np.ndarray, vectors: np.ndarray, shift: np.ndarray, factor: np.ndarray
 ) -> np.ndarray:
-    """v' (shift I - factor M)^-1 v for every matrix M and vector v, by Cholesky's factors.
+    """Return v' (shift I - factor M)^-1 v for each matrix M and vector v, by Cholesky's factors.
 
     Args:
         matrices: (c, m, m) float64, symmetric; M is the first n rows and columns.

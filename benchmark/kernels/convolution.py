@@ -1,15 +1,15 @@
 """Gradients of a convolution that is followed by ReLU and 2 x 2 max-pooling.
 
-Of the four values of a window pooling lets one through, and ReLU at most that one, so at least
+Of the four values of a window pooling lets one through, and ReLU at most that one. So at least
 three quarters of a dense convolution's backward pass multiply by zero. Here only the values that
-count are looked at, four at a time. Images lie channels-last in memory.
+were let through are used, four at a time. Images lie channels-last in memory.
 """
 
 import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import suits
+from benchmark.kernels.arrays import supported_by_kernels
 from benchmark.kernels.pooling import relu_pool_backward
 
 _FAST = {"contract", "reassoc", "nsz"}
@@ -18,10 +18,10 @@ _FAST = {"contract", "reassoc", "nsz"}
 def weight_gradient(
     grad: torch.Tensor, place: torch.Tensor, x: torch.Tensor, clients: int, kernel: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients with respect to the weights and the bias, separately for each client's images.
+    """Return the gradients of weights and bias, separately for each client's images.
 
     Args:
-        grad: (m, h, w, outputs) with respect to what came out of `pooling.relu_pool`, images
+        grad: (m, h, w, outputs) gradient with respect to the output of `pooling.relu_pool`, images
             client by client.
         place: (m, h, w, outputs) from `pooling.relu_pool`.
         x: (m, height, width, inputs) images that were convolved, padding included.
@@ -29,11 +29,11 @@ def weight_gradient(
         kernel: side of the filters.
 
     Returns:
-        (clients, outputs, kernel, kernel, inputs) and (clients, outputs).
+        Of the weights (clients, outputs, kernel, kernel, inputs), of the bias (clients, outputs).
     """
     outputs, inputs = grad.shape[3], x.shape[3]
     shape = (clients, outputs, kernel, kernel, inputs)
-    if suits(x):
+    if supported_by_kernels(x):
         dw = torch.empty(clients, outputs, kernel * kernel * inputs, dtype=x.dtype)
         db = torch.empty(clients, outputs, dtype=x.dtype)
         arrays = grad.contiguous().numpy(), place.numpy(), x.contiguous().flatten(2).numpy()
@@ -53,15 +53,15 @@ def weight_gradient(
 def input_gradient(
     grad: torch.Tensor, place: torch.Tensor, weights: torch.Tensor, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Gradient with respect to the images convolved, padding included.
+    """Return the gradient with respect to the images that were convolved, padding included.
 
     Args:
         grad, place: as for `weight_gradient`.
         weights: (outputs, kernel, kernel, inputs).
-        shape: of the images, (m, height, width, inputs).
+        shape: shape of the images, (m, height, width, inputs).
     """
     outputs, kernel, _, inputs = weights.shape
-    if suits(grad):
+    if supported_by_kernels(grad):
         dx = torch.zeros(shape, dtype=grad.dtype)
         filters = weights.contiguous().flatten(2).numpy()
         arrays = grad.contiguous().numpy(), place.numpy(), filters
@@ -72,20 +72,35 @@ def input_gradient(
     return _backward(dy, x, weights, (True, False, False))[0].permute(0, 2, 3, 1)
 
 
-def _convolved(x, kernel, outputs):
+def _convolved(x: torch.Tensor, kernel: int, outputs: int) -> tuple[int, int, int, int]:
+    """Return the shape of the convolved images, before pooling."""
     return (len(x), x.shape[1] - kernel + 1, x.shape[2] - kernel + 1, outputs)
 
 
-def _backward(dy, x, weights, wanted):
-    return torch.ops.aten.convolution_backward(
-        *(t.permute(0, 3, 1, 2) for t in (dy, x, weights)), [dy.shape[3]],
-        [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted,
-    )  # fmt: skip
+def _backward(
+    dy: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, wanted: tuple[bool, bool, bool]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return torch's gradients of images, weights and bias, channels first, those `wanted`."""
+    tensors = (t.permute(0, 3, 1, 2) for t in (dy, x, weights))
+    stride, padding, dilation, output_padding = [1, 1], [0, 0], [1, 1], [0, 0]
+    form = [dy.shape[3]], stride, padding, dilation, False, output_padding, 1
+    return torch.ops.aten.convolution_backward(*tensors, *form, wanted)
 
 
 @njit(parallel=True, cache=True, fastmath=_FAST)
-def _weight_gradient(grad, place, x, kernel, inputs, dw, db):
-    """x (m, height, width * inputs), dw (clients, outputs, kernel * kernel * inputs)."""
+def _weight_gradient(
+    grad: np.ndarray,
+    place: np.ndarray,
+    x: np.ndarray,
+    kernel: int,
+    inputs: int,
+    dw: np.ndarray,
+    db: np.ndarray,
+) -> None:
+    """Fill dw (clients, outputs, kernel * kernel * inputs) and db (clients, outputs).
+
+    The images x are (m, height, width * inputs).
+    """
     m, h, w, outputs = grad.shape
     clients, _, size = dw.shape
     batch, row, width = m // clients, kernel * inputs, 2 * w
@@ -127,8 +142,10 @@ def _weight_gradient(grad, place, x, kernel, inputs, dw, db):
 
 
 @njit(parallel=True, cache=True, fastmath=_FAST)
-def _input_gradient(grad, place, weights, inputs, dx):
-    """weights (outputs, kernel, kernel * inputs), dx (m, height, width * inputs) of zeros."""
+def _input_gradient(
+    grad: np.ndarray, place: np.ndarray, weights: np.ndarray, inputs: int, dx: np.ndarray
+) -> None:
+    """Add to dx (m, height, width * inputs), zeros; weights (outputs, kernel, kernel * inputs)."""
     m, h, w, outputs = grad.shape
     kernel, row = weights.shape[1], weights.shape[2]
     for image in prange(m):

@@ -1,13 +1,13 @@
 """Inner products of a few long vectors, precise where a plain float32 ``X @ X.T`` is not.
 
 On a CPU a kernel of our own computes one half of the symmetric product, four rows with four, and
-sums blocks of columns in float64: several times faster than a general product of so few rows.
+sums blocks of columns in float64. That is several times faster than a general product of so few
+rows.
 
 The distance between two vectors that lie far from the origin and close to each other is the small
-difference of large numbers; taken from a float32 Gram matrix it is noise. So the plain product is
-looked at, and kept if distances are about as large as lengths. Otherwise one of the vectors, the
-pivot p, is subtracted first, block of columns by block of columns; the blocks are summed in
-float64.
+difference of large numbers. Taken from a float32 Gram matrix it is noise. So the plain product is
+kept only if distances are about as large as lengths. Otherwise one of the vectors, the pivot p, is
+subtracted first, block of columns by block of columns, and the blocks are summed in float64.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.arrays import as_array, supported_by_kernels
 
 _BLOCK_VALUES = 1 << 18  # values in a block: about a megabyte, so that it stays in cache
 _COLUMNS = 1024  # of a block of the kernel
@@ -29,12 +29,12 @@ _LONGEST, _SHORTEST = 1e300, 1e-280  # of sums of squares, so that many can be a
 
 
 class Gram(NamedTuple):
-    """Inner products of vectors v_i.
+    """Inner products of vectors v_1, ..., v_n.
 
     Attributes:
         inner: (n, n) float64 <v_i, v_j>, precise relative to |v_i| |v_j|.
-        about: (n + 1, n + 1) float64, inner products of v_1 - p, ..., v_n - p, p, where p is zero
-            or one of the vectors, in the midst of most of them: so that distances are precise.
+        about: (n + 1, n + 1) float64 inner products of v_1 - p, ..., v_n - p, p. So that distances
+            are precise, p is zero or one of the vectors, in the midst of most of them.
     """
 
     inner: np.ndarray
@@ -42,13 +42,21 @@ class Gram(NamedTuple):
 
     @property
     def centred(self) -> np.ndarray:
-        """(n, n) <v_i - p, v_j - p>."""
+        """Inner products (n, n) <v_i - p, v_j - p>."""
         return self.about[:-1, :-1]
 
     def mixed(self, mixing: np.ndarray) -> "Gram":
-        """The products of the vectors w_i = sum_j mixing[i, j] v_j, the same for the same
-        coefficients. The new p is s times the old one, s being the sum of coefficients that is in
-        the middle."""
+        """Return the products of vectors w_1, ..., w_m that are made of these.
+
+        Equal coefficients give equal products. The new p is s times the old one, where s is the
+        median of the sums of coefficients.
+
+        Args:
+            mixing: (m, n), w_i = sum_j mixing[i, j] v_j; or integers (m,), w_i = v_mixing[i].
+        """
+        if mixing.ndim == 1:
+            with_pivot = np.append(mixing, len(self.inner))
+            return Gram(_taken(self.inner, mixing), _taken(self.about, with_pivot))
         m, n = mixing.shape
         sums = mixing.sum(1)
         middle = np.sort(sums)[len(sums) // 2]
@@ -57,41 +65,47 @@ class Gram(NamedTuple):
         over = np.zeros((m + 1, n + 1))
         over[:m, :n], over[:m, n], over[m, n] = mixing, beyond, middle
         same = np.append(first_equal(mixing), m)
-        return Gram(self.mixed_inner(mixing), (over @ self.about @ over.T)[np.ix_(same, same)])
+        return Gram(self.mixed_inner(mixing), _taken(over @ self.about @ over.T, same))
 
     def mixed_inner(self, mixing: np.ndarray) -> np.ndarray:
-        """`inner` of the mixed vectors."""
-        return _between(mixing, self.inner)
+        """Return `mixed(mixing).inner`."""
+        return _mixed_products(mixing, self.inner)
 
     def mixed_centred(self, mixing: np.ndarray) -> np.ndarray:
-        """`centred` of the mixed vectors."""
+        """Return `mixed(mixing).centred`."""
         if not self.about[-1, -1]:  # p is zero
-            return _between(mixing, self.centred)
+            return _mixed_products(mixing, self.centred)
         return self.mixed(mixing).centred
 
 
-def _between(mixing: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """Return the products of mixtures, the same for the same coefficients."""
-    same = first_equal(mixing)
-    return (mixing @ products @ mixing.T)[np.ix_(same, same)]
+def _mixed_products(mixing: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Return the products (m, m) of mixtures; equal coefficients give equal products."""
+    if mixing.ndim == 1:
+        return _taken(products, mixing)
+    return _taken(mixing @ products @ mixing.T, first_equal(mixing))
+
+
+def _taken(products: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the products (m, m) of the vectors in some rows (m,)."""
+    return products[np.ix_(rows, rows)]
 
 
 def first_equal(rows: np.ndarray) -> np.ndarray:
-    """(m,) for every row of a small matrix the first that is equal to it."""
+    """Return for each row of a small matrix (m, k) the number of the first equal row, (m,)."""
     seen = {}
     return np.array([seen.setdefault(row.tobytes(), i) for i, row in enumerate(rows + 0.0)], int)
 
 
 def power_of_two(number: float) -> float:
-    """Return the largest power of two that is not larger than a number; 0 for 0."""
+    """Return the largest power of two that is at most a number; 0 for 0."""
     return float(np.ldexp(0.5, np.frexp(number)[1])) if number else 0.0
 
 
 def in_range(inner: np.ndarray) -> np.ndarray:
-    """Return inner products if squares can be added.
+    """Return inner products (n, n) if sums of them are finite.
 
     Raises:
-        ValueError: if they cannot: they are too large.
+        ValueError: if they are too large.
     """
     if not np.abs(inner).max(initial=0.0) < _LONGEST:
         raise ValueError("updates are too long: their squared lengths must be below 1e300")
@@ -110,17 +124,18 @@ def refuse_short(largest: float, *vectors: torch.Tensor | None) -> None:
 
 
 def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
-    """Inner products of the rows of x.
+    """Return the inner products of the rows of x.
+
+    All inner products of linear combinations of the rows follow from them, and all distances of
+    combinations with the same sum of coefficients. Distances are relatively precise also where
+    |x_i| is 1e5 times larger than |x_i - x_j|, and where rows differ by 20 orders of magnitude.
 
     Args:
         x: (n, d), any floating-point dtype and device, finite.
-        extra: (e, d) more vectors, to stand behind the rows.
+        extra: (e, d) more vectors, which stand behind the rows.
 
     Returns:
-        The products on the host. Any linear combination of rows is a combination of these vectors,
-        so all inner products follow, and of combinations with the same sum of coefficients all
-        distances. These are relatively precise also where |x_i| is 1e5 times larger than
-        |x_i - x_j|, and where rows differ by 20 orders of magnitude.
+        The products of the n + e vectors, on the host.
 
     Raises:
         ValueError: if float64 does not hold sums of squared lengths, since they are too large, or
@@ -131,7 +146,7 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
             f"vectors of {x.shape[1]} numbers, and others of shape {tuple(extra.shape)}"
         )
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if suits(x):
+    if supported_by_kernels(x):
         inner = _symmetric(*as_array(x), _extra_rows(extra, x))
     else:
         inner = _products(x, extra, None, dtype)[:-1, :-1]
@@ -149,19 +164,32 @@ def gram(x: torch.Tensor, extra: torch.Tensor | None = None) -> Gram:
     return Gram(inner, about)
 
 
-def _extra_rows(extra, x):
+def _extra_rows(extra: torch.Tensor | None, x: torch.Tensor) -> np.ndarray:
     rows = x.new_empty(0, x.shape[1]) if extra is None else extra.to(x)
     return rows.contiguous().numpy()
 
 
 @njit(cache=True, inline="always")
-def _row(x, extra, i, start, end):
+def _row(x: np.ndarray, extra: np.ndarray, i: int, start: int, end: int) -> np.ndarray:
     return x[i, start:end] if i < len(x) else extra[i - len(x), start:end]
 
 
 @njit(cache=True, inline="always")
-def tile(u0, u1, u2, u3, v0, v1, v2, v3):
-    """The sixteen inner products of four vectors with four, summed in their own precision."""
+def tile(
+    u0: np.ndarray,
+    u1: np.ndarray,
+    u2: np.ndarray,
+    u3: np.ndarray,
+    v0: np.ndarray,
+    v1: np.ndarray,
+    v2: np.ndarray,
+    v3: np.ndarray,
+) -> tuple[tuple[float, float, float, float], ...]:
+    """Return the sixteen inner products of four vectors with four, summed in their own precision.
+
+    Returns:
+        Four tuples of four: <u_p, v_q> is number q of tuple p.
+    """
     s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = u0.dtype.type(0.0)
     s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = u0.dtype.type(0.0)
     for k in range(len(u0)):
@@ -183,15 +211,25 @@ def tile(u0, u1, u2, u3, v0, v1, v2, v3):
         s31 += a3 * b1
         s32 += a3 * b2
         s33 += a3 * b3
-    return (
-        (s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33)
-    )  # fmt: skip
+    first, second = (s00, s01, s02, s03), (s10, s11, s12, s13)
+    third, fourth = (s20, s21, s22, s23), (s30, s31, s32, s33)
+    return first, second, third, fourth
 
 
 @njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _add_products(x, extra, first, step, start, end, total):
-    """Add the products of columns start..end-1 of rows i..i+3 with all from i on to the total, for
-    i = first, first + step, ..."""
+def _add_products(
+    x: np.ndarray,
+    extra: np.ndarray,
+    first: int,
+    step: int,
+    start: int,
+    end: int,
+    total: np.ndarray,
+) -> None:
+    """Add to the total the products of rows i, ..., i + 3 with all rows from i on.
+
+    They are taken over columns start, ..., end - 1, for i = first, first + step, ...
+    """
     n = len(x) + len(extra)
     for i in range(first, n, step):  # rows behind the last are the last once more
         u0 = _row(x, extra, i, start, end)
@@ -210,11 +248,11 @@ def _add_products(x, extra, first, step, start, end, total):
 
 
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _symmetric(x, d, extra):
-    """Inner products of the first d columns of the rows of x, and of the extra rows; float64.
+def _symmetric(x: np.ndarray, d: int, extra: np.ndarray) -> np.ndarray:
+    """Return the inner products of the rows of x, first d columns, and of the extra rows; float64.
 
-    Of a few vectors a job takes a chunk of the columns, with sums of its own. Of many, whose sums
-    are large, it takes a share of the rows, a few blocks after the other.
+    With few vectors a job takes a chunk of the columns, with sums of its own. With many, whose sums
+    are large, it takes a share of the rows, a few blocks of columns at a time.
     """
     n = len(x) + len(extra)
     blocks = (d + _COLUMNS - 1) // _COLUMNS
@@ -239,9 +277,19 @@ def _symmetric(x, d, extra):
     return total
 
 
-def _products(x, extra, pivot, dtype) -> np.ndarray:
-    """Inner products of the rows less row `pivot`, and of this; or, if it is None, of the rows, and
-    of zero. In blocks of a dtype."""
+def _products(
+    x: torch.Tensor, extra: torch.Tensor | None, pivot: int | None, dtype: torch.dtype
+) -> np.ndarray:
+    """Return the inner products of all vectors less the pivot, and behind them of the pivot.
+
+    Args:
+        x, extra: as for `gram`.
+        pivot: its row; None: it is zero.
+        dtype: of the blocks.
+
+    Returns:
+        (n + e + 1, n + e + 1) float64, on the host.
+    """
     n, d = x.shape
     size = n + 1 + (0 if extra is None else len(extra))
     block = min(d, max(2048, _BLOCK_VALUES // size))
@@ -263,8 +311,10 @@ def _products(x, extra, pivot, dtype) -> np.ndarray:
 
 
 def _same_rows(x: torch.Tensor, extra: torch.Tensor | None) -> np.ndarray:
-    """For every vector, and for the pivot behind them, the first that is equal to it: in general
-    products those of equal vectors may differ in the last bit."""
+    """Return for each vector, and for the pivot behind them, the first vector equal to it.
+
+    In general matrix products those of equal vectors may differ in the last bit.
+    """
     rows = [*x, *(() if extra is None else extra.to(x))]
     sample = torch.stack([row[:: max(1, len(row) // _SAMPLE)] for row in rows])
     alike = first_equal(sample.double().cpu().numpy())
@@ -278,8 +328,11 @@ def _same_rows(x: torch.Tensor, extra: torch.Tensor | None) -> np.ndarray:
 
 
 def _conditioning(centred: np.ndarray) -> tuple[int, float]:
-    """The row closest to its nearer half of the others, and how tight that half is about it,
-    as a share of its squared distance from the pivot."""
+    """Return the row closest to the nearer half of the others, and how tight that half is.
+
+    It is measured by the squared distance to the farthest of the half, as a share of the row's
+    squared distance from the pivot.
+    """
     n = len(centred)
     squared = squared_distances(centred)
     near = np.sort(squared, axis=1)[:, n // 2]
@@ -289,8 +342,11 @@ def _conditioning(centred: np.ndarray) -> tuple[int, float]:
 
 
 def squared_distances(inner: np.ndarray) -> np.ndarray:
-    """|v_i - v_j|^2 from inner products <v_i, v_j>, (n, n); exactly 0 on the diagonal, and exactly
-    symmetric, so that what is equally far stays so (matrix products are not, in the last bit)."""
+    """Return the squared distances |v_i - v_j|^2, (n, n), of inner products <v_i, v_j>.
+
+    They are exactly 0 on the diagonal and exactly symmetric, so that ties stay ties. Matrix
+    products are not, in the last bit.
+    """
     lengths = np.diagonal(inner)
     squared = np.maximum(lengths[:, None] + lengths[None, :] - (inner + inner.T), 0.0)
     np.fill_diagonal(squared, 0.0)
@@ -298,10 +354,14 @@ def squared_distances(inner: np.ndarray) -> np.ndarray:
 
 
 def distances_from(weights: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """(n,) distances |v_i - z| from the average z = sum_j weights[j] v_j, the weights of sum 1.
+    """Return the distances |v_i - z|, (n,), from the average z = sum_j weights[j] v_j.
 
-    From inner products <v_i, v_j> about a centre among most of the vectors, not from squared
-    distances: of those, a vector of length 1e20 and weight 1e-20 adds 1e20 that must cancel.
+    They are taken from inner products and not from squared distances. To those, a vector of length
+    1e20 and weight 1e-20 would add 1e20 that has to cancel.
+
+    Args:
+        weights: (n,), of sum 1.
+        inner: (n, n) inner products <v_i, v_j> about a centre among most of the vectors.
     """
     toward = inner @ weights
     return np.sqrt(np.maximum(np.diagonal(inner) - 2.0 * toward + weights @ toward, 0.0))

@@ -8,14 +8,14 @@ from benchmark.kernels.arrays import as_array
 
 
 def group_distances(x: torch.Tensor, groups: list[np.ndarray]) -> np.ndarray:
-    """Squared distances of the rows of x in every group of coordinates.
+    """Return the squared distances of the rows of x in each group of coordinates.
 
     Args:
-        x: (n, d), such that `arrays.suits` says yes. Not changed.
+        x: (n, d), supported by kernels, see `arrays.supported_by_kernels`. Not changed.
         groups: p arrays of column indices, none of them empty.
 
     Returns:
-        (p, n, n) float64, exactly symmetric, and exactly 0 between equal rows.
+        (p, n, n) float64, exactly symmetric and exactly 0 between equal rows.
     """
     bounds = np.cumsum([0] + [len(group) for group in groups])
     out = np.zeros((len(groups), len(x), len(x)))
@@ -24,7 +24,7 @@ def group_distances(x: torch.Tensor, groups: list[np.ndarray]) -> np.ndarray:
 
 
 @njit(cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
-def _distances(x, columns, bounds, out):
+def _distances(x: np.ndarray, columns: np.ndarray, bounds: np.ndarray, out: np.ndarray) -> None:
     n = len(x)
     for g in prange(len(bounds) - 1):
         start, width = bounds[g], bounds[g + 1] - bounds[g]

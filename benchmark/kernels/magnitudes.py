@@ -1,10 +1,10 @@
-"""How often a coordinate of some vectors is small, and how long their layers are, in one pass."""
+"""Counts of small numbers in each coordinate, and norms of the layers of vectors, in one pass."""
 
 import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.arrays import as_array, supported_by_kernels
 from benchmark.kernels.blocks import COLUMNS, pieces
 from benchmark.kernels.gram import refuse_short
 
@@ -12,15 +12,15 @@ from benchmark.kernels.gram import refuse_short
 def small_counts(
     x: torch.Tensor, bounds: torch.Tensor, starts: list[int]
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Counts of small numbers in every column, and lengths of the rows, layer by layer.
+    """Return the counts of small numbers in each column, and the norms of the rows by layers.
 
     Args:
         x: (n, d). Not changed.
-        bounds: (n,) a number of row i is small if its magnitude is less than bounds[i].
-        starts: (L,) first column of every layer, ascending from 0.
+        bounds: (n,) a number of row i is small if its magnitude is below bounds[i].
+        starts: (L,) the first column of each layer, ascending from 0.
 
     Returns:
-        (d,) float32 how many of the n numbers of the column are small, and (L, n) float64 norms.
+        Counts (d,), float32, and norms (L, n), float64.
 
     Raises:
         ValueError: if squared lengths exceed what float64 holds, or all vanish in it.
@@ -28,13 +28,13 @@ def small_counts(
     n, d = x.shape
     counts = torch.empty(d, dtype=torch.float32, device=x.device)
     stops = [*starts[1:], d]
-    if suits(x):
+    if supported_by_kernels(x):
         ends = [np.arange(a, b, COLUMNS) for a, b in zip(starts, stops, strict=True)]
         firsts = np.append(np.concatenate(ends), d)
         squares = np.zeros((len(firsts) - 1, n))
         limits = bounds.to(x.dtype).numpy()
         _small_counts(as_array(x)[0], limits, firsts, counts.numpy(), squares)
-        if 1e-30 < squares.max() < np.inf:  # float32 neither over- nor underflowed
+        if 1e-30 < squares.max() < np.inf:  # float32 did not overflow or underflow
             layer = np.cumsum([0] + [len(part) for part in ends])[:-1]
             return counts, np.sqrt(np.add.reduceat(squares, layer))
     squares = np.zeros((len(starts), n))
@@ -50,7 +50,9 @@ def small_counts(
 
 
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _small_counts(x, limits, firsts, counts, squares):
+def _small_counts(
+    x: np.ndarray, limits: np.ndarray, firsts: np.ndarray, counts: np.ndarray, squares: np.ndarray
+) -> None:
     for p in prange(len(firsts) - 1):
         start, stop = firsts[p], firsts[p + 1]
         number = np.zeros(stop - start, np.int32)

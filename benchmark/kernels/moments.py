@@ -1,29 +1,29 @@
 """Mean and deviation of every coordinate of a few long vectors, in one pass.
 
-On a CPU a block of columns is read once and stays in cache while its sums are taken; elsewhere, and
+On a CPU a block of columns is read once and stays in cache while its sums are taken. Elsewhere, and
 for other dtypes, torch computes the same. Columns whose sums or squares overflow or vanish in the
-dtype of x are taken again, in units of their largest number.
+dtype of x are computed again, in units of their largest number.
 """
 
 import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.arrays import as_array, supported_by_kernels
 from benchmark.kernels.blocks import COLUMNS, pieces
 
 
 def mean_and_std(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and sample standard deviation (divided by n - 1) of every column.
+    """Return the mean and the sample standard deviation (divided by n - 1) of each column.
 
     Args:
         x: (n, d), n >= 2. Not changed.
 
     Returns:
-        Two tensors (d,) of the dtype of x.
+        Two tensors (d,), of the dtype of x.
     """
     mean, std = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-    if suits(x):
+    if supported_by_kernels(x):
         smallest = 100 * torch.finfo(x.dtype).tiny  # of squares that have not lost digits
         _mean_and_std(*as_array(x), mean.numpy(), std.numpy(), smallest)
     else:
@@ -37,7 +37,9 @@ def mean_and_std(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _mean_and_std(x, d, mean, std, smallest):
+def _mean_and_std(
+    x: np.ndarray, d: int, mean: np.ndarray, std: np.ndarray, smallest: float
+) -> None:
     n = len(x)
     for b in prange((d + COLUMNS - 1) // COLUMNS):
         start, end = b * COLUMNS, min(d, (b + 1) * COLUMNS)
@@ -65,7 +67,7 @@ def _mean_and_std(x, d, mean, std, smallest):
 
 
 @njit(cache=True, error_model="numpy")
-def _large_mean(column):
+def _large_mean(column: np.ndarray) -> float:
     total = 0.0
     for value in column:
         total += np.float64(value) / len(column)
@@ -73,7 +75,7 @@ def _large_mean(column):
 
 
 @njit(cache=True, error_model="numpy")
-def _extreme_deviation(column, centre):
+def _extreme_deviation(column: np.ndarray, centre: float) -> float:
     unit = 0.0
     for value in column:
         unit = max(unit, abs(np.float64(value) / 2 - np.float64(centre) / 2))

@@ -1,7 +1,7 @@
-"""Long vectors of noise, each a function of a key: fast, and the same whatever computes them.
+"""Long vectors of noise, each a function of a key.
 
-The j-th number of a vector is a hash of its key and j, so neither the order in which numbers are
-drawn, nor how many threads draw them, nor what was drawn before matters. The hash is two rounds of
+The j-th number of a vector is a hash of its key and j. So the order in which numbers are drawn, the
+number of threads and what was drawn before make no difference. The hash is two rounds of
 Chris Wellons' 32-bit integer permutation; normal numbers are made of two uniform ones by Box and
 Muller's formula, with polynomials for logarithm and circle that vector instructions can evaluate
 (absolute error below 1e-5).
@@ -15,10 +15,10 @@ _BLOCK = 1024
 
 
 def uniform(keys: np.ndarray, d: int) -> torch.Tensor:
-    """(len(keys), d) float32 numbers, uniform on [0, 1) in steps of 2^-24.
+    """Return numbers (k, d), float32, uniform on [0, 1) in steps of 2^-24.
 
     Args:
-        keys: (k,) uint64, one a row.
+        keys: (k,) uint64, one for each row.
         d: numbers in a row.
     """
     out = np.empty((len(keys), d), np.float32)
@@ -27,15 +27,15 @@ def uniform(keys: np.ndarray, d: int) -> torch.Tensor:
 
 
 def normal(keys: np.ndarray, d: int) -> torch.Tensor:
-    """(len(keys), d) float32 standard normal numbers, none beyond 5.8; see `uniform`."""
+    """Return standard normal numbers (k, d), float32, none beyond 5.8; see `uniform`."""
     out = np.empty((len(keys), d), np.float32)
     _normal(np.asarray(keys, np.uint64), out)
     return torch.from_numpy(out)
 
 
 @njit(cache=True, inline="always")
-def _hash(j, low, high):
-    """32 random bits of a 32-bit counter and the two halves of a key."""
+def _hash(j: int, low: np.uint32, high: np.uint32) -> np.uint32:
+    """Return 32 random bits for a 32-bit counter and the two halves of a key."""
     h = np.uint32(np.uint32(j) ^ low)
     h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D))
     h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
@@ -46,7 +46,7 @@ def _hash(j, low, high):
 
 
 @njit(cache=True, parallel=True)
-def _uniform(keys, out):
+def _uniform(keys: np.ndarray, out: np.ndarray) -> None:
     d = out.shape[1]
     blocks = (d + _BLOCK - 1) // _BLOCK
     for job in prange(len(keys) * blocks):
@@ -58,7 +58,7 @@ def _uniform(keys, out):
 
 
 @njit(cache=True, parallel=True)
-def _normal(keys, out):
+def _normal(keys: np.ndarray, out: np.ndarray) -> None:
     d = out.shape[1]
     half = _BLOCK // 2
     blocks = (d + _BLOCK - 1) // _BLOCK

@@ -1,15 +1,15 @@
-"""How far long vectors lie from a point, and how far along a direction; exact enough to promise
-that a vector keeps a distance.
+"""Distances of long vectors from a point and inner products with a direction, in float64.
 
-Differences and sums are in float64, so that vectors far from zero and close to the point lose
-nothing. On a CPU one pass over the vectors.
+They are exact enough to guarantee that a vector keeps a distance: differences and sums are in
+float64, so that vectors far from zero and close to the point lose nothing. On a CPU it takes one
+pass over the vectors.
 """
 
 import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits, summed
+from benchmark.kernels.arrays import as_array, summed, supported_by_kernels
 from benchmark.kernels.blocks import pieces
 from benchmark.kernels.gram import refuse_short
 
@@ -20,7 +20,7 @@ _CHUNKS = 16  # at most so many threads; the order of summation does not depend 
 def offsets(
     x: torch.Tensor, centre: torch.Tensor, direction: torch.Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances |x_i - c|^2 of the rows of x, and inner products <x_i - c, p>.
+    """Return the squared distances |x_i - c|^2 of the rows of x, and the products <x_i - c, p>.
 
     Args:
         x: (n, d), finite. Not changed.
@@ -28,7 +28,7 @@ def offsets(
         direction: (d,) p; by default zero.
 
     Returns:
-        Two (n,) float64 arrays, on the host.
+        Two arrays (n,), float64, on the host.
 
     Raises:
         ValueError: if squared lengths exceed what float64 holds, or all vanish in it.
@@ -43,12 +43,14 @@ def offsets(
     return squared, along
 
 
-def _summed(x, centre, direction) -> tuple[np.ndarray, np.ndarray]:
-    if suits(x):
+def _summed(
+    x: torch.Tensor, centre: torch.Tensor, direction: torch.Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if supported_by_kernels(x):
         array, d = as_array(x)
-        given = x.new_empty(0) if direction is None else direction.to(x)
-        centre = centre if suits(centre) else centre.double()
-        return _offsets(array, d, centre.contiguous().numpy(), given.contiguous().numpy())
+        along = x.new_empty(0) if direction is None else direction.to(x)
+        centre = centre if supported_by_kernels(centre) else centre.double()
+        return _offsets(array, d, centre.contiguous().numpy(), along.contiguous().numpy())
     squared = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     along = torch.zeros_like(squared)
     for columns, part in pieces(x):
@@ -60,9 +62,9 @@ def _summed(x, centre, direction) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exact_mean(x: torch.Tensor) -> torch.Tensor:
-    """(d,) the mean of the rows of x, (n, d), in float64."""
+    """Return the mean (d,) of the rows of x (n, d), in float64."""
     mean = torch.empty(x.shape[1], dtype=torch.float64, device=x.device)
-    if suits(x):
+    if supported_by_kernels(x):
         _exact_mean(*as_array(x), mean.numpy())
     else:
         for columns, part in pieces(x):
@@ -71,7 +73,7 @@ def exact_mean(x: torch.Tensor) -> torch.Tensor:
 
 
 @njit(parallel=True, cache=True)
-def _exact_mean(x, d, mean):
+def _exact_mean(x: np.ndarray, d: int, mean: np.ndarray) -> None:
     for b in prange((d + _COLUMNS - 1) // _COLUMNS):
         start, end = b * _COLUMNS, min(d, (b + 1) * _COLUMNS)
         total = mean[start:end]
@@ -85,7 +87,9 @@ def _exact_mean(x, d, mean):
 
 
 @njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _offsets(x, d, centre, direction):
+def _offsets(
+    x: np.ndarray, d: int, centre: np.ndarray, direction: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     n = len(x)
     blocks = (d + _COLUMNS - 1) // _COLUMNS
     chunks = min(_CHUNKS, blocks)

@@ -1,9 +1,9 @@
 """Order statistics of every coordinate of a few long vectors, or of mixtures of them.
 
-On a CPU a sorting network runs over blocks of columns: a comparator is an element-wise minimum and
+On a CPU a sorting network runs over blocks of columns. A comparator is an element-wise minimum and
 maximum of two rows, so that a block is sorted by vector instructions while it lies in cache.
-Comparators that no wanted rank depends on are left out. Mixtures exist block by block only. Half
-precision is widened block by block; on other devices torch sorts, also block by block.
+Comparators that no wanted rank depends on are left out. Mixtures exist only block by block. Half
+precision is converted block by block. On other devices torch sorts, also block by block.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,31 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits, summed
-from benchmark.kernels.blocks import COLUMNS, count_unit, load_block, mixed, pieces, source
+from benchmark.kernels.arrays import as_array, summed, supported_by_kernels
+from benchmark.kernels.blocks import (
+    COLUMNS,
+    count_unit,
+    kernel_arguments,
+    load_block,
+    mixed,
+    pieces,
+)
 
 
 def sorted_mean(
     x: torch.Tensor, low: int, high: int, mixing: np.ndarray | None = None
 ) -> tuple[torch.Tensor, "Window"]:
-    """Mean of the order statistics low, ..., high - 1 (ascending, from 0) of every column.
+    """Return the mean of the order statistics low, ..., high - 1 of each column.
+
+    Ranks ascend from 0. The median is the middle one or two, the trimmed mean b, ..., n - b - 1.
 
     Args:
         x: (n, d), finite. Not changed.
         low, high: the ranks kept, 0 <= low < high <= n (or m).
-        mixing: (m, n): of the vectors mixing @ x instead of those of x.
+        mixing: how m vectors, to be used instead, are made of those of x, see `blocks`.
 
     Returns:
-        (d,) of the dtype of x: for the median the middle one or two, for the trimmed mean b..n-b;
-        and the window of values that it is the mean of.
+        The mean (d,), of the dtype of x, and the window of values that it is the mean of.
     """
     return _window_mean(x, mixing, low, high - low, 0)
 
@@ -37,19 +45,20 @@ def sorted_mean(
 def nearest_mean(
     x: torch.Tensor, count: int, mixing: np.ndarray | None = None, trim: int | None = None
 ) -> tuple[torch.Tensor, "Window"]:
-    """Mean of the `count` values nearest the median, or a trimmed mean, of every column.
+    """Return the mean of the `count` values nearest a centre, of each column.
 
-    They are consecutive order statistics: a window of `count` sorted values moves up from the
-    lowest as long as the value that would come in is nearer than the one that would go out, so of
-    equally near ones the lower stays.
+    The centre is the median, or a trimmed mean. The nearest values are consecutive order
+    statistics: a window of `count` sorted values moves up from the lowest as long as the value that
+    would come in is nearer than the one that would go out. So of equally near ones the lower stays.
 
     Args:
         x, mixing: as for `sorted_mean`.
         count: 1 <= count <= n (or m).
-        trim: nearest to the mean without so many values at each end; by default to the median.
+        trim: how many values the trimmed mean leaves out at each end; None: the centre is the
+            median.
 
     Returns:
-        (d,) of the dtype of x, and the window of values that it is the mean of.
+        The mean (d,), of the dtype of x, and the window of values that it is the mean of.
     """
     m = len(x) if mixing is None else len(mixing)
     return _window_mean(x, mixing, None, count, (m - 1) // 2 if trim is None else trim)
@@ -57,13 +66,13 @@ def nearest_mean(
 
 @dataclass(frozen=True)
 class Window:
-    """The consecutive order statistics of every column that a mean was taken of.
+    """The consecutive order statistics of each column that a mean was taken of.
 
     Attributes:
         x, mixing: the vectors, as for `sorted_mean`.
-        first: lowest rank kept, from 0, (d,), or (1,) if it is the same for all columns.
+        first: (d,) lowest rank kept, from 0; (1,) if it is the same for all columns.
         count: how many ranks are kept.
-        smallest, largest: (d,) the values of the lowest and the highest of them, in float32 at
+        smallest, largest: (d,) the values of the lowest and of the highest rank kept, in float32 at
             least.
     """
 
@@ -75,12 +84,12 @@ class Window:
     largest: torch.Tensor
 
     def share(self, rows: np.ndarray) -> np.ndarray:
-        """Shares of the weight that some of the vectors received, averaged over the columns.
+        """Return the shares of the weight that vectors received, averaged over the columns.
 
-        Each of the ranks kept carries 1 / count; equal values share what they get.
+        Each rank kept has the weight 1 / count. Equal values share what their ranks have.
 
         Args:
-            rows: indices (k,).
+            rows: (k,) the numbers of the vectors.
 
         Returns:
             (k,) float64.
@@ -90,16 +99,24 @@ class Window:
         for columns, part in pieces(self.x):
             first = self.first[columns] if len(self.first) > 1 else self.first
             window = first, self.count, self.smallest[columns], self.largest[columns]
-            work = _shares_by_kernel if suits(part) else _shares_by_torch
+            work = _shares_by_kernel if supported_by_kernels(part) else _shares_by_torch
             total += part.shape[1] / d * work(part, self.mixing, rows, *window)
         return total
 
 
-def _window_mean(x, mixing, low, count, trim):
-    """Of the ranks low, ..., low + count - 1; if low is None, of the `count` nearest the mean of
-    all but `trim` at each end."""
+def _window_mean(
+    x: torch.Tensor, mixing: np.ndarray | None, low: int | None, count: int, trim: int
+) -> tuple[torch.Tensor, Window]:
+    """Return the mean of a window of `count` ranks of each column, and the window.
+
+    Args:
+        x, mixing: as for `sorted_mean`.
+        low: first rank; None: the ranks are those nearest the mean of all but `trim` at each end.
+        count: how many ranks.
+        trim: see `low`.
+    """
     results = [
-        (_by_kernel if suits(part) else _by_torch)(part, mixing, low, count, trim)
+        (_by_kernel if supported_by_kernels(part) else _by_torch)(part, mixing, low, count, trim)
         for _, part in pieces(x)
     ]
     mean, first, smallest, largest = (
@@ -109,10 +126,12 @@ def _window_mean(x, mixing, low, count, trim):
     return mean.to(x.dtype), Window(x, mixing, first, count, smallest, largest)
 
 
-def _by_kernel(x, mixing, low, count, trim):
-    """The mean, the first rank, the smallest and the largest value of every column."""
+def _by_kernel(
+    x: torch.Tensor, mixing: np.ndarray | None, low: int | None, count: int, trim: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the mean, the first rank, the smallest and the largest value of each column."""
     array, d = as_array(x)
-    vectors = source(mixing, array)
+    vectors = kernel_arguments(mixing, array)
     m = vectors[-1]
     unit = count_unit(np.array([count, m - 2 * trim])).astype(array.dtype)
     network = _network(m, 0, m) if low is None else _network(m, low, low + count)
@@ -123,8 +142,10 @@ def _by_kernel(x, mixing, low, count, trim):
     return mean, first, smallest, largest
 
 
-def _by_torch(x, mixing, low, count, trim):
-    """As `_by_kernel`."""
+def _by_torch(
+    x: torch.Tensor, mixing: np.ndarray | None, low: int | None, count: int, trim: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what `_by_kernel` returns, computed by torch."""
     x = mixed(x, mixing)
     m = len(x)
     ordered = torch.sort(x, dim=0).values
@@ -138,19 +159,36 @@ def _by_torch(x, mixing, low, count, trim):
     return _mean(near), first, near[0], near[-1]
 
 
-def _mean(rows):
-    """The mean of the rows, whose sum does not overflow."""
+def _mean(rows: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the rows, without overflow of their sum."""
     unit = float(count_unit(len(rows)))
     return (rows * unit).sum(0) / (len(rows) * unit)
 
 
-def _shares_by_kernel(x, mixing, rows, first, count, smallest, largest):
+def _shares_by_kernel(
+    x: torch.Tensor,
+    mixing: np.ndarray | None,
+    rows: np.ndarray,
+    first: torch.Tensor,
+    count: int,
+    smallest: torch.Tensor,
+    largest: torch.Tensor,
+) -> np.ndarray:
     array, d = as_array(x)
-    first, smallest, largest = (part.numpy() for part in (first, smallest, largest))
-    return _shares(array, d, *source(mixing, array), rows, first, count, smallest, largest)
+    vectors = kernel_arguments(mixing, array)
+    low, high = smallest.numpy(), largest.numpy()
+    return _shares(array, d, *vectors, rows, first.numpy(), count, low, high)
 
 
-def _shares_by_torch(x, mixing, rows, first, count, smallest, largest):
+def _shares_by_torch(
+    x: torch.Tensor,
+    mixing: np.ndarray | None,
+    rows: np.ndarray,
+    first: torch.Tensor,
+    count: int,
+    smallest: torch.Tensor,
+    largest: torch.Tensor,
+) -> np.ndarray:
     x = mixed(x, mixing)
     below_low, at_low = (x < smallest).sum(0), (x == smallest).sum(0)
     below_high, at_high = (x < largest).sum(0), (x == largest).sum(0)
@@ -166,7 +204,10 @@ def _shares_by_torch(x, mixing, rows, first, count, smallest, largest):
 
 @lru_cache(maxsize=256)
 def _network(n: int, low: int, high: int) -> np.ndarray:
-    """Comparators (i, j), i < j, of Batcher's odd-even merge sort that ranks low..high-1 need."""
+    """Return the comparators (i, j), i < j, of Batcher's odd-even merge sort, (c, 2).
+
+    Only those that the ranks low, ..., high - 1 depend on.
+    """
     comparators = []
     p = 1
     while p < n:
@@ -188,10 +229,12 @@ def _network(n: int, low: int, high: int) -> np.ndarray:
 
 
 @njit(cache=True, inline="always")
-def _sort_block(block, network, width):
-    """Sort the columns; returns which row holds which rank. A comparator writes into the last two
-    rows, which are free, and frees the two that it read: in place the compiler takes the numbers
-    one by one, five times as slowly."""
+def _sort_block(block: np.ndarray, network: np.ndarray, width: int) -> np.ndarray:
+    """Sort the columns of a block and return the row of each rank.
+
+    A comparator writes into the last two rows, which are free, and frees the two that it read. In
+    place the compiler would take the numbers one by one, five times as slowly.
+    """
     place = np.arange(len(block))
     for c in range(network.shape[0]):
         i, j = network[c, 0], network[c, 1]
@@ -209,10 +252,27 @@ def _sort_block(block, network, width):
 
 @njit(parallel=True, cache=True)
 def _means(
-    x, d, mixing, divisors, rows, m, network, low, count, trim, unit, mean, first, smallest, largest
-):
-    """Means of the window of `count` ranks from `low`, or, if low < 0, nearest the mean of all but
-    `trim` values at each end, the median with as many as can be."""
+    x: np.ndarray,
+    d: int,
+    mixing: np.ndarray,
+    divisors: np.ndarray,
+    rows: np.ndarray,
+    m: int,
+    network: np.ndarray,
+    low: int,
+    count: int,
+    trim: int,
+    unit: np.ndarray,
+    mean: np.ndarray,
+    first: np.ndarray,
+    smallest: np.ndarray,
+    largest: np.ndarray,
+) -> None:
+    """Fill the last four with what `_by_kernel` returns.
+
+    The window has `count` ranks from `low` on. If low < 0, it has those nearest the mean of all but
+    `trim` values at each end, which is the median if as many as can be are left out.
+    """
     # Numbers are added in units of a power of two, so that their sum does not overflow.
     own, central = unit
     divisor, between = x.dtype.type(count) * own, x.dtype.type(m - 2 * trim) * central
@@ -242,7 +302,7 @@ def _means(
                     middle[k] += row[k] * central
             for k in range(width):
                 middle[k] /= between
-            for s in range(m - count):  # once the value that would come in is farther, it stays so
+            for s in range(m - count):  # a value that would come in, once farther, stays so
                 leaving, coming = block[place[s]], block[place[s + count]]
                 for k in range(width):
                     window[k] += middle[k] > leaving[k] * half + coming[k] * half
@@ -259,8 +319,8 @@ def _means(
 
 
 @njit(cache=True, fastmath={"reassoc", "nsz"})
-def _total(values):
-    """The sum in an order that suits vector instructions."""
+def _total(values: np.ndarray) -> float:
+    """The sum in an order that supported_by_kernels vector instructions."""
     total = values.dtype.type(0.0)
     for k in range(len(values)):
         total += values[k]
@@ -268,7 +328,20 @@ def _total(values):
 
 
 @njit(parallel=True, cache=True)
-def _shares(x, d, mixing, divisors, rows, m, wanted, first, count, smallest, largest):
+def _shares(
+    x: np.ndarray,
+    d: int,
+    mixing: np.ndarray,
+    divisors: np.ndarray,
+    rows: np.ndarray,
+    m: int,
+    wanted: np.ndarray,
+    first: np.ndarray,
+    count: int,
+    smallest: np.ndarray,
+    largest: np.ndarray,
+) -> np.ndarray:
+    """Return the shares (k,) of the `wanted` vectors, see `Window.share`."""
     blocks = (d + COLUMNS - 1) // COLUMNS
     shares = np.zeros((blocks, len(wanted)))
     one, zero = x.dtype.type(1.0), x.dtype.type(0.0)

@@ -1,24 +1,25 @@
-"""The outermost number of every coordinate, on the side away from the mean's sign, in one pass."""
+"""The outermost number of each coordinate, on the side against the mean's sign, in one pass."""
 
+import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
+from benchmark.kernels.arrays import as_array, supported_by_kernels
 from benchmark.kernels.blocks import COLUMNS, pieces
 
 
 def outermost(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every column, how far it reaches against the sign of its mean.
+    """Return how far each column reaches against the sign of its mean.
 
     Args:
         x: (n, d). Not changed.
 
     Returns:
-        reach: (d,) the largest of side * x_i.
-        side: (d,) 1 where the mean is negative, otherwise -1.
+        reach: (d,) the largest side * x_i.
+        side: (d,) 1 where the mean is negative, else -1.
     """
     reach, side = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-    if suits(x):
+    if supported_by_kernels(x):
         _outermost(*as_array(x), reach.numpy(), side.numpy())
         return reach, side
     for columns, part in pieces(x):
@@ -29,7 +30,7 @@ def outermost(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @njit(parallel=True, cache=True)
-def _outermost(x, d, reach, side):
+def _outermost(x: np.ndarray, d: int, reach: np.ndarray, side: np.ndarray) -> None:
     n, one = len(x), x.dtype.type(1.0)
     for b in prange((d + COLUMNS - 1) // COLUMNS):
         start, end = b * COLUMNS, min(d, (b + 1) * COLUMNS)

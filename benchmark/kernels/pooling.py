@@ -6,14 +6,14 @@ from numba import njit, prange
 
 
 def relu_pool(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """max(0, .) of the maximum over 2 x 2 windows; odd last rows and columns are left out.
+    """Return max(0, .) of the maximum over 2 x 2 windows; odd last rows and columns are left out.
 
     Args:
-        x: (m, height, width, channels) contiguous.
+        x: (m, height, width, channels), contiguous.
 
     Returns:
-        The pooled images (m, height // 2, width // 2, channels), and for each value which of its
-        window's four places it came from (uint8; 4: nowhere, the maximum was not positive).
+        The pooled images (m, height // 2, width // 2, channels), and for each value from which of
+        its window's four places it came (uint8; 4: from none, the maximum was not positive).
     """
     m, height, width, channels = x.shape
     shape = (m, height // 2, width // 2, channels)
@@ -31,7 +31,7 @@ def relu_pool(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def relu_pool_backward(
     grad: torch.Tensor, place: torch.Tensor, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Gradient of `relu_pool` with respect to its input, of the given shape."""
+    """Return the gradient of `relu_pool` with respect to its input, of the given shape."""
     out = torch.zeros(shape, dtype=grad.dtype, device=grad.device)
     height, width = 2 * grad.shape[1], 2 * grad.shape[2]
     for index in range(4):
@@ -41,7 +41,7 @@ def relu_pool_backward(
 
 
 @njit(parallel=True, cache=True)
-def _relu_pool(x, pooled, place):
+def _relu_pool(x: np.ndarray, pooled: np.ndarray, place: np.ndarray) -> None:
     m, height, width, channels = pooled.shape
     for index in prange(m):
         for i in range(height):

@@ -1,4 +1,4 @@
-"""Lengths and directions of vectors whose squares a float of their kind does not hold."""
+"""Lengths and directions of vectors whose squares overflow or vanish in their dtype."""
 
 import math
 
@@ -6,9 +6,9 @@ import torch
 
 
 def length(vector: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Return the Euclidean norm, a scalar of the dtype, by default the vector's.
+    """Return the Euclidean norm of a vector (d,), a scalar of the dtype, by default the vector's.
 
-    Only where squares overflow or vanish it is taken in units of the largest number.
+    Where squares overflow or vanish, it is computed in units of the largest number.
     """
     norm = torch.linalg.vector_norm(vector, dtype=dtype)
     if math.sqrt(torch.finfo(norm.dtype).tiny) * 100 < float(norm) < math.inf:
@@ -27,8 +27,11 @@ def to_unit(vector: torch.Tensor) -> torch.Tensor:
 
 
 def squarable(vectors: torch.Tensor) -> torch.Tensor:
-    """Return vectors of which float64 holds the sums of squares: these, or if they are too long or
-    too short for that the same in another unit, see `to_unit`."""
+    """Return vectors (n, d) whose sums of squares float64 holds.
+
+    They are the given ones, or the same in another unit if those are too long or too short, see
+    `to_unit`.
+    """
     if vectors.dtype != torch.float64:
         return vectors
     largest = max(float(vectors.amax()), -float(vectors.amin()))
@@ -36,6 +39,6 @@ def squarable(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def ldexp(vector: torch.Tensor, exponent: int) -> torch.Tensor:
-    """Return vector * 2^exponent, also where 2^exponent is no number of its kind."""
+    """Return vector * 2^exponent, also where its dtype does not hold 2^exponent."""
     half = exponent // 2
     return vector * 2.0**half * 2.0 ** (exponent - half)

@@ -1,4 +1,4 @@
-"""Selections on a small distance matrix that would take many calls of NumPy."""
+"""Repeated selection by Krum on a small distance matrix, which would take many calls of NumPy."""
 
 import numpy as np
 from numba import njit
@@ -6,10 +6,10 @@ from numba import njit
 
 @njit(cache=True)
 def iterated_krum(distances: np.ndarray, f: int, count: int) -> np.ndarray:
-    """Krum's pick of n vectors, then of the n - 1 others, and so on.
+    """Return Krum's pick of n vectors, then its pick of the n - 1 others, and so on.
 
     With m vectors left a score is the sum of the m - f - 2 smallest distances to the others, at
-    least one; ties go to the lowest index, and a last single vector is picked unseen.
+    least one. Ties go to the lowest index. A last single vector is picked without a score.
 
     Args:
         distances: (n, n) float64.

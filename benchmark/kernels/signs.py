@@ -4,26 +4,26 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from benchmark.kernels.arrays import as_array, suits
-from benchmark.kernels.blocks import COLUMNS, load_block, mixed, pieces, source
+from benchmark.kernels.arrays import as_array, supported_by_kernels
+from benchmark.kernels.blocks import COLUMNS, kernel_arguments, load_block, mixed, pieces
 
 
 def votes(x: torch.Tensor, mixing: np.ndarray | None = None) -> torch.Tensor:
-    """sum_i sign x_i of every column.
+    """Return sum_i sign x_i of each column: how many more numbers are positive than negative.
 
     Args:
         x: (n, d), finite. Not changed.
-        mixing: (m, n): of the vectors mixing @ x instead of those of x.
+        mixing: how m vectors, to be used instead, are made of those of x, see `blocks`.
 
     Returns:
-        (d,) int32: how many more numbers are positive than negative.
+        (d,) int32.
     """
     results = []
     for _, part in pieces(x):
-        if suits(part):
+        if supported_by_kernels(part):
             array, d = as_array(part)
             total = torch.empty(d, dtype=torch.int32)
-            _votes(array, d, *source(mixing, array), total.numpy())
+            _votes(array, d, *kernel_arguments(mixing, array), total.numpy())
         else:
             total = torch.sign(mixed(part, mixing)).sum(0).to(torch.int32)
         results.append(total)
@@ -31,7 +31,15 @@ def votes(x: torch.Tensor, mixing: np.ndarray | None = None) -> torch.Tensor:
 
 
 @njit(parallel=True, cache=True)
-def _votes(x, d, mixing, divisors, rows, m, total):
+def _votes(
+    x: np.ndarray,
+    d: int,
+    mixing: np.ndarray,
+    divisors: np.ndarray,
+    rows: np.ndarray,
+    m: int,
+    total: np.ndarray,
+) -> None:
     one, zero = x.dtype.type(1.0), x.dtype.type(0.0)
     for index in prange((d + COLUMNS - 1) // COLUMNS):
         start = index * COLUMNS

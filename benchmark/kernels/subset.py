@@ -7,13 +7,13 @@ _TIE = 1e-9  # relative difference up to which squared distances, or variances, 
 
 
 def smallest_diameter(squared: np.ndarray, size: int) -> np.ndarray:
-    """The `size` vectors whose largest mutual distance is smallest.
+    """Return the `size` vectors whose largest mutual distance is smallest.
 
-    Vectors that are all within t of each other are a clique of the graph of pairs at most t apart:
-    what is left out covers every farther pair. So t is bisected over the distances that occur, and
-    each t is decided by a search for a vertex cover of n - size vertices, at most about 1.47^(n -
-    size) steps however the vectors lie. Squared diameters that differ by a relative 1e-9 or less
-    count as equal; of such subsets the lexicographically smallest is returned.
+    Vectors that are all within t of each other are a clique of the graph of pairs at most t apart.
+    Those left out cover each pair that is farther apart. So t is bisected over the distances that
+    occur, and each t is decided by a search for a vertex cover of n - size vertices. It takes at
+    most about 1.47^(n - size) steps, however the vectors lie. Squared diameters that differ by a
+    relative 1e-9 or less count as equal. Of such subsets the lexicographically smallest is taken.
 
     Args:
         squared: (n, n) squared distances, symmetric.
@@ -37,7 +37,8 @@ def smallest_diameter(squared: np.ndarray, size: int) -> np.ndarray:
 
 
 @njit(cache=True)
-def _bits(flags):
+def _bits(flags: np.ndarray) -> np.ndarray:
+    """Return (n,) truth values as the bits of (words,) integers."""
     words = np.zeros((len(flags) + 63) // 64, np.uint64)
     for i in range(len(flags)):
         if flags[i]:
@@ -46,8 +47,8 @@ def _bits(flags):
 
 
 @njit(cache=True)
-def _farther(squared, limit):
-    """(n, words) the vertices farther than the limit from each, as bits."""
+def _farther(squared: np.ndarray, limit: float) -> np.ndarray:
+    """Return the vertices farther than the limit from each, (n, words), as bits."""
     n = len(squared)
     rows = np.empty((n, (n + 63) // 64), np.uint64)
     for i in range(n):
@@ -56,18 +57,18 @@ def _farther(squared, limit):
 
 
 @njit(cache=True)
-def _has(words, i):
+def _has(words: np.ndarray, i: int) -> bool:
     return (words[i >> 6] >> np.uint64(i & 63)) & np.uint64(1) != np.uint64(0)
 
 
 @njit(cache=True)
-def _without(words, i):
+def _remove(words: np.ndarray, i: int) -> None:
     words[i >> 6] &= ~(np.uint64(1) << np.uint64(i & 63))
 
 
 @njit(cache=True)
-def _common(one, other):
-    """How many bits both have."""
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """Return the number of bits that both have."""
     count = 0
     for w in range(len(one)):
         x = one[w] & other[w]
@@ -77,12 +78,12 @@ def _common(one, other):
         )
         x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
         count += np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
-    return count
+    return int(count)
 
 
 @njit(cache=True)
-def _coverable(edges, alive, k):
-    """Whether k of the vertices alive, or fewer, touch every edge between vertices alive."""
+def _coverable(edges: np.ndarray, alive: np.ndarray, k: int) -> bool:
+    """Return whether k vertices alive, or fewer, touch each edge between vertices alive."""
     n = len(edges)
     alive = alive.copy()
     degree = np.zeros(n, np.int64)
@@ -98,7 +99,7 @@ def _coverable(edges, alive, k):
         if total > 2 * k * degree[top]:
             return False
         taken = -1
-        if degree[top] > k:  # or all its neighbours, which are too many
+        if degree[top] > k:  # a cover has it or all its neighbours, which are too many
             taken = top
         else:
             taken = _dominating(edges, alive, degree)
@@ -106,12 +107,12 @@ def _coverable(edges, alive, k):
                 taken = top
         if taken < 0:
             break
-        _without(alive, taken)
+        _remove(alive, taken)
         k -= 1
     if _clique_bound(edges, alive, degree) > k:
         return False
     rest = alive.copy()
-    _without(rest, top)
+    _remove(rest, top)
     if _coverable(edges, rest, k - 1):
         return True
     for w in range(len(rest)):
@@ -120,9 +121,12 @@ def _coverable(edges, alive, k):
 
 
 @njit(cache=True)
-def _dominating(edges, alive, degree):
-    """A vertex u next to a v whose other neighbours are all next to u too, so that some best cover
-    has u; the only neighbour of a vertex is one. -1 if there is none."""
+def _dominating(edges: np.ndarray, alive: np.ndarray, degree: np.ndarray) -> int:
+    """Return a vertex that is in some smallest cover, -1 if none is found.
+
+    It is a vertex u next to a vertex v whose other neighbours are all next to u too. The only
+    neighbour of a vertex is one.
+    """
     n = len(edges)
     for v in range(n):
         if degree[v] == 0:
@@ -144,9 +148,11 @@ def _dominating(edges, alive, degree):
 
 
 @njit(cache=True)
-def _clique_bound(edges, alive, degree):
-    """A number of vertices that every cover needs: of a clique all but one, added up over cliques
-    that are disjoint."""
+def _clique_bound(edges: np.ndarray, alive: np.ndarray, degree: np.ndarray) -> int:
+    """Return a number of vertices that each cover needs.
+
+    Of a clique it needs all but one. The bound is their sum over disjoint cliques.
+    """
     n = len(edges)
     open_to = np.empty((n, edges.shape[1]), np.uint64)  # what is next to all of a clique
     cliques = 0
@@ -168,8 +174,8 @@ def _clique_bound(edges, alive, degree):
 
 
 @njit(cache=True)
-def _first_clique(edges, alive, k):
-    """The lexicographically smallest set of len(edges) - k vertices without an edge."""
+def _first_clique(edges: np.ndarray, alive: np.ndarray, k: int) -> np.ndarray:
+    """Return the lexicographically smallest set of len(edges) - k vertices without an edge."""
     n = len(edges)
     alive = alive.copy()
     chosen = np.empty(n - k, np.int64)  # of which k shrinks below
@@ -188,19 +194,19 @@ def _first_clique(edges, alive, k):
             chosen[count] = v
             count += 1
         else:
-            _without(alive, v)
+            _remove(alive, v)
             k -= 1
     return chosen
 
 
 def smallest_variance(squared: np.ndarray, size: int, guess: np.ndarray) -> np.ndarray:
-    """The `size` vectors whose largest variance in any direction is smallest.
+    """Return the `size` vectors whose largest variance in any direction is smallest.
 
-    A search in lexicographic order that abandons a beginning as soon as its scatter, which only
-    grows with every further vector, is too large in some direction. Whether it is below t is seen
-    from a Cholesky factor of t (I + 11') - H, H being the inner products of the differences to the
-    first vector chosen, and another vector appends a row to it. Variances that differ by less than
-    a relative 1e-9 count as equal; of such the lexicographically smallest subset is returned.
+    The search goes in lexicographic order. It abandons a beginning as soon as its scatter, which
+    only grows with each further vector, is too large in some direction. The scatter is below t if
+    t (I + 11') - H has a Cholesky factor, where H are the inner products of the differences to the
+    first vector chosen. Another vector appends a row to the factor. Variances that differ by less
+    than a relative 1e-9 count as equal; of such the lexicographically smallest subset is returned.
 
     Args:
         squared: (n, n) squared distances, symmetric, 0 on the diagonal.
@@ -220,17 +226,23 @@ def smallest_variance(squared: np.ndarray, size: int, guess: np.ndarray) -> np.n
 
 
 def largest_scatter(squared: np.ndarray) -> float:
-    """The largest sum of squared deviations from the mean in any direction of the vectors that are
-    so far apart, (m, m)."""
+    """Return the largest sum of squared deviations from the mean in any direction.
+
+    Args:
+        squared: (m, m) squared distances of the vectors.
+    """
     toward = squared.mean(1)
     inner = (toward[:, None] + toward[None, :] - squared - toward.mean()) / 2
     return max(0.0, float(np.linalg.eigvalsh(inner)[-1]))
 
 
 @njit(cache=True)
-def _next_below(squared, limit, picked, resume):
-    """Put into `picked` the lexicographically first subset of largest scatter below the limit, of
-    those behind the one that is in it if we resume; False if there is none."""
+def _next_below(squared: np.ndarray, limit: float, picked: np.ndarray, resume: bool) -> bool:
+    """Write into `picked` the first subset whose largest scatter is below the limit.
+
+    First in lexicographic order; if we `resume`, of those behind the one that is in `picked`.
+    Return False if there is none.
+    """
     n, size = len(squared), len(picked)
     chosen = picked.copy()
     factor = np.zeros((size, size))
@@ -264,9 +276,18 @@ def _next_below(squared, limit, picked, resume):
 
 
 @njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _appended(squared, limit, chosen, factor, depth, j):
-    """Write the row of vector j behind those of the first `depth` chosen; False if the matrix is
-    not positive definite, the scatter not below the limit."""
+def _appended(
+    squared: np.ndarray,
+    limit: float,
+    chosen: np.ndarray,
+    factor: np.ndarray,
+    depth: int,
+    j: int,
+) -> bool:
+    """Write the row of vector j behind those of the first `depth` chosen.
+
+    Return False if the matrix is not positive definite: the scatter is not below the limit.
+    """
     if depth == 0:
         return True
     first = chosen[0]

@@ -321,7 +321,7 @@ class Run:
         ids = np.concatenate([self._honest_ids, byzantine])
         order = np.argsort(ids)
         counts = np.array([len(self.shards[c]) for c in ids[order]], dtype=float)
-        seen = Updates(rows, np.eye(len(ids))[order], counts, ids[order], lost=k - h - b)
+        seen = Updates(rows, order, counts, ids[order], lost=k - h - b)
         vector, self._rule_state, report = self.cell.rule.step(
             seen, declared, self._rule_state, self._context
         )
