@@ -129,6 +129,19 @@ def test_foolsgold(rule, sampled, dtype):
     assert moved > 10
 
 
+@pytest.mark.parametrize("factor", [2.0**-600, 2.0**600, 2.0**1000])
+def test_foolsgold_whatever_the_length_of_one(factor):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 5)))
+    plain, scaled = x, torch.cat([x[:1] * factor, x[1:]])
+    rule = FoolsGold()
+    shares = [
+        rule.step(Updates(rows, ids=np.arange(7)), 1, rule.init(), Context())[2].coefficients
+        for rows in (plain, scaled)
+    ]
+    assert 0 < shares[0][0] < max(shares[0])
+    np.testing.assert_array_equal(*shares)
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("rule", [FoolsGold(), FoolsGold(2.0, normalise=False)], ids=str)
 def test_foolsgold_of_what_an_attacker_sends(rule, style):

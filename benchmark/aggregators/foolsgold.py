@@ -22,7 +22,7 @@ from benchmark.aggregators.base import (
 )
 from benchmark.aggregators.history import remember
 from benchmark.aggregators.state import Memory
-from benchmark.kernels.scale import squarable
+from benchmark.kernels.scale import squarable_rows
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class FoolsGold(Rule):
 
 def _cosines(history: Memory, ids: np.ndarray) -> np.ndarray:
     """Return the cosines (m, m) of the clients' histories, 0 if negative and on the diagonal."""
-    every = Updates(squarable(history.rows))
+    every = Updates(squarable_rows(history.rows))
     place = torch.as_tensor(np.searchsorted(history.ids, ids), device=history.rows.device)
     inner = torch.zeros(len(ids), len(ids), dtype=torch.float64, device=history.rows.device)
     for _, part in every.blocks():

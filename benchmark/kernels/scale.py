@@ -38,6 +38,16 @@ def squarable(vectors: torch.Tensor) -> torch.Tensor:
     return vectors if 1e-140 < largest < 1e140 else to_unit(vectors)
 
 
+def squarable_rows(vectors: torch.Tensor) -> torch.Tensor:
+    """Return vectors (n, d) of which float64 holds the sums of squares, for whoever compares
+    directions: these, or if some are too long or too short each in a unit of its own."""
+    if vectors.dtype != torch.float64:
+        return vectors
+    largest = vectors.abs().amax(1)
+    sound = (largest == 0) | ((largest > 1e-140) & (largest < 1e140))
+    return vectors if bool(sound.all()) else torch.stack([to_unit(row) for row in vectors])
+
+
 def ldexp(vector: torch.Tensor, exponent: int) -> torch.Tensor:
     """Return vector * 2^exponent, also where its dtype does not hold 2^exponent."""
     half = exponent // 2
