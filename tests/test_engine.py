@@ -13,7 +13,8 @@ from cells import thinned, usual
 from hydra import initialize_config_dir
 from sequential import Recorded, Reference
 
-from benchmark.aggregators import Detector, Mean, Median, Rule
+from benchmark.aggregators import Chain, Detector, Mean, Median, Rule
+from benchmark.aggregators.base import Report
 from benchmark.attacks import Attack, LabelFlip
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import ConfigError
@@ -507,6 +508,17 @@ class Short(Attack):
 
 
 @dataclass(frozen=True)
+class Boastful(Mean):
+    """Reports other shares than it must."""
+
+    shares: list = field(default_factory=list)
+
+    def step(self, updates, f, state, context):
+        vector, state, _ = super().step(updates, f, state, context)
+        return vector, state, Report(lambda rows: np.array(self.shares, float))
+
+
+@dataclass(frozen=True)
 class Strange(Schedule):
     """More attackers than are compromised, or clients that there are not."""
 
@@ -538,6 +550,16 @@ def test_a_contract_that_is_broken_fails_its_cell_only(compose, settings, reason
     outcomes = {o.cell.key: o for o in simulate([bad, good], SERIAL)}
     assert outcomes[bad.key].status == "failed" and outcomes[good.key].status == "done"
     assert outcomes[bad.key].reason.startswith(reason)
+
+
+@pytest.mark.parametrize("shares", [[], [0.1], [0.1, 0.2, 0.3], [[0.1, 0.2]], [0.1, "inf"],
+                                    [0.1, "nan"]])  # fmt: skip
+def test_a_report_that_breaks_its_contract_fails(compose, shares):
+    cell = compose(*SMALL, "fl.rounds=1")
+    shares = [float(share) if isinstance(share, str) else share for share in shares]
+    (outcome,) = simulate([replace(cell, rule=Chain([Boastful(shares=shares)]))], SERIAL)
+    wanted = "TypeError: Boastful: the report's share must return 2 finite numbers for 2 rows"
+    assert outcome.status == "failed" and outcome.reason.startswith(wanted)
 
 
 @pytest.mark.parametrize(

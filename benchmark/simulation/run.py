@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Updates, feasible_f, layers_of
+from benchmark.aggregators.base import Chain, Report, Updates, feasible_f, layers_of
 from benchmark.attacks.base import Knowledge, View, checked
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
@@ -332,7 +332,7 @@ class Run:
             refuse_overflow(self.cell.rule, rows)
         if not math.isfinite(total) and not is_finite(self.parameters):
             self.diverged = f"model not finite after round {round}"
-        record["byzantine_weight"] = float(report.share(np.arange(h, h + b)).sum()) if b else 0.0
+        record["byzantine_weight"] = weight_of(np.arange(h, h + b), report, self.cell.rule)
         record["aggregation_error"] = error
         if report.coefficients is None or report.coefficients.any():  # else it trusts nobody
             record["f_lowered"] = self._declared(k) - declared + report.lowered
@@ -373,6 +373,25 @@ def refuse_overflow(rule, updates: torch.Tensor) -> None:
     their products overflow: then it is the attacker's doing, and the model diverges."""
     if float(updates.abs().max()) < _OVERFLOWS:
         raise ValueError(f"{rule.stages[-1].title}: the aggregate of finite updates is not finite")
+
+
+def weight_of(rows: np.ndarray, report: Report, rule: Chain) -> float:
+    """Return the weight that rows had according to a report, which may be a user's own; NaN if it
+    does not tell.
+
+    Raises:
+        TypeError: if the report does not give a finite number for every row, nor NaN for all.
+    """
+    if not len(rows):
+        return 0.0
+    shares = np.asarray(report.share(rows))
+    numbers = shares.shape == rows.shape and shares.dtype.kind in "iuf"
+    if numbers and (np.isfinite(shares).all() or np.isnan(shares).all()):
+        return float(shares.sum())
+    raise TypeError(
+        f"{rule.stages[-1].title}: the report's share must return {len(rows)} finite numbers for "
+        f"{len(rows)} rows, or NaN for all, got {shares.tolist()}"
+    )
 
 
 def keeps_rows(cell) -> bool:
