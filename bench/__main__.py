@@ -13,8 +13,9 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from benchmark.measure.clock import seconds, timed
 
 HERE = Path(__file__).parent
 SECTIONS = (
@@ -44,13 +45,16 @@ GRID = [
 ]  # fmt: skip
 
 
-def seconds(arguments: list[str]) -> float:
-    """Wall time of `python -m benchmark.run` with a fresh store, start-up included."""
+def process(*command: str) -> float:
+    """Return the seconds that a process of Python takes, start-up included."""
+    command = (sys.executable, *command)
+    return timed(lambda: subprocess.run(command, check=True, capture_output=True))[0]
+
+
+def run(*arguments: str) -> float:
+    """Return the seconds that `python -m benchmark.run` takes with a fresh store."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "benchmark.run", *arguments, f"outputs={folder}"]
-        subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - began
+        return process("-m", "benchmark.run", *arguments, f"outputs={folder}")
 
 
 def line(name: str, value: str) -> None:
@@ -60,20 +64,16 @@ def line(name: str, value: str) -> None:
 
 def startup() -> None:
     """One cell of one round: the process, from its start to its end, and what torch takes of it."""
-    taken, torch = [], []
-    for _ in range(3):
-        taken.append(seconds(["attack=alie", "fl.rounds=1"]))
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import torch"], check=True)
-        torch.append(time.perf_counter() - began)
-    line("one cell of one round, as a process (limit 3 s)", f"{min(taken):.2f} s")
-    line("  importing torch alone, as a process", f"{min(torch):.2f} s")
+    taken = min(run("attack=alie", "fl.rounds=1") for _ in range(3))
+    torch = min(process("-c", "import torch") for _ in range(3))
+    line("one cell of one round, as a process (limit 3 s)", f"{taken:.2f} s")
+    line("  importing torch alone, as a process", f"{torch:.2f} s")
 
 
 def executors() -> None:
     """The demo's grid with two seeds in one process and in one for each core."""
     here, there = (
-        seconds(["-m", "+experiment=demo", "seed=0,1", f"executor={name}"])
+        run("-m", "+experiment=demo", "seed=0,1", f"executor={name}")
         for name in ("inline", "processes")
     )
     line("the demo with two seeds, executor=inline, processes", f"{here:.1f} s, {there:.1f} s")
@@ -92,14 +92,11 @@ def compose() -> None:
             "aggregator": ["mean", "median", "krum", "trimmed_mean", "faba"],
             "fl.num_byzantine": [0, 1, 2, 3, 4], "seed": list(range(10))}  # fmt: skip
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        began = time.perf_counter()
         composer = Composer()
-        keys = {composer.cell(job).key for job in expand([], [axes])}
-        taken = time.perf_counter() - began
+        taken, keys = timed(lambda: {composer.cell(job).key for job in expand([], [axes])})
         more = expand([], [axes | {"seed": list(range(10, 20))}])
-        began = time.perf_counter()
-        keys |= {composer.cell(job).key for job in more}
-        again = time.perf_counter() - began
+        again, others = timed(lambda: {composer.cell(job).key for job in more})
+        keys |= others
     line(f"compose and key {len(keys) - len(more)} cells (limit 5 s)", f"{taken:.2f} s")
     line("  a cell beyond its group choices (limit 2 ms)", f"{again / len(more) * 1e3:.2f} ms")
 
@@ -123,10 +120,8 @@ def sweep() -> None:
             "fl.num_byzantine": [0, 1, 2, 3, 4], "seed": list(range(25))}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            began = time.perf_counter()
             common = [f"outputs={folder}"]
-            plan = plan_of(expand(common, [axes]), first_of(common))
-            taken = time.perf_counter() - began
+            taken, plan = timed(lambda: plan_of(expand(common, [axes]), first_of(common)))
         line(f"plan {len(plan.cells):,} cells (limit 15 s)", f"{taken:.1f} s")
         line("  peak memory of the process (limit 1 GB)",
              f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")  # fmt: skip
@@ -137,9 +132,7 @@ def sweep() -> None:
             for cell in plan.cells:
                 plan.store.write(cell, "done", columns, columns)
         for name in ("with the index", "without"):
-            began = time.perf_counter()
-            rows = len(load(folder))
-            taken = time.perf_counter() - began
+            taken, rows = timed(lambda: len(load(folder)))
             line(f"  gather them when stored, {name} (limit 10 s)", f"{rows:,} rows, {taken:.1f} s")
             for path in (Path(folder) / "index").iterdir():
                 path.unlink()
@@ -161,7 +154,6 @@ def gradients() -> None:
 
     from benchmark.config.loading import conf_dir
     from benchmark.grid.composer import Composer
-    from benchmark.measure.cost import seconds
     from benchmark.simulation.clients import gradients as compute
     from benchmark.simulation.run import Run
     from benchmark.simulation.workload import Workloads
@@ -212,7 +204,7 @@ def kernels(peers: bool) -> None:
     import torch
 
     from benchmark.grid.catalogue import chain
-    from benchmark.measure.cost import peak_memory, seconds
+    from benchmark.measure.memory import peak_memory
 
     x = torch.randn(50, 431_080, generator=torch.Generator().manual_seed(0))
     theirs = {}
@@ -259,7 +251,6 @@ def attacks() -> None:
     from benchmark.attacks.base import View
     from benchmark.attacks.oracle import Oracle, outsiders_context
     from benchmark.grid.catalogue import chain, choices, component, is_variant
-    from benchmark.measure.cost import seconds
 
     n, f, d = 50, 10, 431_080
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).add_(0.1)
@@ -302,12 +293,10 @@ def tutorial(document: Path | None) -> None:
     theirs, source = TUTORIAL_SECONDS_A_CELL, "9 s for 4 cells, another machine"
     if document is not None:
         code = "\n".join(re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)[1:])
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        whole = time.perf_counter() - began
+        whole = process("-c", code)
         theirs, source = whole / 4, f"its script here: {whole:.1f} s for 4 cells"
     attacks = "attack=none,tutorial_random,tutorial_sign_flip,tutorial_scale,alie"
-    ours = seconds(["-m", "+experiment=tutorial_027", attacks])
+    ours = run("-m", "+experiment=tutorial_027", attacks)
     line(f"Tutorial 027, 100 cells ({source})", f"{ours:.1f} s")
     line("  faster a cell (goal 20)", f"{theirs / (ours / 100):.0f} x")
 
@@ -320,9 +309,8 @@ def grid(model: str, peers: bool) -> None:
         times, source = {s: peer_seconds(name, s) for s in BYZFL_SECONDS[model]}, "same run"
     (few, short), (many, long) = sorted(times.items())
     theirs = short + (long - short) / (many - few) * (STEPS - few)
-    ours = seconds(
-        ["-m", f"model={model}", *(["model.hidden=[100]"] if model == "mlp" else []), *GRID]
-    )
+    hidden = ["model.hidden=[100]"] * (model == "mlp")
+    ours = run("-m", f"model={model}", *hidden, *GRID)
     measured = ", ".join(f"{s} steps {t:.0f} s" for s, t in sorted(times.items()))
     line(f"24 cells, {model}, {STEPS} steps", f"{ours:.1f} s")
     line(f"  ByzFL, two processes ({source}: {measured})", f"{theirs:.0f} s, extrapolated")

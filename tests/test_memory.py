@@ -18,7 +18,7 @@ from rule_table import TABLE, knowledge
 from benchmark.aggregators import GAS, Context, Krum, Rule, Updates
 from benchmark.aggregators.state import packed
 from benchmark.commands.list import state_after
-from benchmark.measure.cost import peak_memory
+from benchmark.measure.memory import peak_memory
 
 SHAPE, F = (25, 400_000), 3  # 40 MB: what else a process allocates is small beside it
 MANY = (500, 50_000)  # 100 MB, whose inner products take 2 MB

@@ -26,8 +26,9 @@ from benchmark.commands import vectors
 from benchmark.commands.settings import small_command
 from benchmark.config.errors import ConfigError
 from benchmark.grid.catalogue import chain, choices, component, is_variant
+from benchmark.measure.clock import seconds
 from benchmark.measure.compare import Round, compare
-from benchmark.measure.cost import peak_memory, seconds
+from benchmark.measure.memory import peak_memory
 from benchmark.measure.robustness import kappa_hat
 
 

@@ -1,12 +1,11 @@
 """Time ByzFL's rules on 50 vectors of 431,080 numbers: `python byzfl_rules.py [RUNS]`.
 
-Prints one line of JSON, the least time of each in seconds. The torchvision stand-in in stub/ beside
+Prints one line of JSON, the median time of each in seconds. The torchvision stand-in in stub/ beside
 this file is enough: the rules do not use it, only ByzFL's data loading does.
 """
 
 import json
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "stub"))
@@ -14,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent / "stub"))
 import torch
 from byzfl.aggregators import aggregators as rules
 from byzfl.aggregators import preaggregators as stages
+
+from benchmark.measure.clock import seconds
 
 F = 10
 
@@ -45,12 +46,8 @@ def main() -> None:
     x = torch.randn(50, 431_080, generator=torch.Generator().manual_seed(0))
     times = {}
     for name, work in WORK.items():
-        taken = []
-        for _ in range(runs):
-            began = time.perf_counter()
-            work(x.clone() if name == "centered_clipping" else x)
-            taken.append(time.perf_counter() - began)
-        times[name] = min(taken)
+        own = name == "centered_clipping"
+        times[name] = seconds(lambda: work(x.clone() if own else x), runs)  # noqa: B023
     print(json.dumps(times))
 
 

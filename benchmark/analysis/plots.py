@@ -6,12 +6,16 @@ file. Sizes are in inches.
 
 import io
 import math
+import os
 import textwrap
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
@@ -30,7 +34,8 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 # hollow) and dashes tell lines apart in grey.
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"]
 _MARKERS = ["s", "^", "D", "v", "P", "*", "<", "p"]
-_CHANCE = dict(color="#888888", linestyle=":", linewidth=1)
+Look = dict[str, Any]  # properties of lines and patches, as matplotlib calls them
+_CHANCE: Look = dict(color="#888888", linestyle=":", linewidth=1)
 _DASHES = ["-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1))]
 
 _PANEL_WIDTH = {1: 4.4, 2: 3.1}  # by panels a row; else 2.35
@@ -44,7 +49,7 @@ _STRIP_ROWS, _STRIP_PITCH = 4, 0.06  # strip of infeasible marks below zero, in 
 class Drawing(Figure):
     """A figure that notebooks display, whatever backend they have chosen, or none."""
 
-    def _repr_png_(self):
+    def _repr_png_(self) -> bytes:
         """Return the figure as notebooks want it."""
         buffer = io.BytesIO()
         with matplotlib.rc_context(fname=STYLE):
@@ -52,7 +57,7 @@ class Drawing(Figure):
         return buffer.getvalue()
 
 
-def as_written(text):
+def as_written(text: object) -> str:
     """Return a label as matplotlib must be given it to show it as it is, in one line: dollars are
     no mathematics, and a legend leaves out what begins with an underscore. Long ones are cut."""
     text = " ".join(str(text).split()).replace("$", r"\$")
@@ -60,7 +65,12 @@ def as_written(text):
     return f"\u2009{text}" if text.startswith("_") else text
 
 
-def accuracy_versus_f(frame, folder, formats=("pdf", "png"), problems=None):
+def accuracy_versus_f(
+    frame: pd.DataFrame,
+    folder: str | os.PathLike[str],
+    formats: Sequence[str] = ("pdf", "png"),
+    problems: list[str] | None = None,
+) -> list[Path]:
     """Draw every scenario of the frame (see `load`) and return the paths of the files written.
 
     What cannot be drawn raises its error, or adds a line to the list `problems` if there is one.
@@ -80,24 +90,26 @@ def accuracy_versus_f(frame, folder, formats=("pdf", "png"), problems=None):
     return paths
 
 
-def nothing_to_show(frame):
+def nothing_to_show(frame: pd.DataFrame) -> bool:
     """Return whether no cell has a test accuracy, and none diverged."""
-    return frame["test_accuracy"].isna().all() and not (frame["status"] == "diverged").any()
+    unmeasured = bool(frame["test_accuracy"].isna().all())
+    return unmeasured and not (frame["status"] == "diverged").any()
 
 
 @contextmanager
-def told(problems, path):
+def told(problems: list[str] | None, path: Path) -> Iterator[None]:
     """Add an error to the list of problems, if there is one, instead of raising it."""
     try:
         yield
     except Exception as error:  # whatever a library says of labels nobody thought of
         if problems is None:
             raise
-        reason = one_line(error) or type(error).__name__
-        problems.append(f"{path} cannot be drawn: {reason}")
+        problems.append(f"{path} cannot be drawn: {one_line(error)}")
 
 
-def save(figure, stem, formats=("pdf", "png")):
+def save(
+    figure: Figure, stem: str | os.PathLike[str], formats: Sequence[str] = ("pdf", "png")
+) -> list[Path]:
     """Write a figure to the path ``stem`` and a suffix for each format; return the paths."""
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     paths = [Path(f"{stem}.{suffix}") for suffix in formats]  # a stem may have dots in it
@@ -108,8 +120,8 @@ def save(figure, stem, formats=("pdf", "png")):
     return paths
 
 
-def accuracy_figure(frame, title=None):
-    """The figure of one scenario: final test accuracy, mean over seeds and its interval, versus f.
+def accuracy_figure(frame: pd.DataFrame, title: str | None = None) -> Drawing:
+    """Draw one scenario: final test accuracy, mean over seeds and its interval, versus f.
 
     Raises ValueError unless the frame holds one scenario with a finished cell.
     """
@@ -133,7 +145,7 @@ def accuracy_figure(frame, title=None):
     return figure
 
 
-def split_declared(rows):
+def split_declared(rows: pd.DataFrame) -> pd.DataFrame:
     """Give each f the server may assume its own line, where one point was run with several."""
     several = rows.groupby(["attack", "defence", "n", "f"])["f_declared"].transform("nunique") > 1
     if not several.any():
@@ -145,8 +157,8 @@ def split_declared(rows):
     return pd.concat(parts, ignore_index=True)
 
 
-def _panels(rows):
-    """Attacks in order: "none" first unless it says no more than f = 0, the worst case last."""
+def _panels(rows: pd.DataFrame) -> list[str]:
+    """Return attacks in order: "none" first unless it says no more than f = 0, worst case last."""
     attacks = sorted(set(rows["attack"]) - {NO_ATTACK, WORST})
     if NO_ATTACK in set(rows["attack"]):
         with_byzantine = (rows["attack"] == NO_ATTACK) & (rows["f"] > 0)
@@ -154,9 +166,11 @@ def _panels(rows):
     return attacks + [WORST] * (WORST in set(rows["attack"]))
 
 
-def looks(defences):
-    """{defence: line properties} in the order of the legend: the mean, then by name."""
-    looks = {"mean": dict(color="black", marker="o", linestyle="-")} if "mean" in defences else {}
+def looks(defences: Collection[str]) -> dict[str, Look]:
+    """Return {defence: line properties} in the order of the legend: the mean, then by name."""
+    looks: dict[str, Look] = {}
+    if "mean" in defences:
+        looks["mean"] = dict(color="black", marker="o", linestyle="-")
     for k, name in enumerate(sorted(set(defences) - {"mean"})):
         looks[name] = dict(
             color=_COLOURS[k % len(_COLOURS)],
@@ -167,8 +181,10 @@ def looks(defences):
     return looks
 
 
-def _draw_panel(ax, rows, all_rows, looks):
-    """All lines of one attack; with a single f in the whole figure, points with error bars."""
+def _draw_panel(
+    ax: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame, looks: dict[str, Look]
+) -> None:
+    """Draw all lines of one attack; with a single f in the whole figure, points with error bars."""
     ax.axhline(1 / all_rows["num_classes"].max(), label="_chance", **_CHANCE)
     fractions = sorted(all_rows["byzantine_fraction"].unique())
     single = len(fractions) == 1
@@ -213,17 +229,17 @@ def _draw_panel(ax, rows, all_rows, looks):
     _fraction_axis(ax, all_rows, fractions)
 
 
-def _cross(colour, marker="x"):
+def _cross(colour: str, marker: str = "x") -> Look:
     return dict(color=colour, marker=marker, linestyle="none", markersize=3.5, markeredgewidth=1)
 
 
-def _fraction_axis(ax, rows, fractions):
-    """A tick at every f, labelled with f and its percentage of n where there is room."""
+def _fraction_axis(ax: Axes, rows: pd.DataFrame, fractions: list[float]) -> None:
+    """Set a tick at every f, labelled with f and its percentage of n where there is room."""
     points = rows.drop_duplicates("byzantine_fraction").set_index("byzantine_fraction")
     one_n = points["n"].nunique() == 1
     margin = 0.05 * (fractions[-1] - fractions[0]) or 0.5
     low, high = fractions[0] - margin, fractions[-1] + margin
-    inches = ax.get_position().width * ax.figure.get_figwidth()
+    inches = ax.get_position().width * cast(Figure, ax.figure).get_figwidth()
     room = (0.29 if one_n else 0.36) * (high - low) / inches
     labelled = []
     for at in fractions:
@@ -238,8 +254,10 @@ def _fraction_axis(ax, rows, fractions):
     ax.set_xticks(fractions, minor=True)
 
 
-def _canvas(panels, rows, texts, handles):
-    """A figure with its texts and its legend, and an empty axes for every panel."""
+def _canvas(
+    panels: list[str], rows: pd.DataFrame, texts: list[str], handles: list[Line2D]
+) -> tuple[Drawing, list[Axes]]:
+    """Return a figure with its texts and its legend, and an empty axes for every panel."""
     title, subtitle, notes = (text.replace("$", r"\$") for text in texts)
     count = len(panels)
     columns = count if count <= 4 else min((3, 4), key=lambda c: (-count % c, c))
@@ -250,7 +268,7 @@ def _canvas(panels, rows, texts, handles):
         textwrap.wrap(text, int((width - 0.2) / size))
         for text, size in [(title, 0.08), (subtitle, 0.057), (notes, 0.054)]
     )
-    rows_of_legend = legend_lines([len(handle.get_label()) for handle in handles], width - 0.2)
+    rows_of_legend = legend_lines([len(str(handle.get_label())) for handle in handles], width - 0.2)
 
     head = 0.34 + 0.17 * len(title) + _LINE * len(subtitle)
     foot = 0.08 + _LINE * len(notes)
@@ -259,7 +277,7 @@ def _canvas(panels, rows, texts, handles):
     height = bottom + lines * _PANEL_HEIGHT + (lines - 1) * _GAP_Y + head
     figure = Drawing(figsize=(width, height))
 
-    def write(x, y, text, **kwargs):
+    def write(x: float, y: float, text: str, **kwargs: Any) -> None:
         figure.text(x / width, y / height, text, **kwargs)
 
     write(0.1, height - 0.08, "\n".join(title), va="top", fontsize=9.5, fontweight="bold")
@@ -290,8 +308,8 @@ def _canvas(panels, rows, texts, handles):
     return figure, axes
 
 
-def legend_lines(lengths, width):
-    """The fewest lines in which entries of so many letters, set column by column, fit the width."""
+def legend_lines(lengths: list[int], width: float) -> int:
+    """Return the fewest lines in which entries of so many letters, set column by column, fit."""
     for lines in range(1, len(lengths) + 1):
         columns = [lengths[k : k + lines] for k in range(0, len(lengths), lines)]
         if sum(0.58 + 0.068 * max(column) for column in columns) <= width:
@@ -299,10 +317,9 @@ def legend_lines(lengths, width):
     return len(lengths)
 
 
-def _legend_handles(rows, looks):
-    points = {"linestyle": "none"} if rows["f"].nunique() == 1 else {}
-    handles = [Line2D([], [], label=as_written(name), **(look | points))
-               for name, look in looks.items()]  # fmt: skip
+def _legend_handles(rows: pd.DataFrame, looks: dict[str, Look]) -> list[Line2D]:
+    points: Look = {"linestyle": "none"} if rows["f"].nunique() == 1 else {}
+    handles = [Line2D([], [], label=as_written(k), **(v | points)) for k, v in looks.items()]
     handles.append(Line2D([], [], label="chance level", **_CHANCE))
     if rows["infeasible"].any():
         handles.append(Line2D([], [], label="infeasible at this f", **_cross("#444444")))

@@ -1,9 +1,12 @@
 """Reading the cells of a results folder into one table."""
 
 import json
+import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -27,8 +30,8 @@ _LABELLED = {  # labels: the parts of the configuration that they stand for
 }
 
 
-def load(outputs="outputs"):
-    """All cells stored in the folder ``outputs``: one row a cell and evaluation.
+def load(outputs: str | os.PathLike[str] = "outputs") -> pd.DataFrame:
+    """Return all cells stored in the folder ``outputs``: one row a cell and evaluation.
 
     A cell that was not trained (``status`` "failed" or "infeasible") has one row with NaN metrics.
     One that "diverged" has its rows up to then; in the last its accuracies are NaN. ``COLUMNS``
@@ -79,7 +82,7 @@ def load(outputs="outputs"):
     rows["defence"] = chain + rows["aggregator"]
     order = ["data", "partition", "model", "fl", "scenario", "attack", "defence", "n", "f"]
     rows = rows.sort_values([*order, "f_declared", "seed", "key", "round"], ignore_index=True)
-    others = [name for name in rows if name not in [*COLUMNS, *measured]]
+    others = [name for name in map(str, rows) if name not in [*COLUMNS, *measured]]
     others.sort(key=lambda name: (name.startswith("fl."), name.startswith("versions."), name))
     return rows[list(dict.fromkeys([*COLUMNS, *measured, *others]))]
 
@@ -90,8 +93,8 @@ def _joined(metrics: list[dict[str, list[float]]], name: str) -> np.ndarray:
     return np.array([value for part in parts for value in part], np.float64)
 
 
-def scenario_names(frame):
-    """{scenario: (title, stem)}: a line for people and the end of a file name, both unique.
+def scenario_names(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return {scenario: (title, stem)}: a line for people and the end of a file name, both unique.
 
     Scenarios with the same data, partition, model and algorithm are told apart in the title by the
     ``fl.`` settings in which they differ, and in the stem by the start of their digest.
@@ -99,7 +102,8 @@ def scenario_names(frame):
     names = {}
     settings = [name for name in frame.columns if name.startswith("fl.")]
     stems = set()
-    for labels, group in frame.groupby(["data", "partition", "model", "fl"]):
+    for values, group in frame.groupby(["data", "partition", "model", "fl"]):
+        labels = [str(value) for value in cast(tuple[Any, ...], values)]
         scenarios = group["scenario"].unique()
         title = ", ".join(labels)
         stem = re.sub(r"[^\w.=+-]+", "_", "-".join(labels)).strip("_")[:_LONGEST_STEM]
@@ -122,24 +126,28 @@ def scenario_names(frame):
             ),
             axis=1,
         )
-        for scenario, text in texts.items():
+        for scenario, text in cast(dict[str, str], texts.to_dict()).items():
             if not text or (texts == text).sum() > 1:
                 text = f"{text}, scenario {scenario[:6]}".removeprefix(", ")
             names[scenario] = (f"{title} ({text})", f"{stem}-{scenario[:6]}")
     return names
 
 
-def _labels(records):
+def _labels(records: list[Entries]) -> list[dict[str, str]]:
     """Return the labels of every record, with settings where those of one label differ."""
     labels = [{name: record["labels"][name] for name in LABELS} for record in records]
     for name, parts in _LABELLED.items():
-        variants = {}  # {label: {its settings, as a text: the same, name by name}}
+        # By label, and by its settings as a text: these settings, name by name.
+        variants: dict[str, dict[str, list[Any]]] = {}
         for record, label in zip(records, labels, strict=True):
             chosen = [record["parts"].get(part) for part in parts]
             variants.setdefault(label[name], {}).setdefault(repr(chosen), chosen)
-        told = {(label, text): _labelled(label, chosen, list(known.values()))
-                for label, known in variants.items() if len(known) > 1
-                for text, chosen in known.items()}  # fmt: skip
+        told = {
+            (label, text): _labelled(label, chosen, list(known.values()))
+            for label, known in variants.items()
+            if len(known) > 1
+            for text, chosen in known.items()
+        }
         if told:
             for record, label in zip(records, labels, strict=True):
                 text = repr([record["parts"].get(part) for part in parts])
@@ -147,18 +155,21 @@ def _labels(records):
     return labels
 
 
-def _labelled(label, chosen, variants):
+def _labelled(label: str, chosen: list[Any], variants: list[list[Any]]) -> str:
     """Return a label with those of its settings that are not the same in all variants."""
     mine, others = dict(_settings(chosen)), [dict(_settings(variant)) for variant in variants]
-    differing = [f"{name}={value}" for name, value in mine.items()
-                 if any(other.get(name) != value for other in others)]  # fmt: skip
+    differing = [
+        f"{name}={value}"
+        for name, value in mine.items()
+        if any(other.get(name) != value for other in others)
+    ]
     if not differing:
         return label
     start = f"{label[:-1]}," if label.endswith("]") else f"{label}["
     return f"{start}{','.join(differing)}]"
 
 
-def _settings(part, name=""):
+def _settings(part: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield the settings in a part of a configuration, however deep, with names and as texts."""
     if isinstance(part, dict):
         for key, value in part.items():

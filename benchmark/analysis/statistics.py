@@ -12,6 +12,8 @@ Choices, all of them fixed in advance:
   the scenario that has none of its own.
 """
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
@@ -20,16 +22,14 @@ CONFIDENCE = 0.95
 NO_ATTACK = "none"
 WORST = "worst"
 # One point of one line: all seeds with these values in common are averaged.
-# fmt: off
 POINT = [
-    "data", "partition", "model", "fl", "scenario", "n", "f", "f_declared", "byzantine_fraction",
-    "attack", "defence",
+    *("data", "partition", "model", "fl", "scenario"),
+    *("n", "f", "f_declared", "byzantine_fraction", "attack", "defence"),
 ]
-# fmt: on
 
 
-def final_cells(frame):
-    """One row a cell: its last evaluation. At f = 0 one row a cell and attack.
+def final_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a cell: its last evaluation. At f = 0 one row a cell and attack.
 
     Raises ValueError if two cells have the same labels, f and seed, yet are not the same cell.
     """
@@ -53,7 +53,7 @@ def final_cells(frame):
     return cells.drop_duplicates(identity).sort_values(identity, ignore_index=True)
 
 
-def sound(frame):
+def sound(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the frame without what `final_cells` refuses, and a line for each such scenario."""
     problems, refused = [], []
     for scenario, cells in frame.groupby("scenario"):
@@ -65,13 +65,13 @@ def sound(frame):
     return frame[~frame["scenario"].isin(refused)], problems
 
 
-def summarise(frame):
-    """Means and intervals of every attack, then of the worst case over attacks, in one table."""
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return means and intervals of every attack, then of the worst case, in one table."""
     return pd.concat([accuracy_by_attack(frame), worst_case(frame)], ignore_index=True)
 
 
-def accuracy_by_attack(frame):
-    """Mean final test accuracy over seeds for every scenario, attack, defence and f.
+def accuracy_by_attack(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean final test accuracy over seeds for every scenario, attack, defence and f.
 
     Columns: those of ``POINT``, then ``mean``, ``ci_low``, ``ci_high`` (NaN where no seed, or one
     only, finished, or one diverged), ``seeds`` (behind the mean), ``cells`` (of any status),
@@ -104,20 +104,20 @@ def accuracy_by_attack(frame):
     table.loc[diverged, measures] = np.nan
     table.loc[diverged, ["seeds", "success_seeds"]] = 0
     table["infeasible"] &= table["seeds"] == 0
-    table.insert(table.columns.get_loc("attack_success_rate"), "worst_attack", "")
+    table.insert(list(table).index("attack_success_rate"), "worst_attack", "")
     error = table.pop("deviation") / np.sqrt(table["seeds"])
     low, high = _interval(table["mean"], error, table["seeds"])
-    table.insert(table.columns.get_loc("mean") + 1, "ci_low", low)
-    table.insert(table.columns.get_loc("mean") + 2, "ci_high", high)
+    table.insert(list(table).index("mean") + 1, "ci_low", low)
+    table.insert(list(table).index("ci_low") + 1, "ci_high", high)
     seeds = table.pop("success_seeds")
     error = table.pop("success_deviation") / np.sqrt(seeds)
     low, high = _interval(table["attack_success_rate"], error, seeds)
     return table.assign(success_ci_low=low, success_ci_high=high)
 
 
-def success_rates(rows):
-    """Of a table of means the attacks whose success was measured, with the success rate as ``mean``
-    and its interval as ``ci_low`` and ``ci_high``, for whoever shows these."""
+def success_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table of means whose attack had its success measured, with the success
+    rate as ``mean`` and its interval as ``ci_low`` and ``ci_high``, for whoever shows these."""
     measured = rows.loc[rows["attack_success_rate"].notna(), ["scenario", "attack"]]
     targeted = rows.merge(measured.drop_duplicates())
     return targeted.assign(
@@ -127,8 +127,9 @@ def success_rates(rows):
     )
 
 
-def worst_case(frame, resamples=10_000):
-    """Lowest mean over attacks for every scenario, defence and f; columns of `accuracy_by_attack`.
+def worst_case(frame: pd.DataFrame, resamples: int = 10_000) -> pd.DataFrame:
+    """Return the lowest mean over attacks for every scenario, defence and f, with the columns of
+    `accuracy_by_attack`.
 
     Where a cell diverged under some attack, that is the worst case, and there is no mean.
 
@@ -153,16 +154,19 @@ def worst_case(frame, resamples=10_000):
     scores = final_cells(frame).set_index(index)["test_accuracy"].sort_index()
     faced = means[means["seeds"] > 0].groupby(["scenario", "n", "f"])["attack"].agg(set).to_dict()
     rows = []
-    for values, group in means.groupby(place, dropna=False):
+    for point, group in means.groupby(place, dropna=False):
+        values = cast(tuple[Any, ...], point)
         row = dict(zip(place, values, strict=True)) | _collect(group)
         if row["diverged"]:
-            rows.append(row | {"worst_attack": group.loc[group["diverged"].idxmax(), "attack"]})
+            most: Any = group["diverged"].idxmax()
+            rows.append(row | {"worst_attack": group.loc[most, "attack"]})
             continue
         group = group[group["seeds"] > 0]
         missing = faced.get((row["scenario"], row["n"], row["f"]), set()) - set(group["attack"])
         if len(group) and not missing:
             by_seed = scores.loc[values].unstack("attack")[list(group["attack"])].dropna(how="all")
-            worst = group.loc[group["mean"].idxmin()]
+            lowest: Any = group["mean"].idxmin()
+            worst = group.loc[lowest]
             row |= {"mean": worst["mean"], "worst_attack": worst["attack"]}
             error = _error_of_minimum(by_seed.to_numpy(), resamples)
             row["ci_low"], row["ci_high"] = _interval(row["mean"], error, row["seeds"])
@@ -172,8 +176,8 @@ def worst_case(frame, resamples=10_000):
     return pd.DataFrame(rows, columns=means.columns).astype(means.dtypes.to_dict())
 
 
-def _collect(group):
-    """What a worst case takes over from the rows of its attacks."""
+def _collect(group: pd.DataFrame) -> dict[str, Any]:
+    """Return what a worst case takes over from the rows of its attacks."""
     ran, lost = group["seeds"] > 0, group["diverged"].any()
     return {
         "attack": WORST,
@@ -195,22 +199,25 @@ def _collect(group):
     }
 
 
-def mean_interval(values):
-    """Mean of one value a seed and its interval (mean, low, high); NaN ends for a single value."""
+def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean of one value a seed and its interval: mean, low, high; of a single value the
+    ends are NaN."""
     error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     low, high = _interval(np.mean(values), error, len(values))
     return float(np.mean(values)), float(low), float(high)
 
 
-def _interval(mean, error, seeds):
-    """mean -+ t * error with seeds - 1 degrees of freedom, clipped to [0, 1]; NaN for one seed."""
+def _interval(mean: Any, error: Any, seeds: Any) -> tuple[Any, Any]:
+    """Return mean -+ t * error with seeds - 1 degrees of freedom, clipped to [0, 1]; NaN for one
+    seed."""
     quantile = stdtrit(np.maximum(np.asarray(seeds, dtype=float) - 1, 1), (1 + CONFIDENCE) / 2)
     half = np.where(np.asarray(seeds) > 1, quantile, np.nan) * error
     return np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
 
 
-def _error_of_minimum(scores_SA, resamples):
-    """Standard error of the lowest column mean by resampling rows (seeds); NaN if one row is all.
+def _error_of_minimum(scores_SA: np.ndarray, resamples: int) -> float:
+    """Return the standard error of the lowest column mean by resampling rows (seeds); NaN if one
+    row is all.
 
     Always the same resamples for the same number of seeds, so results repeat and defences are
     compared on equal draws. A missing score leaves its column's mean to the other seeds.

@@ -1,6 +1,8 @@
 """The numbers behind the figures: a table for programs (CSV) and one for people (Markdown)."""
 
 import re
+from collections.abc import Iterable
+from typing import Any, cast
 
 import pandas as pd
 
@@ -14,14 +16,12 @@ from benchmark.analysis.statistics import (
 )
 from benchmark.config.commands import spelled
 
-# fmt: off
 _COLUMNS = [
-    "scenario", "data", "partition", "model", "fl", "n", "f", "f_declared", "byzantine_fraction",
-    "attack", "defence", "mean", "ci_low", "ci_high", "seeds", "cells", "diverged", "failed",
-    "infeasible", "reason",
-    "worst_attack", "round", "attack_success_rate", "success_ci_low", "success_ci_high",
+    *("scenario", "data", "partition", "model", "fl"),
+    *("n", "f", "f_declared", "byzantine_fraction", "attack", "defence"),
+    *("mean", "ci_low", "ci_high", "seeds", "cells", "diverged", "failed", "infeasible", "reason"),
+    *("worst_attack", "round", "attack_success_rate", "success_ci_low", "success_ci_high"),
 ]
-# fmt: on
 _NOTE = """\
 Test accuracy in percent at the last evaluated round: mean over seeds ± the larger side of its 95 %
 interval (Student's t over seeds; no ± for a single seed). *worst* is the lowest mean over the
@@ -34,8 +34,8 @@ want certain inputs taken for something have a second table, of how often they s
 lowest is best. Raw numbers and reasons are in summary.csv."""
 
 
-def summary_table(frame):
-    """One row a scenario, attack (or "worst" over attacks), defence and f, for CSV files.
+def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a scenario, attack (or "worst" over attacks), defence and f, for CSV files.
 
     ``mean``, ``ci_low``, ``ci_high`` are accuracies in 0..1, NaN where there is none; ``seeds``
     counts those behind the mean, ``cells`` all, ``diverged`` and ``failed`` those that did;
@@ -46,15 +46,16 @@ def summary_table(frame):
     return summarise(frame)[_COLUMNS]
 
 
-def markdown(frame):
-    """One section a scenario and in it one table a value of f: rows defences, columns attacks."""
+def markdown(frame: pd.DataFrame) -> str:
+    """Write a section a scenario and in it a table a value of f: rows defences, columns attacks."""
     names = scenario_names(frame)
     parts = ["# Accuracy by attack and defence", _NOTE]
     for scenario, rows in summarise(frame).groupby("scenario", sort=False):
         subtitle, notes = describe(frame[frame["scenario"] == scenario], rows)
-        parts.append(f"## {_escaped(names[scenario][0])}")
+        parts.append(f"## {_escaped(names[str(scenario)][0])}")
         parts.append(_escaped(f"{subtitle}. {notes}".strip()))
-        for (n, f, declared), group in rows.groupby(["n", "f", "f_declared"], dropna=False):
+        for point, group in rows.groupby(["n", "f", "f_declared"], dropna=False):
+            n, f, declared = cast(tuple[int, int, int], point)
             heading = f"### f = {f} of n = {n} ({f / max(1, n):.0%})"
             parts.append(heading + (f", declared f = {declared}" if declared != f else ""))
             parts.append(_table(group, without=f == 0))
@@ -64,8 +65,8 @@ def markdown(frame):
     return "\n\n".join(parts) + "\n"
 
 
-def describe(frame, rows):
-    """What is shown of one scenario, and what is missing: two texts, from its cells and means."""
+def describe(frame: pd.DataFrame, rows: pd.DataFrame) -> tuple[str, str]:
+    """Say what is shown of one scenario, and what is missing: two texts, from cells and means."""
     ran = rows[rows["seeds"] > 0]
     if ran.empty:
         return "no finished cell", ""
@@ -98,7 +99,7 @@ def describe(frame, rows):
         blocked = blocked.groupby(name)["f"].unique()
         if blocked.empty:
             continue
-        places = blocked.map(lambda values: _values_of_f(values, rows["f"].unique()))
+        places = blocked.map(lambda some: _values_of_f(cast(Any, some), rows["f"].unique()))
         groups = places.groupby(places).groups.items()
         texts = [f"{', '.join(some)} {place}" for place, some in groups]
         notes.append(f"Infeasible: {'; '.join(texts)}.")
@@ -111,28 +112,28 @@ def describe(frame, rows):
     return "; ".join(shown), " ".join(notes)
 
 
-def partly_undefined(frame):
+def partly_undefined(frame: pd.DataFrame) -> list[str]:
     """Return a sentence that names the attacks that were not defined in some rounds, if any."""
     noted = frame["notes"].astype(str).str.startswith("attack")
     some = sorted(frame.loc[noted, "attack"].unique())
     return [f"Not defined in some rounds: {', '.join(some)}."] if some else []
 
 
-def impossible(rows):
+def impossible(rows: pd.DataFrame) -> pd.Series:
     """Return for each row whether it is infeasible because there is no such attack there."""
     return rows["infeasible"] & rows["reason"].str.startswith(("attack", "schedule"), na=False)
 
 
-def _values_of_f(some, every):
-    """The values in words, shorter if they are the largest of all."""
+def _values_of_f(some: Iterable[int], every: Iterable[int]) -> str:
+    """Return the values in words, shorter if they are the largest of all."""
     some = sorted(some)
     if len(some) > 1 and some == sorted(every)[-len(some) :]:
         return f"from f = {some[0]}"
     return f"at f = {', '.join(map(str, some))}"
 
 
-def _table(rows, without=False, lowest=False):
-    """A Markdown table of rows that share scenario and f; one column ``without`` an attack.
+def _table(rows: pd.DataFrame, without: bool = False, lowest: bool = False) -> str:
+    """Return a Markdown table of rows that share scenario and f; one column ``without`` an attack.
 
     The ``lowest`` or the highest of a column is set off.
     """
@@ -160,18 +161,18 @@ def _table(rows, without=False, lowest=False):
     )
 
 
-def _escaped(text):
+def _escaped(text: str) -> str:
     """Return a text such that Markdown shows it as it is, in one line."""
     text = re.sub(r"([\\|`*<])|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\\g<0>", text)
     return " ".join(text.split())
 
 
-def _column(rows, most, lowest):
-    """The texts of one column, indexed as the rows; `most` cells have a point in the table."""
+def _column(rows: pd.DataFrame, most: int, lowest: bool) -> pd.Series:
+    """Return the texts of a column, indexed as the rows; `most` cells have a point in the table."""
     texts = rows.apply(_text, axis=1, most=most)
     ran = rows[rows["seeds"] > 0].dropna(subset="mean")
     if len(ran) > 1:
-        best = ran["mean"].idxmin() if lowest else ran["mean"].idxmax()
+        best: Any = ran["mean"].idxmin() if lowest else ran["mean"].idxmax()
         others = ran.drop(best)
         if lowest:
             clear = (others["ci_low"] > ran.loc[best, "ci_high"]).all()
@@ -181,7 +182,7 @@ def _column(rows, most, lowest):
     return texts
 
 
-def _text(row, most):
+def _text(row: pd.Series, most: int) -> str:
     if row["diverged"]:
         return f"diverged {row['diverged']}/{row['cells']}"
     if pd.isna(row["mean"]):

@@ -16,8 +16,9 @@ from benchmark.analysis.plots import save
 from benchmark.config.errors import ConfigError
 from benchmark.grid import catalogue
 from benchmark.grid.catalogue import chain, choices, component, is_variant
+from benchmark.measure.clock import seconds
 from benchmark.measure.compare import Round, compare, remembers
-from benchmark.measure.cost import peak_memory, seconds
+from benchmark.measure.memory import peak_memory
 from benchmark.measure.vector_plots import cost_figure, error_figure
 from benchmark.system.disk import share
 from benchmark.system.progress import console_of

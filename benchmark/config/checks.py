@@ -13,14 +13,15 @@ import numpy as np
 
 def one_line(said: object) -> str:
     """Return a text, or what an error says, in one line: all lines there are, one behind the
-    other."""
-    return " ".join(str(said).split())
+    other. Of an error that says nothing it is the kind."""
+    line = " ".join(str(said).split())
+    return line or (type(said).__name__ if isinstance(said, BaseException) else "")
 
 
 def failure(error: BaseException) -> str:
     """Return the kind of an error and what it says, in one line."""
     kind, said = type(error).__name__, one_line(error)
-    return f"{kind}: {said}" if said else kind
+    return kind if said == kind else f"{kind}: {said}"
 
 
 def is_whole(value) -> bool:

@@ -90,7 +90,7 @@ def matching(frame, where: str, name: str):
             raise ValueError("it must be true or false for every cell")
     except Exception as error:
         columns = ", ".join(c if c.isidentifier() else f"`{c}`" for c in frame.columns)
-        reason = one_line(error) or type(error).__name__
+        reason = one_line(error)
         raise ConfigError(f"{name}={where}: {reason}; columns: {columns}") from None
     return found.to_numpy()
 

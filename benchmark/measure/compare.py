@@ -1,6 +1,7 @@
 """Defences against attacks on one round's vectors."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ class Round:
 
     @staticmethod
     def drawn(n: int, f: int, d: int, heterogeneity: float, noise: float, draw: int) -> "Round":
-        """The round of a certain draw, the same for all defences and attacks."""
+        """Return the round of a certain draw, the same for all defences and attacks."""
         rng = generator(draw, "vectors")
         rank = min(_RANK, d)
         common = rng.normal(size=d)
@@ -55,9 +56,12 @@ class Round:
         return Round(rows[: n - f], rows[n - f : n], rows[n])
 
     def context(self, draw: int) -> Context:
-        """What a rule may need: the model is zero, its loss a quadratic whose gradient there is the
-        root's vector; half of the coordinates are two hidden layers, the others a linear output
-        layer of up to ten classes."""
+        """Return what a rule may need.
+
+        The model is zero, its loss a quadratic whose gradient there is the root's vector. Half of
+        the coordinates are two hidden layers, the others a linear output layer of up to ten
+        classes.
+        """
         d = self.honest.shape[1]
         classes = 10 if d >= 40 else 1
         features = d // 2 // classes - 1 if d >= 40 else d - 1
@@ -81,10 +85,16 @@ class Round:
 
 
 def compare(
-    n: int, f: int, d: int, heterogeneity: float, noise: float, draws: int,
-    defences: list[str], attacks: list[str],
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Every defence under every attack.
+    n: int,
+    f: int,
+    d: int,
+    heterogeneity: float,
+    noise: float,
+    draws: int,
+    defences: list[str],
+    attacks: list[str],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare every defence under every attack.
 
     Args:
         n, f, d: numbers of vectors, of Byzantine ones among them, and of coordinates.
@@ -109,14 +119,14 @@ def compare(
     for attack_name, attack in enemies.items():
         reason = _not_for_vectors(attack) or attack.check(n, f)
         asks = Knowledge.RULE in attack.reads  # each defence then meets vectors made for it
-        for draw, round in enumerate(rounds):
-            received = None if reason or asks else _received(attack, round, f, draw)
+        for draw, drawn in enumerate(rounds):
+            received = None if reason or asks else _received(attack, drawn, f, draw)
             for name, rule in rules.items():
                 why = reason or feasibility(rule, n, f)
                 row = {"defence": name, "attack": attack_name, "draw": draw, "reason": why}
                 if not why:
-                    vectors = _received(attack, round, f, draw, rule) if asks else received
-                    row |= _measured(rule, round, *vectors, draw)
+                    vectors, honest = received or _received(attack, drawn, f, draw, rule)
+                    row |= _measured(rule, drawn, vectors, honest, f, draw)
                 rows.append(row)
     frame = pd.DataFrame(
         rows, columns=["defence", "attack", "draw", "error", "kappa_hat", "reason"]
@@ -131,42 +141,45 @@ def _not_for_vectors(attack: Attack) -> str | None:
 
 
 def _received(
-    attack: Attack, round: Round, f: int, draw: int, rule: Chain | None = None
-) -> tuple[torch.Tensor, np.ndarray, int]:
-    """The vectors that a server looks at, in random order, which of them are honest, and how many
-    of those may be Byzantine: those that are not finite are dropped, as in training. It is the
-    first round: the server has made no move yet."""
-    honest = round.honest
+    attack: Attack, drawn: Round, f: int, draw: int, rule: Chain | None = None
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Return the vectors that a server looks at, in random order, and which of them are honest.
+
+    Those that are not finite are dropped, as in training. It is the first round: the server has
+    made no move yet.
+    """
+    honest = drawn.honest
     sent = honest[:0]
     if f:
-        context = round.context(draw)
-        sent = attack(honest, f=f, own=round.own, rule=rule, context=context, seed=draw)
+        context = drawn.context(draw)
+        sent = attack(honest, f=f, own=drawn.own, rule=rule, context=context, seed=draw)
     order = generator(draw, "order").permutation(len(honest) + f)
     rows = torch.cat([honest, sent.to(honest)])[torch.from_numpy(order)]
     finite = torch.isfinite(rows).all(1)
     kept = order[finite.numpy()]
-    return rows[finite], np.flatnonzero(kept < len(honest)), f
+    return rows[finite], np.flatnonzero(kept < len(honest))
 
 
 def _measured(
-    rule: Chain, round: Round, vectors: torch.Tensor, honest: np.ndarray, f: int, draw: int
-) -> dict:
-    f = feasible_f(rule.check, len(vectors), f)
-    if f is None:
+    rule: Chain, drawn: Round, vectors: torch.Tensor, honest: np.ndarray, f: int, draw: int
+) -> dict[str, Any]:
+    reckoned = feasible_f(rule.check, len(vectors), f)
+    if reckoned is None:
         return {"reason": f"{len(vectors)} finite vectors are too few for {rule.stages[-1].title}"}
-    aggregate = rule(vectors, f=f, context=round.context(draw))
-    error = torch.linalg.vector_norm(aggregate - round.honest.mean(0))
-    start = honest[: len(vectors) - f]
-    return {"error": float(error), "kappa_hat": kappa_hat(vectors, aggregate, f, [start])}
+    aggregate = rule(vectors, f=reckoned, context=drawn.context(draw))
+    error = torch.linalg.vector_norm(aggregate - drawn.honest.mean(0))
+    start = honest[: len(vectors) - reckoned]
+    return {"error": float(error), "kappa_hat": kappa_hat(vectors, aggregate, reckoned, [start])}
 
 
-def _summary(frame: pd.DataFrame, rules: dict, n: int, f: int) -> pd.DataFrame:
+def _summary(frame: pd.DataFrame, rules: dict[str, Chain], n: int, f: int) -> pd.DataFrame:
     mean = frame.groupby(["defence", "attack"], sort=False)["error"].mean().unstack()
+    worst = {name: r.idxmax() if r.notna().any() else None for name, r in mean.iterrows()}
     table = pd.DataFrame(
         {
             "mean_error": mean.mean(axis=1),
             "worst_error": mean.max(axis=1),
-            "worst_attack": mean.apply(lambda r: r.idxmax() if r.notna().any() else None, axis=1),
+            "worst_attack": pd.Series(worst, dtype=object),
             "kappa_hat": frame.groupby("defence")["kappa_hat"].max(),
         }
     ).loc[list(rules)]
@@ -174,13 +187,13 @@ def _summary(frame: pd.DataFrame, rules: dict, n: int, f: int) -> pd.DataFrame:
     table["kappa"] = [
         rule.kappa(n, f) if ok else None for rule, ok in zip(rules.values(), feasible, strict=True)
     ]
-    reasons = frame.groupby("defence")["reason"].first()
+    reasons = frame.groupby("defence")["reason"].first().to_dict()
     table["reason"] = [None if ok else reasons[name] for name, ok in feasible.items()]
     return table.rename_axis("defence").reset_index()
 
 
 def remembers(rule: Chain) -> bool:
-    """Whether the rule, or a stage before it, has a state after a round."""
+    """Return whether the rule, or a stage before it, has a state after a round."""
     drawn = Round.drawn(9, 0, 60, 1.0, 0.5, 0)
     f = 0 if feasibility(rule, 9, 1) else 1
     if feasibility(rule, 9, f):

@@ -63,15 +63,21 @@ RULES = {
     "trimmed_mean, median": ("order statistics",),
     "krum": ("Gram matrix", "all-reduce", "scores", "broadcast", "weighted sum"),
     "geometric_median": ("Gram matrix", "all-reduce", "iterations", "broadcast", "weighted sum"),
-    "nnm+trimmed_mean": ("Gram matrix", "all-reduce", "scores", "broadcast of n^2", "mixing",
-                         "order statistics"),
-}  # fmt: skip
+    "nnm+trimmed_mean": (
+        "Gram matrix",
+        "all-reduce",
+        "scores",
+        "broadcast of n^2",
+        "mixing",
+        "order statistics",
+    ),
+}
 _NETWORK = {"all-reduce", "broadcast", "broadcast of n^2"}
 _COLUMNS = ("compute", "network", "total")
 
 
 def estimate(n: int, d: int, cluster: Cluster, rates: Rates) -> dict[str, Step]:
-    """All steps by name, arrival of the updates and departure of the result among them."""
+    """Return all steps by name, arrival of the updates and departure of the result among them."""
     nodes, cores, network = cluster.nodes, cluster.cores, cluster.network_gb_s * 1e9
     share = _FLOAT * n * d / nodes  # bytes of X on a node
     memory = cluster.memory_gb_s * 1e9
@@ -84,41 +90,62 @@ def estimate(n: int, d: int, cluster: Cluster, rates: Rates) -> dict[str, Step]:
     on_node = f"{_size(share)} a node"
     steps = [
         Step("updates in", f"{on_node} / {_size(network)}/s", share / network),
-        Step("Gram matrix",
-             f"n^2 d = {n * n * d:.2g} operations / ({nodes} nodes x {products / 1e9:.3g} GFLOP/s)",
-             n * n * d / (nodes * products)),
-        Step("all-reduce",
-             f"2 (K - 1) / K x 8 n^2 = {_size(2 * (nodes - 1) / nodes * square)} / "
-             f"{_size(network)}/s",
-             2 * (nodes - 1) / nodes * square / network),
-        Step("scores",
-             f"n^2 log2 n = {n * n * log2(n):.2g} comparisons / 1e9 a second, on one node",
-             n * n * log2(n) / 1e9),
-        Step("iterations",
-             f"{_ITERATIONS} x 8 n^2 = {_size(_ITERATIONS * square)} / {_size(memory)}/s, "
-             "on one node",
-             _ITERATIONS * square / memory),
-        Step("broadcast", f"{hops} hops x 8 n = {_size(_DOUBLE * n)} / {_size(network)}/s",
-             hops * _DOUBLE * n / network),
-        Step("broadcast of n^2", f"{hops} hops x 8 n^2 = {_size(square)} / {_size(network)}/s",
-             hops * square / network),
-        Step("mixing",
-             f"2 n^2 d = {2 * n * n * d:.2g} operations / "
-             f"({nodes} nodes x {products / 1e9:.3g} GFLOP/s)",
-             2 * n * n * d / (nodes * products)),
-        Step("order statistics",
-             f"{on_node} / {_size(order)}/s, {harder:.2f} times slower than of {rates.order_n} "
-             "vectors",
-             share / order),
+        Step(
+            "Gram matrix",
+            f"n^2 d = {n * n * d:.2g} operations / ({nodes} nodes x {products / 1e9:.3g} GFLOP/s)",
+            n * n * d / (nodes * products),
+        ),
+        Step(
+            "all-reduce",
+            f"2 (K - 1) / K x 8 n^2 = {_size(2 * (nodes - 1) / nodes * square)} / "
+            f"{_size(network)}/s",
+            2 * (nodes - 1) / nodes * square / network,
+        ),
+        Step(
+            "scores",
+            f"n^2 log2 n = {n * n * log2(n):.2g} comparisons / 1e9 a second, on one node",
+            n * n * log2(n) / 1e9,
+        ),
+        Step(
+            "iterations",
+            f"{_ITERATIONS} x 8 n^2 = {_size(_ITERATIONS * square)} / {_size(memory)}/s, "
+            "on one node",
+            _ITERATIONS * square / memory,
+        ),
+        Step(
+            "broadcast",
+            f"{hops} hops x 8 n = {_size(_DOUBLE * n)} / {_size(network)}/s",
+            hops * _DOUBLE * n / network,
+        ),
+        Step(
+            "broadcast of n^2",
+            f"{hops} hops x 8 n^2 = {_size(square)} / {_size(network)}/s",
+            hops * square / network,
+        ),
+        Step(
+            "mixing",
+            f"2 n^2 d = {2 * n * n * d:.2g} operations / "
+            f"({nodes} nodes x {products / 1e9:.3g} GFLOP/s)",
+            2 * n * n * d / (nodes * products),
+        ),
+        Step(
+            "order statistics",
+            f"{on_node} / {_size(order)}/s, {harder:.2f} times slower than of {rates.order_n} "
+            "vectors",
+            share / order,
+        ),
         Step("weighted sum", f"{on_node} / {_size(sums)}/s", share / sums),
-        Step("model out", f"{on_node}: every client gets d numbers / {_size(network)}/s",
-             share / network),
-    ]  # fmt: skip
+        Step(
+            "model out",
+            f"{on_node}: every client gets d numbers / {_size(network)}/s",
+            share / network,
+        ),
+    ]
     return {step.name: step for step in steps}
 
 
 def report(n: int, d: int, cluster: Cluster, rates: Rates) -> str:
-    """The estimate in words and numbers."""
+    """Return the estimate in words and numbers."""
     steps = estimate(n, d, cluster, rates)
     whole, room = _FLOAT * n * d, cluster.nodes * cluster.memory_gb * 1e9
     fewest = ceil(whole / (cluster.memory_gb * 1e9))
@@ -138,11 +165,13 @@ def report(n: int, d: int, cluster: Cluster, rates: Rates) -> str:
         f"{cluster.memory_gb_s:g} GB/s; mixing is as fast as inner products; a node "
         "compares 1e9 numbers a second; no latency, no failures, nothing overlaps.",
         "",
-        *(f"{step.name:<{width}}  {_time(step.seconds):>8} = {step.arithmetic}"
-          for step in steps.values()),
+        *(
+            f"{step.name:<{width}}  {_time(step.seconds):>8} = {step.arithmetic}"
+            for step in steps.values()
+        ),
         "",
         f"{'from updates to aggregate':<26}" + "".join(f"{name:>12}" for name in _COLUMNS),
-    ]  # fmt: skip
+    ]
     for rule, names in RULES.items():
         talk = sum(steps[name].seconds for name in names if name in _NETWORK)
         total = sum(steps[name].seconds for name in names)

@@ -1,19 +1,19 @@
 """Time and peak memory of aggregations and of sweeps, size by size."""
 
-import time
 from collections.abc import Callable
 
 import pandas as pd
 import torch
 
-from benchmark.aggregators.base import feasibility
+from benchmark.aggregators.base import Chain, feasibility
 from benchmark.grid.catalogue import chain
 from benchmark.grid.composer import Composer
 from benchmark.kernels.gram import gram
 from benchmark.kernels.order import sorted_mean
+from benchmark.measure.clock import seconds
 from benchmark.measure.compare import Round
-from benchmark.measure.cost import peak_memory
 from benchmark.measure.estimate import Rates
+from benchmark.measure.memory import peak_memory
 from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.workload import Workloads
@@ -23,21 +23,21 @@ _SMALL = 12, 600  # vectors on which kernels are compiled
 
 
 def vectors(n: int, d: int) -> torch.Tensor:
-    """(n, d) float32 standard normal numbers, the same every time."""
+    """Return (n, d) float32 standard normal numbers, the same every time."""
     return torch.randn((n, d), generator=torch.Generator().manual_seed(0))
 
 
 def aggregations(
     axis: str, rules: list[str], fraction: float, sizes: list[tuple[int, int]], repeats: int
 ) -> pd.DataFrame:
-    """Every rule on n vectors of d numbers.
+    """Measure every rule on n vectors of d numbers.
 
     Args:
         axis: what grows, `n` or `d`.
         rules: names as for `catalogue.chain`.
         fraction: f / n.
         sizes: (n, d).
-        repeats: runs of which the fastest counts.
+        repeats: runs of which the median counts.
 
     Returns:
         A row for each rule and size that it is defined for: `axis`, `rule`, `size`, `n`, `d`, `f`,
@@ -51,19 +51,18 @@ def aggregations(
             if feasibility(rule, n, f):
                 continue
 
-            def aggregate(x=x, f=f, rule=rule):
+            def aggregate(x: torch.Tensor = x, f: int = f, rule: Chain = rule) -> None:
                 rule(x, f=f, context=Round(x, x[:0], x[0]).context(0))
 
             aggregate(vectors(*_SMALL), 0)
-            seconds, peak = _measured(aggregate, repeats)
-            rows.append({"axis": axis, "rule": name, "size": n if axis == "n" else d, "n": n,
-                         "d": d, "f": f, "seconds": seconds, "peak_mb": peak / 1e6,
-                         "vectors_mb": x.nbytes / 1e6})  # fmt: skip
+            measured = _measured(aggregate, repeats)
+            size = {"rule": name, "size": n if axis == "n" else d, "n": n, "d": d, "f": f}
+            rows.append({"axis": axis, **size, **measured, "vectors_mb": x.nbytes / 1e6})
     return pd.DataFrame(rows)
 
 
 def sweeps(counts: list[int], rounds: int, repeats: int) -> pd.DataFrame:
-    """Sweeps of cells that differ by their seed, trained in this process.
+    """Measure sweeps of cells that differ by their seed, trained in this process.
 
     The engine takes one thread for that, and leaves the process with it.
 
@@ -77,32 +76,24 @@ def sweeps(counts: list[int], rounds: int, repeats: int) -> pd.DataFrame:
     rows = []
     list(simulate(cells[:1], engine, workloads))
     for count in counts:
-        work = lambda count=count: list(simulate(cells[:count], engine, workloads))  # noqa: E731
-        seconds, peak = _measured(work, repeats)
-        rows.append({"axis": "cells", "rule": "sweep", "size": count, "seconds": seconds,
-                     "peak_mb": peak / 1e6})  # fmt: skip
+        measured = _measured(lambda k=count: list(simulate(cells[:k], engine, workloads)), repeats)
+        rows.append({"axis": "cells", "rule": "sweep", "size": count, **measured})
     return pd.DataFrame(rows)
 
 
 def rates(n: int, d: int, fraction: float, repeats: int) -> Rates:
-    """What one core of this machine does, from n vectors of d numbers on all of its threads."""
+    """Return what one core of this machine does, from n vectors of d numbers on all threads."""
     x, f = vectors(n, d), int(fraction * n)
     threads, weights = torch.get_num_threads(), torch.full((n,), 1.0 / n)
-    seconds = lambda work: _measured(work, repeats)[0]  # noqa: E731
     return Rates(
-        products=n * n * d / seconds(lambda: gram(x)) / threads,
-        order=x.nbytes / seconds(lambda: sorted_mean(x, f, n - f)) / threads,
+        products=n * n * d / seconds(lambda: gram(x), repeats) / threads,
+        order=x.nbytes / seconds(lambda: sorted_mean(x, f, n - f), repeats) / threads,
         order_n=n,
-        sums=x.nbytes / seconds(lambda: weights @ x) / threads,
+        sums=x.nbytes / seconds(lambda: weights @ x, repeats) / threads,
     )
 
 
-def _measured(work: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Seconds of the fastest of several runs, and bytes at the peak of one before them."""
+def _measured(work: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Return the seconds that the work takes and the megabytes at its peak, from a run before."""
     peak = peak_memory(work)
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times), peak
+    return {"seconds": seconds(work, repeats, warm_up=0), "peak_mb": peak / 1e6}

@@ -9,15 +9,21 @@ Stephan, "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneit
 No rule has a kappa below f / (n - 2f).
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import torch
 
 from benchmark.kernels.gram import gram, squared_distances
 
 
-def kappa_hat(vectors: torch.Tensor, aggregate: torch.Tensor, f: int, starts=()) -> float:
-    """The largest ratio of the two sides of the definition that a search over S finds: a lower
-    bound of the rule's kappa.
+def kappa_hat(
+    vectors: torch.Tensor, aggregate: torch.Tensor, f: int, starts: Iterable[np.ndarray] = ()
+) -> float:
+    """Return the largest ratio of the two sides of the definition that a search over S finds.
+
+    It is a lower bound of the rule's kappa.
 
     From several sets, vectors are exchanged one for one as long as the ratio grows.
 
@@ -41,7 +47,10 @@ def kappa_hat(vectors: torch.Tensor, aggregate: torch.Tensor, f: int, starts=())
 
 
 def _climb(between: np.ndarray, away: np.ndarray, start: np.ndarray) -> float:
-    """With w_i = 1/k on the set, |F - mean|^2 = w.away - wDw/2, and the spread is wDw/2."""
+    """Return the largest ratio that exchanges from one set reach.
+
+    With w_i = 1/k on the set, |F - mean|^2 = w.away - wDw/2, and the spread is wDw/2.
+    """
     n, k = len(away), len(start)
     inside = np.zeros(n, bool)
     inside[start] = True
@@ -50,7 +59,7 @@ def _climb(between: np.ndarray, away: np.ndarray, start: np.ndarray) -> float:
         mean_away = away[inside].mean()
         toward = between[:, inside].sum(1) / k
         spread = toward[inside].mean() / 2
-        ratio = _ratio(mean_away - spread, spread, mean_away)
+        ratio = float(_ratio(mean_away - spread, spread, mean_away))
         if not ratio > best * (1 + 1e-12):
             return best
         best = ratio
@@ -67,8 +76,8 @@ def _climb(between: np.ndarray, away: np.ndarray, start: np.ndarray) -> float:
         inside[leaves[i]], inside[enters[j]] = False, True
 
 
-def _ratio(error, spread, scale):
-    """error / spread, where both may be nothing but rounding of numbers of the given scale."""
+def _ratio(error: Any, spread: Any, scale: float) -> Any:
+    """Return error / spread; both may be nothing but rounding of numbers of the given scale."""
     error, spread = np.maximum(error, 0.0), np.asarray(spread, float)
     nothing = spread <= 1e-12 * scale
     ratio = error / np.where(nothing, 1.0, spread)

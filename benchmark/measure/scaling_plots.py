@@ -1,20 +1,23 @@
 """The figure of what was measured: time and peak memory against clients, parameters and cells."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmark.analysis.plots import STYLE, looks
+from benchmark.analysis.plots import STYLE, Look, looks
 
-_LAWS = {"linear": (1, ":"), "quadratic": (2, "-.")}
+_LAWS: dict[str, tuple[int, Any]] = {"linear": (1, ":"), "quadratic": (2, "-.")}
 _FLOOR = 0.1  # MB; less is not told from what a process allocates anyhow
-_SWEEP = dict(color="#444444", marker="o", linestyle="-")
+_SWEEP: Look = dict(color="#444444", marker="o", linestyle="-")
 
 
 def scaling_figure(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
-    """A column for each axis: time on top, below it peak memory beside the vectors.
+    """Draw a column for each axis: time on top, below it peak memory beside the vectors.
 
     Args:
         table: see `measure.aggregations` and `measure.sweeps`.
@@ -22,16 +25,16 @@ def scaling_figure(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
     """
     drawn = looks([name for name in table["rule"].unique() if name != "sweep"])
     lines = drawn | {"sweep": _SWEEP}
-    grey = dict(color="#999999", linewidth=1)
+    grey: Look = dict(color="#999999", linewidth=1)
     with matplotlib.rc_context(fname=STYLE):
         figure = Figure((2.6 * len(titles) + 0.4, 4.9), layout="constrained")
         grid = figure.subplots(2, len(titles), squeeze=False, sharex="col")
         for (top, below), (axis, title) in zip(grid.T, titles.items(), strict=True):
             part = table[table["axis"] == axis]
             for name, rows in part.groupby("rule", sort=False):
-                rows = rows.sort_values("size")
-                top.plot(rows["size"], rows["seconds"], **lines[name])
-                below.plot(rows["size"], rows["peak_mb"].clip(lower=_FLOOR), **lines[name])
+                rows, look = rows.sort_values("size"), lines[str(name)]
+                top.plot(rows["size"], rows["seconds"], **look)
+                below.plot(rows["size"], rows["peak_mb"].clip(lower=_FLOOR), **look)
             sizes = np.array(sorted(part["size"].unique()), float)
             _laws(top, part, sizes, grey)
             if part["vectors_mb"].notna().any():
@@ -48,15 +51,15 @@ def scaling_figure(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
         grid[1, 0].set_ylabel("peak memory added (MB)")
         handles = [Line2D([], [], label=name, **look) for name, look in drawn.items()]
         handles += [Line2D([], [], label="sweep", **_SWEEP)] * ("cells" in titles)
-        handles += [Line2D([], [], label=f"{name} law", linestyle=dashes, **grey)
-                    for name, (_, dashes) in _LAWS.items()]  # fmt: skip
+        for name, (_, dashes) in _LAWS.items():
+            handles.append(Line2D([], [], label=f"{name} law", linestyle=dashes, **grey))
         handles.append(Line2D([], [], label="the vectors themselves", linestyle="--", **grey))
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
 
-def _laws(ax, part: pd.DataFrame, sizes: np.ndarray, grey: dict) -> None:
-    """Lines of the laws up from the geometric mean of the times at the smallest size."""
+def _laws(ax: Axes, part: pd.DataFrame, sizes: np.ndarray, grey: Look) -> None:
+    """Draw lines of the laws up from the geometric mean of the times at the smallest size."""
     first = np.exp(np.log(part[part["size"] == sizes[0]]["seconds"]).mean())
     bottom, top = part["seconds"].min() / 2, part["seconds"].max() * 2
     for power, dashes in _LAWS.values():

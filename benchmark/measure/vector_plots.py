@@ -1,8 +1,11 @@
 """Figures of the comparison on vectors. Sizes are in inches."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -12,8 +15,8 @@ _ROW, _COLUMN = 0.19, 0.62
 _FLOOR, _CEILING = 0.03, 10.0  # of the colours
 
 
-def error_figure(rows: pd.DataFrame, table: pd.DataFrame, settings) -> Figure:
-    """A heat map: a row a defence, the best under its worst attack on top; a column an attack."""
+def error_figure(rows: pd.DataFrame, table: pd.DataFrame, settings: Any) -> Figure:
+    """Draw a heat map: a row a defence, on top the safest at its worst; a column an attack."""
     errors = rows.groupby(["defence", "attack"])["error"].mean().unstack()
     order = table[table["mean_error"].notna()].sort_values("worst_error")["defence"]
     attacks = [a for a in rows["attack"].unique() if errors[a].notna().any()]
@@ -36,30 +39,32 @@ def error_figure(rows: pd.DataFrame, table: pd.DataFrame, settings) -> Figure:
         for (i, j), value in np.ndenumerate(grid):
             if np.isfinite(value):
                 text = "0" if value < 5e-4 else f"{value:.2g}"
-                axes.text(j, i, text, ha="center", va="center", fontsize=6,
-                          color="white" if norm(value) > 0.7 else "black")  # fmt: skip
-        figure.suptitle(
+                colour = "white" if norm(value) > 0.7 else "black"
+                axes.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
+        title = (
             f"Distance of the aggregate to the mean of the honest, n = {settings.n}, f = "
             f"{settings.f}, d = {settings.d:,}\nin units of the honest vectors' common part; "
             f"heterogeneity {settings.heterogeneity:g}, noise {settings.noise:g}, mean of "
-            f"{settings.draws} draws",
-            fontsize=8, y=1 - 0.12 / height, va="top",
-        )  # fmt: skip
+            f"{settings.draws} draws"
+        )
+        figure.suptitle(title, fontsize=8, y=1 - 0.12 / height, va="top")
         bar = figure.add_axes((1 - 0.7 / width, bottom, 0.12 / width, tall))
         figure.colorbar(image, cax=bar, extend="both")
     return figure
 
 
 def cost_figure(costs: pd.DataFrame, n: int, d: int) -> Figure:
-    """Time against n and d, and peak memory against n, with the slopes 1 and 2 for scale."""
+    """Draw time against n and d, and peak memory against n, with the slopes 1 and 2 for scale."""
     defences = list(costs["defence"].unique())
     drawn = looks(defences)
     with matplotlib.rc_context(fname=STYLE):
         figure = Figure((7.6, 3.4), layout="constrained")
         axes = figure.subplots(1, 3)
-        panels = [("n", costs[costs["d"] == d], "seconds", f"time (s), d = {d:,}"),
-                  ("d", costs[costs["n"] == n], "seconds", f"time (s), n = {n}"),
-                  ("n", costs[costs["d"] == d], "memory", "peak memory (vectors = 1)")]  # fmt: skip
+        panels = [
+            ("n", costs[costs["d"] == d], "seconds", f"time (s), d = {d:,}"),
+            ("d", costs[costs["n"] == n], "seconds", f"time (s), n = {n}"),
+            ("n", costs[costs["d"] == d], "memory", "peak memory (vectors = 1)"),
+        ]
         for ax, (x, part, y, title) in zip(axes, panels, strict=True):
             for name, look in drawn.items():
                 line = part[part["defence"] == name].sort_values(x)
@@ -72,8 +77,8 @@ def cost_figure(costs: pd.DataFrame, n: int, d: int) -> Figure:
             else:
                 ax.set_ylim(0.9, max(1.3, ax.get_ylim()[1]))
             sizes = sorted(part[x].unique())
-            ax.set_xticks(sizes, [f"{size:,}" if size < 1000 else f"{size:.0e}".replace("+0", "")
-                                  for size in sizes])  # fmt: skip
+            names = [f"{k:,}" if k < 1000 else f"{k:.0e}".replace("+0", "") for k in sizes]
+            ax.set_xticks(sizes, names)
             ax.minorticks_off()
             ax.set_xlabel(x)
             ax.set_title(title)
@@ -81,11 +86,11 @@ def cost_figure(costs: pd.DataFrame, n: int, d: int) -> Figure:
     return figure
 
 
-def _slopes(ax, part: pd.DataFrame, x: str) -> None:
-    """Grey lines of the linear law and, in n, the quadratic one, down from the largest size."""
+def _slopes(ax: Axes, part: pd.DataFrame, x: str) -> None:
+    """Draw grey lines of the linear law and, in n, the quadratic, down from the largest size."""
     sizes = np.array(sorted(part[x].unique()), float)
     last = part[part[x] == sizes[-1]]["seconds"].median()
     for power, dashes, name in ((1, ":", "linear"), (2, "-.", "quadratic")):
         if x == "n" or power == 1:
-            ax.plot(sizes, last * (sizes / sizes[-1]) ** power, color="#aaaaaa", linestyle=dashes,
-                    zorder=0, label=name)  # fmt: skip
+            law = last * (sizes / sizes[-1]) ** power
+            ax.plot(sizes, law, color="#aaaaaa", linestyle=dashes, zorder=0, label=name)

@@ -30,18 +30,19 @@ class Verdict:
 
 
 def scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: its settings and the highest test accuracy over the rounds, up to where it
-    diverged if it did."""
+    """Return one row a run: its settings and the highest test accuracy over the rounds, up to where
+    it diverged if it did."""
     settings = ["attack", "aggregator", "n", "f", "seed", "fl.momentum_at", "fl.learning_rate"]
     trained = frame[frame["status"].isin(FINAL)]
-    best = trained.groupby(["key", *settings], as_index=False)["test_accuracy"].max()
+    best = trained.groupby(["key", *settings])["test_accuracy"].max().reset_index()
     best["attack"] = best["attack"].str.partition("[")[0]
     best["aggregator"] = best["aggregator"].replace(_RULE)
     return best
 
 
 def gains(best: pd.DataFrame) -> pd.DataFrame:
-    """One row a pair of runs that differ only in where the momentum is: server, worker, gain."""
+    """Return one row a pair of runs that differ only in where the momentum is, with the accuracies
+    `server` and `worker` and the `gain`."""
     best = best[best["f"] > 0]
     index = ["attack", "aggregator", "n", "f", "fl.learning_rate", "seed"]
     pairs = best.pivot_table("test_accuracy", index, "fl.momentum_at").dropna()
@@ -52,13 +53,13 @@ def gains(best: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame) -> list[Verdict]:
-    """Every claim and whether the cells bear it out."""
+    """Return every claim and whether the cells bear it out."""
     best = scores(frame)
     pairs = gains(best)
     return [_never_worse(pairs), *_alie_gain(pairs), *_no_attack(best), _krum_falls(best)]
 
 
-def _never_worse(pairs) -> Verdict:
+def _never_worse(pairs: pd.DataFrame) -> Verdict:
     claim = "(i) worker momentum is at most one point worse in 95 % of pairs, Krum x FoE aside"
     excepted = pairs["aggregator"].isin(["krum", "bulyan"]) & (pairs["attack"] == "ipm")
     pairs = pairs[~excepted]
@@ -68,7 +69,7 @@ def _never_worse(pairs) -> Verdict:
     return Verdict(claim, bool(share >= 0.95), f"{share:.0%} of {len(pairs)} pairs")
 
 
-def _alie_gain(pairs) -> list[Verdict]:
+def _alie_gain(pairs: pd.DataFrame) -> list[Verdict]:
     strong = pairs[(pairs["attack"] == "alie") & (pairs["fl.learning_rate"] == 0.5)]
     strong = strong[(strong["n"] == 51) & (strong["f"] == 12)]
     found = []
@@ -84,7 +85,7 @@ def _alie_gain(pairs) -> list[Verdict]:
     return found
 
 
-def _no_attack(best) -> list[Verdict]:
+def _no_attack(best: pd.DataFrame) -> list[Verdict]:
     found = []
     for rate, expected in ((0.5, 0.855), (0.02, 0.813)):
         claim = f"(iii) without an attack {expected:.1%} ± 1.0% at learning rate {rate}"
@@ -97,7 +98,7 @@ def _no_attack(best) -> list[Verdict]:
     return found
 
 
-def _krum_falls(best) -> Verdict:
+def _krum_falls(best: pd.DataFrame) -> Verdict:
     claim = "(iv) Multi-Krum x FoE at f=24 stays below 20 %, wherever the momentum is"
     mine = best[(best["attack"] == "ipm") & (best["aggregator"] == "krum") & (best["f"] == 24)]
     if mine.empty:
@@ -107,7 +108,7 @@ def _krum_falls(best) -> Verdict:
 
 
 def report(frame: pd.DataFrame) -> str:
-    """The verdicts as text."""
+    """Return the verdicts as text."""
     words = {True: "holds", False: "DOES NOT HOLD", None: "not tested"}
     lines = ["El Mhamdi et al. 2021 on Fashion-MNIST (highest test accuracy of a run):"]
     for verdict in verdicts(frame):

@@ -1,5 +1,8 @@
 """Tutorial 027's comparison beside the tutorial's table and what its own script prints."""
 
+from collections.abc import Iterable
+from typing import Any, cast
+
 import pandas as pd
 
 from benchmark.analysis.statistics import mean_interval
@@ -15,7 +18,7 @@ PUBLISHED = {
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a rule: accuracies in the last round, published and measured.
+    """Return one row a rule: accuracies in the last round, published and measured.
 
     Args:
         frame: of `analysis.load`, the preset's cells.
@@ -46,7 +49,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(frame: pd.DataFrame) -> str:
-    """The table as text."""
+    """Return the table as text."""
     rows = table(frame)
     lines = [
         f"Tutorial 027, accuracy after {rows['rounds'].max()} rounds "
@@ -54,7 +57,7 @@ def report(frame: pd.DataFrame) -> str:
         f"{'rule':14}{'published':>10}{'its script':>12}{'here, honest training':>24}"
         f"{'here, held out':>18}",
     ]
-    for row in rows.itertuples():
+    for row in cast(Iterable[Any], rows.itertuples()):
         script = "-" if pd.isna(row.script) else f"{row.script:.1%}"
         training = f"{row.honest_training:.1%} ± {row.honest_training_interval:.1%}"
         held_out = f"{row.held_out:.1%} ± {row.held_out_interval:.1%}"

@@ -1,7 +1,6 @@
-"""Time and peak memory of a piece of work in this process."""
+"""Peak memory of a piece of work in this process."""
 
 import ctypes
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,22 +8,9 @@ from pathlib import Path
 import torch
 
 
-def seconds(work: Callable[[], object], runs: int = 5) -> float:
-    """Least wall time of several runs, after one to warm up."""
-    work()
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
 def peak_memory(work: Callable[[], object], device: str = "cpu") -> float:
-    """Bytes that the work holds at its peak beyond what was there before; NaN if the system does
-    not tell (on a CPU: only Linux does)."""
+    """Return the bytes that the work holds at its peak beyond what was there before; NaN if the
+    system does not tell (on a CPU: only Linux does)."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
