@@ -14,12 +14,14 @@ import pytest
 import yaml
 from cells import composing, usual
 from commands import command
+from hydra import compose as hydra_compose
+from omegaconf import OmegaConf
 
 from benchmark.commands import list as catalogue_list
 from benchmark.commands import prepare, vectors
 from benchmark.commands.settings import small_command
 from benchmark.config.errors import ConfigError
-from benchmark.config.loading import conf_dir
+from benchmark.config.loading import conf_dir, config_groups
 from benchmark.grid import forecast
 from benchmark.grid.catalogue import choices, finds_names
 from benchmark.grid.report import _describe
@@ -541,6 +543,48 @@ def test_the_configuration_can_be_looked_at():
     assert "rounds: 3" in ended.out and "hydra" not in ended.out
     ended = command("--help")
     assert ended.code == 0 and "attack: " in ended.out and "trimmed_mean" in ended.out
+
+
+def test_help_names_what_there_is_on_a_screen_and_a_half():
+    told = command("--help").out
+    lines = told.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 104
+    groups = config_groups()
+    assert {found for found in re.findall(r"(?m)^  (\w+): ", told)} == groups
+    for group, choice in re.findall(r"\b(\w+)=([a-z]\w*)", told):
+        assert group not in groups or choice in choices(group)
+    with composing():
+        config = hydra_compose("config")
+    for setting in re.findall(r"(?m)^  ((?:[a-z][\w.]*(?:, )?)+) {2,}", told):
+        for name in setting.split(", "):
+            parent, _, last = name.rpartition(".")
+            assert last in (OmegaConf.select(config, parent) if parent else config), name
+
+
+def test_switches_that_take_no_settings():
+    ended = command("--hydra-help")
+    assert ended.code == 0 and "hydra/launcher" in ended.out
+    ended = command("--hydra-help", "hydra/job_logging=none")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == "error: --hydra-help: is about no setting such as hydra/job_logging=none\n"
+
+
+@pytest.mark.parametrize("info", ["defaults", "defaults-tree", "plugins", "searchpath", "config"])
+def test_what_hydra_tells(info):
+    ended = command("--info", info, "attack=alie")
+    assert ended.code == 0 and ended.err == "" and ended.out
+    assert "alie" in ended.out or info in ("plugins", "searchpath", "config")
+
+
+def test_a_relative_folder_of_the_primary_configuration(tmp_path, monkeypatch):
+    """Is looked for where the command is given, as that of --config-dir."""
+    shutil.copytree(conf_dir(), tmp_path / "whole")
+    (tmp_path / "whole" / "mine.yaml").write_text("defaults: [config, _self_]\nseed: 9\n")
+    monkeypatch.chdir(tmp_path)
+    ended = command("--config-path", "whole", "--config-name=mine", "--cfg", "job", "-p", "seed")
+    assert (ended.code, ended.out.strip()) == (0, "9"), ended
+    ended = command("--config-dir", "nowhere")
+    assert ended.err == "error: --config-dir=nowhere: there is no such folder\n"
 
 
 def test_a_report_of_a_preset(tmp_path):

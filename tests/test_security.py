@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -187,6 +188,22 @@ def test_hydra_imports_nothing_for_a_group_of_its_own(run, theirs, group):
     assert not (theirs / "was_imported").exists()
 
 
+@pytest.mark.parametrize("lines", [
+    "job: {env_set: {PYTHONPATH: theirs}}", "job_logging: {root: {}}", "sweep: {dir: theirs}",
+    "callbacks: {a: {_target_: theirs.Called}}",
+])  # fmt: skip
+def test_jobs_that_another_launcher_composes_are_looked_at(run, theirs, lines):
+    """Before any of them is started, though it is a later job that has what is harmful."""
+    (theirs / "conf" / "experiment" / "good.yaml").write_text("# @package _global_\nseed: 3\n")
+    given = ["-m", "hydra/launcher=basic", "+experiment=good,own", *QUICK]
+    (theirs / "conf" / "experiment" / "own.yaml").write_text(
+        f"# @package _global_\nhydra: {{{lines}}}\n"
+    )
+    where = [f"hydra.searchpath=[file://{theirs / 'conf'}]", f"outputs={theirs / 'outputs'}"]
+    assert refused(command(*given, *where), "hydra.")
+    assert not (theirs / "outputs").exists() and not (theirs / "was_imported").exists()
+
+
 @pytest.mark.parametrize(("name", "value"), [
     ("local_setup", "['touch was_run']"), ("slurm_setup", "['touch was_run']"),
     ("slurm_srun_args", "['--export=ALL']"), ("slurm_additional_parameters", "{a: b}"),
@@ -342,6 +359,13 @@ def test_nothing_runs_what_it_reads():
         for what in suspicious(ast.parse(path.read_text()))
     }
     assert found == ALLOWED.keys()
+
+
+def test_private_names_of_hydra_stand_in_one_file():
+    for folder in ("benchmark", "hydra_plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            found = re.findall(r"(?m)^.*hydra\._internal.*$", path.read_text())
+            assert not found or path.name == "hydra_internals.py", path
 
 
 @pytest.mark.parametrize("source", [

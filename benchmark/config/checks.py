@@ -1,14 +1,13 @@
 """Checks of what comes from outside, with errors of one line."""
 
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
-
-import numpy as np
 
 
 def one_line(said: object) -> str:
@@ -24,12 +23,20 @@ def failure(error: BaseException) -> str:
     return kind if said == kind else f"{kind}: {said}"
 
 
-def is_whole(value) -> bool:
+def _of_python(value: Any) -> Any:
+    """Return a number of NumPy as one of Python. There is none before NumPy is imported, which
+    takes a third of the time that a command needs to start."""
+    numpy = sys.modules.get("numpy")
+    return value.item() if numpy and isinstance(value, numpy.generic) else value
+
+
+def is_whole(value: Any) -> bool:
     """Return whether a value is an integer of Python or NumPy; True, 3.0 and "3" are none."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    number = _of_python(value)
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
-def whole(name: str, value, least: int | None = None) -> None:
+def whole(name: str, value: Any, least: int | None = None) -> None:
     """Raise a ValueError that names the setting unless it is a whole number, of at least `least`
     if that is given."""
     if not is_whole(value):
@@ -49,8 +56,8 @@ def settings_have_their_types(component: Any) -> None:
         value = getattr(component, name)
         if not _fits(value, kind):
             raise ValueError(f"{name} must be {in_words(kind)}, got {value!r}")
-        if isinstance(value, np.generic):
-            object.__setattr__(component, name, value.item())
+        if value is not _of_python(value):
+            object.__setattr__(component, name, _of_python(value))
 
 
 def expected(component: type, name: str) -> str:
@@ -76,23 +83,23 @@ def _types(component: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in known}
 
 
-def is_finite(value) -> bool:
+def is_finite(value: Any) -> bool:
     """Return whether a value is a finite number of Python or NumPy; True is none."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    return number and not isinstance(value, bool) and isfinite(value)
+    number = _of_python(value)
+    return isinstance(number, int | float) and not isinstance(number, bool) and isfinite(number)
 
 
-_KINDS = {
+_KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     int: (is_whole, "a whole number"),
     float: (is_finite, "a finite number"),
-    bool: (lambda value: isinstance(value, bool | np.bool_), "true or false"),
+    bool: (lambda value: isinstance(_of_python(value), bool), "true or false"),
     str: (lambda value: isinstance(value, str), "text"),
     NoneType: (lambda value: value is None, "None"),
     list: (lambda value: isinstance(value, list | tuple), "a list"),
 }
 
 
-def _fits(value, kind) -> bool:
+def _fits(value: Any, kind: Any) -> bool:
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
@@ -102,7 +109,7 @@ def _fits(value, kind) -> bool:
     return kind not in _KINDS or _KINDS[kind][0](value)
 
 
-def in_words(kind) -> str:
+def in_words(kind: Any) -> str:
     """Return what a setting of a type must be."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):

@@ -21,6 +21,11 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def config_groups() -> set[str]:
+    """Return the names of the suite's groups of choices."""
+    return {path.name for path in conf_dir().iterdir() if path.is_dir()} - {"hydra"}
+
+
 def load(name: str, /, **settings) -> Any:
     """Build the component that a choice of a config group stands for.
 

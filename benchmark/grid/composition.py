@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
 import hydra_plugins
+from benchmark.config.commands import spelled
 from benchmark.config.errors import ConfigError
 from benchmark.config.hydra_internals import search_again
 from benchmark.federation.settings import FL
@@ -33,6 +34,8 @@ if _PLUGIN_FOLDER not in [os.path.realpath(folder) for folder in hydra_plugins._
     hydra_plugins.__path__.append(_PLUGIN_FOLDER)
 
 ConfigStore.instance().store(name="fl_schema", node=FL)  # in no group: it is no choice
+
+OmegaConf.register_new_resolver("called", spelled, replace=True)  # conf/hydra/help/run.yaml
 
 _UNKNOWN = re.compile(r"Could not override '([^']+)'\.\nTo append to your config use")
 

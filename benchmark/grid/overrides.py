@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 
 from benchmark.config.errors import ConfigError
-from benchmark.config.loading import conf_dir
+from benchmark.config.loading import config_groups
 from benchmark.grid.safety import NO_PARAMS
 
 _FOLDERS = ("outputs", "executor.folder", "data.root")  # settings that are folders
@@ -75,9 +75,7 @@ def as_name(override: str) -> str:
     return key + equals + ",".join(names)
 
 
-@cache
-def _groups() -> set[str]:
-    return {path.name for path in conf_dir().iterdir() if path.is_dir()}
+_groups = cache(config_groups)
 
 
 def quoted(value: str) -> str:

@@ -12,7 +12,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from benchmark.config.checks import expected, in_words, nearest
 from benchmark.config.commands import spelled
 from benchmark.config.errors import ConfigError
-from benchmark.config.loading import GROUPS, conf_dir
+from benchmark.config.loading import GROUPS, config_groups
 
 LISTED = {  # groups of which `benchmark.list` prints a catalogue, and its name
     "aggregator": "aggregators", "pre_aggregator": "pre_aggregators", "attack": "attacks",
@@ -93,7 +93,7 @@ def _of_choices(text: str) -> str | None:
     """Return what is wrong with how a choice or a setting was named."""
     if found := re.match(r"Error resolving interpolation '(.*)', possible .* keys: (.*)", text):
         known = found[2].split(", ")
-        unknown = {path.name for path in conf_dir().iterdir() if path.is_dir()} - {*known}
+        unknown = config_groups() - {*known}
         unknown -= {"experiment"} if unknown != {"experiment"} else set()
         names = ", ".join(sorted(name for name in known if name in GROUPS))
         group = " or ".join(sorted(unknown))
