@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from benchmark.aggregators import Chain, Clipping, Context, FLTrust, Krum, Mean
-from benchmark.aggregators.base import layers_of
+from benchmark.aggregators.context import layers_of
 from benchmark.attacks import Batch, Knowledge, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local

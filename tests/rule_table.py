@@ -67,7 +67,8 @@ from benchmark.aggregators import (
     Zeno,
     ZenoPlusPlus,
 )
-from benchmark.aggregators.base import Detector, layers_of
+from benchmark.aggregators.context import layers_of
+from benchmark.aggregators.contract import Detector
 
 N, F, D = 15, 3, 37  # all of the table is feasible, and no two Krum scores are equal by necessity
 

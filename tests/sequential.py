@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.aggregators import Rule, Updates
-from benchmark.aggregators.base import feasibility, layers_of
+from benchmark.aggregators.context import layers_of
+from benchmark.aggregators.contract import feasibility
 from benchmark.attacks import Batch, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.models.modules import build_model

@@ -36,7 +36,7 @@ from benchmark.aggregators import (
     Updates,
     WeightsRule,
 )
-from benchmark.aggregators.base import feasibility
+from benchmark.aggregators.contract import feasibility
 
 quick = settings(max_examples=25, deadline=None)
 

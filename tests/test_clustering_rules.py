@@ -29,8 +29,8 @@ from benchmark.aggregators import (
     NormFilter,
     Updates,
 )
-from benchmark.aggregators.base import layers_of
-from benchmark.aggregators.clustering import _two_means
+from benchmark.aggregators.auror import _two_means
+from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.aggregators.vectors import angles
 

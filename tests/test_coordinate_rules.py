@@ -38,7 +38,8 @@ from benchmark.aggregators import (
     TrimmedMean,
     Updates,
 )
-from benchmark.aggregators.base import feasibility, layers_of
+from benchmark.aggregators.context import layers_of
+from benchmark.aggregators.contract import feasibility
 from benchmark.aggregators.splitting import _RULES
 from benchmark.aggregators.vectors import clipping_scale, thresholds
 from benchmark.config.components import build

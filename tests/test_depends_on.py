@@ -6,7 +6,7 @@ import torch
 from rule_table import STYLES, TABLE, D, F, N, knowledge, sample
 
 from benchmark.aggregators import Chain, Rule, Stage, Updates
-from benchmark.aggregators.base import Detector
+from benchmark.aggregators.contract import Detector
 from benchmark.kernels.gram import gram
 
 KINDS = ("products", "coordinates", "everything")

@@ -11,7 +11,8 @@ import test_engine
 import torch
 from cells import composing, originals, thinned
 
-from benchmark.aggregators.base import Context, feasibility, layers_of
+from benchmark.aggregators.context import Context, layers_of
+from benchmark.aggregators.contract import feasibility
 from benchmark.attacks.base import Knowledge
 from benchmark.grid.catalogue import chain, component
 from benchmark.models.architectures import MLP

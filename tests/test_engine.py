@@ -14,7 +14,7 @@ from hydra import initialize_config_dir
 from sequential import Recorded, Reference
 
 from benchmark.aggregators import Chain, Detector, Mean, Median, Rule
-from benchmark.aggregators.base import Report
+from benchmark.aggregators.report import Report
 from benchmark.attacks import Attack, LabelFlip
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import ConfigError

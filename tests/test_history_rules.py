@@ -27,7 +27,7 @@ from benchmark.aggregators import (
     Safeguard,
     Updates,
 )
-from benchmark.aggregators.base import layers_of
+from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.fldetector import attacked
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import packed

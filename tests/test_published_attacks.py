@@ -25,7 +25,7 @@ from benchmark.aggregators import (
     Mean,
     Updates,
 )
-from benchmark.aggregators.base import layers_of
+from benchmark.aggregators.context import layers_of
 from benchmark.attacks import (
     HIDRA,
     ROP,

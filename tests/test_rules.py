@@ -45,7 +45,8 @@ from benchmark.aggregators import (
     Zeno,
     ZenoPlusPlus,
 )
-from benchmark.aggregators.base import NEEDS, feasibility, layers_of
+from benchmark.aggregators.context import NEEDS, layers_of
+from benchmark.aggregators.contract import feasibility
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.attacks import ALittleIsEnough
 from benchmark.config.loading import conf_dir, load

@@ -25,7 +25,7 @@ from benchmark.aggregators import (
     TrimmedMean,
     Updates,
 )
-from benchmark.aggregators.base import feasibility
+from benchmark.aggregators.contract import feasibility
 from benchmark.aggregators.state import packed
 from benchmark.attacks import (
     Adaptive,

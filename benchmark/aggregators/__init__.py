@@ -9,29 +9,15 @@ array([1., 0.])
 array([1.  , 0.05])
 """
 
-from benchmark.aggregators.base import (
-    Chain,
-    Context,
-    Detector,
-    Infeasible,
-    Report,
-    Rule,
-    Stage,
-    Updates,
-    WeightsRule,
-)
+from benchmark.aggregators.auror import Auror
 from benchmark.aggregators.byzantine_sgd import ByzantineSGD
 from benchmark.aggregators.centered_clipping import CenteredClipping, SequentialClipping
 from benchmark.aggregators.certified import CRFL
+from benchmark.aggregators.chain import Chain
 from benchmark.aggregators.clipping import NormClipping
-from benchmark.aggregators.clustering import (
-    FLAME,
-    Auror,
-    ClippedClustering,
-    Clustering,
-    DBSCANClustering,
-    DeepSight,
-)
+from benchmark.aggregators.clustering import FLAME, ClippedClustering, Clustering, DBSCANClustering
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Detector, Infeasible, Rule, Stage, WeightsRule
 from benchmark.aggregators.coordinatewise import (
     FoundationFL,
     MeaMed,
@@ -39,6 +25,7 @@ from benchmark.aggregators.coordinatewise import (
     Phocas,
     TrimmedMean,
 )
+from benchmark.aggregators.deepsight import DeepSight
 from benchmark.aggregators.detection import CosineFilter, MedianDistance, NormFilter
 from benchmark.aggregators.distances import CGE, Aksel, MoNNA
 from benchmark.aggregators.faba import FABA
@@ -50,12 +37,14 @@ from benchmark.aggregators.krum import Bulyan, Krum, MultiKrum
 from benchmark.aggregators.layers import LASA
 from benchmark.aggregators.mean import Mean
 from benchmark.aggregators.pre_aggregation import ARC, NNM, Bucketing, Clipping
+from benchmark.aggregators.report import Report
 from benchmark.aggregators.safeguard import Safeguard
 from benchmark.aggregators.signs import RLR, FedSECA, SignGuard, SignMajority
 from benchmark.aggregators.spectral import CAF, DnC, FilterL2
 from benchmark.aggregators.splitting import GAS
 from benchmark.aggregators.subset import MDA, SMEA
 from benchmark.aggregators.trust import FLTrust, Zeno, ZenoPlusPlus
+from benchmark.aggregators.updates import Updates
 
 __all__ = [
     "ARC",

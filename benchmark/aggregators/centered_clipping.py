@@ -10,7 +10,11 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import Context, Report, Rule, Stepped, Updates, one_of, positive
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Rule, Stepped
+from benchmark.aggregators.report import Report
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import one_of, positive
 from benchmark.kernels.gram import distances_from
 
 

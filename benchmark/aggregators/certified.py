@@ -11,8 +11,12 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import Context, Report, Rule, Stepped, Updates, given, positive
+from benchmark.aggregators.context import Context, given
+from benchmark.aggregators.contract import Rule, Stepped
+from benchmark.aggregators.report import Report
+from benchmark.aggregators.updates import Updates
 from benchmark.aggregators.vectors import gaussian, length
+from benchmark.config.checks import positive
 
 
 @dataclass(frozen=True)

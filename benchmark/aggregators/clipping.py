@@ -9,16 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import (
-    Context,
-    Report,
-    Stepped,
-    Updates,
-    WeightsRule,
-    combined,
-    positive,
-)
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Stepped, WeightsRule, combined
+from benchmark.aggregators.report import Report
+from benchmark.aggregators.updates import Updates
 from benchmark.aggregators.vectors import clipping_scale, gaussian
+from benchmark.config.checks import positive
 
 
 @dataclass(frozen=True)

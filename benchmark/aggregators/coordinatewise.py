@@ -10,7 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Context, Report, Rule, Stepped, Updates, combined, one_of
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Rule, Stepped, combined
+from benchmark.aggregators.report import Report
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import one_of
 from benchmark.kernels.order import Window, nearest_mean, sorted_mean
 from benchmark.kernels.scale import squarable
 

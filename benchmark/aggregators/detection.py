@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Accepted, Context, Detector, Updates, positive
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Accepted, Detector
 from benchmark.aggregators.distances import median_distances
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import positive
 from benchmark.kernels.order import sorted_mean
 
 

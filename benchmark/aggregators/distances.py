@@ -6,8 +6,11 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Updates, WeightsRule, given, one_of
+from benchmark.aggregators.context import given
+from benchmark.aggregators.contract import WeightsRule
 from benchmark.aggregators.coordinatewise import Median
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import one_of
 from benchmark.kernels.gram import squared_distances
 from benchmark.kernels.order import sorted_mean
 

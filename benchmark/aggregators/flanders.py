@@ -10,7 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Accepted, Context, Detector, Updates, given, positive
+from benchmark.aggregators.context import Context, given
+from benchmark.aggregators.contract import Accepted, Detector
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import positive
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import Accepted, Context, Detector, Updates, given
+from benchmark.aggregators.context import Context, given
+from benchmark.aggregators.contract import Accepted, Detector
 from benchmark.aggregators.history import remember
 from benchmark.aggregators.state import Memory
+from benchmark.aggregators.updates import Updates
 
 _SHORTEST = 1e-140  # float64 whose square is precise
 _LARGEST = 1e150  # error, so that the sum of all is finite

@@ -10,18 +10,12 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import (
-    Context,
-    Rule,
-    Stepped,
-    Updates,
-    combined,
-    given,
-    one_of,
-    positive,
-)
+from benchmark.aggregators.context import Context, given
+from benchmark.aggregators.contract import Rule, Stepped, combined
 from benchmark.aggregators.history import remember
 from benchmark.aggregators.state import Memory
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import one_of, positive
 from benchmark.kernels.scale import squarable_rows
 
 

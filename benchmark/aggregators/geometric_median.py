@@ -13,17 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import (
-    Context,
-    Rule,
-    Stepped,
-    Updates,
-    WeightsRule,
-    combined,
-    one_of,
-    positive,
-    positive_if_set,
-)
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Rule, Stepped, WeightsRule, combined
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import one_of, positive, positive_if_set
 from benchmark.kernels.gram import distances_from
 
 

@@ -9,8 +9,8 @@ take part in all rounds, that changes no difference between two of them.
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Updates
 from benchmark.aggregators.state import Memory
+from benchmark.aggregators.updates import Updates
 
 _LARGEST = 1e150  # float64 of which the squares of many can be added
 

@@ -11,8 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Context, Rule, Stepped, Updates, WeightsRule, one_of
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Rule, Stepped, WeightsRule
 from benchmark.aggregators.coordinatewise import report_of, trimmed
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import one_of
 from benchmark.kernels.gram import power_of_two
 from benchmark.kernels.order import nearest_mean, sorted_mean
 from benchmark.kernels.selection import iterated_krum

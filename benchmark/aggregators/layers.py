@@ -12,17 +12,12 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import (
-    Context,
-    Layer,
-    Report,
-    Rule,
-    Stepped,
-    Updates,
-    given,
-    positive,
-)
+from benchmark.aggregators.context import Context, Layer, given
+from benchmark.aggregators.contract import Rule, Stepped
+from benchmark.aggregators.report import Report
+from benchmark.aggregators.updates import Updates
 from benchmark.aggregators.vectors import clipping_scale, thresholds
+from benchmark.config.checks import positive
 from benchmark.kernels.blocks import combination
 
 _ROUNDING = 1e-6  # relative; smaller differences from the median or from a bound count as none

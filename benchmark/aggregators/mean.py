@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Updates, WeightsRule
+from benchmark.aggregators.contract import WeightsRule
+from benchmark.aggregators.updates import Updates
 
 
 @dataclass(frozen=True)

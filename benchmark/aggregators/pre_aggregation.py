@@ -6,8 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Applied, Context, Stage, Updates, positive
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Applied, Stage
+from benchmark.aggregators.updates import Updates
 from benchmark.aggregators.vectors import clipping_scale
+from benchmark.config.checks import positive
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Accepted, Context, Detector, Updates, positive_if_set
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Accepted, Detector
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import Memory
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import positive_if_set
 
 _ROUNDING = 1e-6  # smaller differences, relative to a vector's length, count as none
 

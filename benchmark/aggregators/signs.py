@@ -7,19 +7,12 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import (
-    Accepted,
-    Context,
-    Detector,
-    Report,
-    Rule,
-    Stepped,
-    Updates,
-    combined,
-    positive,
-    positive_if_set,
-)
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Accepted, Detector, Rule, Stepped, combined
+from benchmark.aggregators.report import Report
+from benchmark.aggregators.updates import Updates
 from benchmark.aggregators.vectors import clipping_scale, thresholds
+from benchmark.config.checks import positive, positive_if_set
 from benchmark.kernels.blocks import count_unit
 from benchmark.kernels.order import sorted_mean
 from benchmark.kernels.signs import votes

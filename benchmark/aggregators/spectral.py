@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import Accepted, Context, Detector, Updates, WeightsRule, positive
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Accepted, Detector, WeightsRule
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import positive
 from benchmark.kernels.gram import power_of_two
 from benchmark.kernels.scale import squarable
 

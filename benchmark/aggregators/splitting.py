@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import Context, Rule, Stepped, Updates, combined, positive
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.contract import Rule, Stepped, combined
 from benchmark.aggregators.coordinatewise import MeaMed, Median, Phocas, TrimmedMean
 from benchmark.aggregators.faba import FABA
 from benchmark.aggregators.geometric_median import GeometricMedian
 from benchmark.aggregators.krum import Bulyan, Krum, MultiKrum, krum_scores
 from benchmark.aggregators.subset import MDA
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import positive
 from benchmark.kernels.arrays import supported_by_kernels
 from benchmark.kernels.gram import gram, squared_distances
 from benchmark.kernels.groups import group_distances

@@ -10,8 +10,10 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import Updates, WeightsRule, positive
+from benchmark.aggregators.contract import WeightsRule
 from benchmark.aggregators.spectral import top_direction
+from benchmark.aggregators.updates import Updates
+from benchmark.config.checks import positive
 from benchmark.kernels.subset import smallest_diameter, smallest_variance
 
 

@@ -6,18 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from benchmark.aggregators.base import (
-    Accepted,
-    Context,
-    Detector,
-    Rule,
-    Stepped,
-    Updates,
-    combined,
-    given,
-    positive,
-)
+from benchmark.aggregators.context import Context, given
+from benchmark.aggregators.contract import Accepted, Detector, Rule, Stepped, combined
+from benchmark.aggregators.updates import Updates
 from benchmark.aggregators.vectors import length, models
+from benchmark.config.checks import positive
 
 
 def _factors_to(length: float, norms: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Context, Updates, given
+from benchmark.aggregators.context import Context, given
+from benchmark.aggregators.updates import Updates
 from benchmark.kernels import scale
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import one_of, positive, positive_if_set
 from benchmark.attacks.base import Attack, Batch
 from benchmark.attacks.poisoning import missing_class
 from benchmark.attacks.view import Knowledge, View
+from benchmark.config.checks import one_of, positive, positive_if_set
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,15 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import (
-    Chain,
-    Context,
-    Infeasible,
-    Rule,
-    checked_counts,
-    context_of,
-    feasibility,
-    one_of,
-)
+from benchmark.aggregators.chain import Chain
+from benchmark.aggregators.context import Context, context_of
+from benchmark.aggregators.contract import Infeasible, Rule, checked_counts, feasibility
 from benchmark.aggregators.inputs import as_matrix, as_vector
 from benchmark.aggregators.state import Stateful
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
 from benchmark.attacks.view import POPULATIONS, Knowledge, View
-from benchmark.config.checks import whole
+from benchmark.config.checks import one_of, whole
 
 Vectors = torch.Tensor | np.ndarray | Sequence
 

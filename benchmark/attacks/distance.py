@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import one_of
 from benchmark.attacks.base import Informed
 from benchmark.attacks.searching import DIRECTIONS, perturbation
 from benchmark.attacks.view import View
+from benchmark.config.checks import one_of
 from benchmark.kernels.gram import gram, squared_distances
 from benchmark.kernels.offsets import exact_mean, offsets
 

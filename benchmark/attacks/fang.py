@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import one_of, positive
 from benchmark.aggregators.krum import krum_scores
 from benchmark.attacks.base import Informed
 from benchmark.attacks.view import View
+from benchmark.config.checks import one_of, positive
 from benchmark.kernels.gram import Gram, gram, refuse_short, squared_distances
 from benchmark.kernels.outermost import outermost
 

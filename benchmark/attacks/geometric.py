@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import one_of, positive, positive_if_set
 from benchmark.aggregators.vectors import cosine_distances
 from benchmark.attacks.base import Informed
 from benchmark.attacks.view import View
+from benchmark.config.checks import one_of, positive, positive_if_set
 from benchmark.kernels.chunks import chunk_products, inverse_forms, top_eigenvalues
 from benchmark.kernels.gram import Gram, gram, refuse_short, squared_distances
 

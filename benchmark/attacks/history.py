@@ -8,10 +8,10 @@ import torch
 from scipy.special import bdtrc
 from typing_extensions import override
 
-from benchmark.aggregators.base import positive
 from benchmark.attacks.base import Attack, Informed
 from benchmark.attacks.statistics import without_z_max, z_max
 from benchmark.attacks.view import Knowledge, View
+from benchmark.config.checks import positive
 from benchmark.kernels.scale import length, to_unit
 
 

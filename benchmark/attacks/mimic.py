@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import positive
 from benchmark.aggregators.state import Memory
 from benchmark.attacks.base import Informed
 from benchmark.attacks.view import View
+from benchmark.config.checks import positive
 from benchmark.kernels.offsets import offsets
 from benchmark.kernels.scale import length
 

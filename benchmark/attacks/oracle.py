@@ -25,8 +25,11 @@ import numpy as np
 import torch
 from scipy.linalg import eigh
 
-from benchmark.aggregators.base import Chain, Context, Report, Updates
+from benchmark.aggregators.chain import Chain
+from benchmark.aggregators.context import Context
+from benchmark.aggregators.report import Report
 from benchmark.aggregators.state import packed, unpacked
+from benchmark.aggregators.updates import Updates
 from benchmark.kernels.blocks import combination
 from benchmark.kernels.gram import Gram, gram
 from benchmark.kernels.scale import length

@@ -13,10 +13,10 @@ import torch
 from scipy.linalg import eigh
 from typing_extensions import override
 
-from benchmark.aggregators.base import one_of
 from benchmark.attacks.base import Informed
 from benchmark.attacks.oracle import Questions
 from benchmark.attacks.view import Knowledge, View
+from benchmark.config.checks import one_of
 from benchmark.kernels.scale import length
 
 Line = tuple[np.ndarray, np.ndarray]  # start and direction, coefficients of the base vectors

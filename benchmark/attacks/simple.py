@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import positive
 from benchmark.attacks.base import Attack
 from benchmark.attacks.view import Knowledge, View
+from benchmark.config.checks import positive
 from benchmark.kernels.shuffle import permutation, permuted
 
 

@@ -9,10 +9,10 @@ import torch
 from scipy.special import ndtri
 from typing_extensions import override
 
-from benchmark.aggregators.base import one_of, positive
 from benchmark.attacks.base import Informed
 from benchmark.attacks.statistics import z_max
 from benchmark.attacks.view import Knowledge, View
+from benchmark.config.checks import one_of, positive
 from benchmark.kernels.blocks import at_least_float32
 from benchmark.kernels.magnitudes import small_counts
 from benchmark.kernels.scale import to_unit

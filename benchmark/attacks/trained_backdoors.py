@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import positive, positive_if_set
 from benchmark.attacks.backdoors import Backdoor, Patch, check_fraction, part_of
 from benchmark.attacks.poisoning import missing_class
 from benchmark.attacks.training import Local
 from benchmark.attacks.view import Knowledge, View
+from benchmark.config.checks import positive, positive_if_set
 
 
 @dataclass(frozen=True)

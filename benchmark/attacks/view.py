@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Layer, layers_of
+from benchmark.aggregators.context import Layer, layers_of
 from benchmark.attacks.oracle import Oracle
 from benchmark.attacks.training import Local
 from benchmark.kernels import noise

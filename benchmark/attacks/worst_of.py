@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from benchmark.aggregators.base import one_of
 from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Attack
 from benchmark.attacks.searching import MEASURES, ask
 from benchmark.attacks.view import POPULATIONS, Knowledge, View
+from benchmark.config.checks import one_of
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import torch
 from rich.table import Table
 
 from benchmark.aggregators import Mean
-from benchmark.aggregators.base import Rule, Updates, feasibility
+from benchmark.aggregators.contract import Rule, feasibility
 from benchmark.aggregators.state import packed
+from benchmark.aggregators.updates import Updates
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.training import Local
 from benchmark.config.commands import spelled

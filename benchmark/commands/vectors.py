@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from benchmark.aggregators.base import feasibility
+from benchmark.aggregators.contract import feasibility
 from benchmark.analysis.plots import save
 from benchmark.config.errors import ConfigError
 from benchmark.grid import catalogue

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
-from math import isfinite
+from math import inf, isfinite
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -118,3 +118,21 @@ def in_words(kind: Any) -> str:
         several = {int: "whole numbers", float: "finite numbers", str: "names"}
         return f"a list of {several.get(parts[0]) or 'lists' + in_words(parts[0])[len('a list') :]}"
     return _KINDS[kind][1] if kind in _KINDS else str(kind)
+
+
+def positive(name: str, value: float) -> None:
+    """Raise a ValueError that names the setting unless it is a positive, finite number."""
+    if not 0 < value < inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def positive_if_set(name: str, value: float | None) -> None:
+    """Raise a ValueError as `positive` does, but allow None."""
+    if value is not None:
+        positive(name, value)
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError that names the setting unless it is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}")

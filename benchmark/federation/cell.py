@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmark.aggregators.base import Chain
+from benchmark.aggregators.chain import Chain
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.keys import key_of

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.aggregators.base import Chain
+from benchmark.aggregators.chain import Chain
 from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir

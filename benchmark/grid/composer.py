@@ -13,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.aggregators.base import Chain, Rule, Stage
+from benchmark.aggregators.chain import Chain
+from benchmark.aggregators.contract import Rule, Stage
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import ConfigError

@@ -7,15 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmark.aggregators.base import (
-    Chain,
-    Context,
-    Updates,
-    feasibility,
-    feasible_f,
-    layers_of,
-)
+from benchmark.aggregators.chain import Chain
+from benchmark.aggregators.context import Context, layers_of
+from benchmark.aggregators.contract import feasibility, feasible_f
 from benchmark.aggregators.state import packed
+from benchmark.aggregators.updates import Updates
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.grid.catalogue import chain, component
 from benchmark.measure.robustness import kappa_hat

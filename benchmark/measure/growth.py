@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from benchmark.aggregators.base import Chain, feasibility
+from benchmark.aggregators.chain import Chain
+from benchmark.aggregators.contract import feasibility
 from benchmark.grid.catalogue import chain
 from benchmark.grid.composer import Composer
 from benchmark.kernels.gram import gram

@@ -7,7 +7,7 @@ the cell failed while it was asked. Each check may rely on those before it.
 
 from numbers import Integral
 
-from benchmark.aggregators.base import feasibility
+from benchmark.aggregators.contract import feasibility
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import BrokenContract, ConfigError, reason_of

@@ -6,7 +6,11 @@ import time
 import numpy as np
 import torch
 
-from benchmark.aggregators.base import Chain, Report, Updates, feasible_f, layers_of
+from benchmark.aggregators.chain import Chain
+from benchmark.aggregators.context import layers_of
+from benchmark.aggregators.contract import feasible_f
+from benchmark.aggregators.report import Report
+from benchmark.aggregators.updates import Updates
 from benchmark.attacks.base import Knowledge, View, checked
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmark.aggregators.base import Context, layers_of
+from benchmark.aggregators.context import Context, layers_of
 from benchmark.models.sequential import mix
 from benchmark.simulation.streams import generator, key
 
