@@ -48,6 +48,7 @@ from benchmark.attacks import (
     Informed,
     InnerProductManipulation,
     Knowledge,
+    LabelFlip,
     NoAttack,
     OptimalIPM,
     Random,
@@ -716,7 +717,7 @@ def test_impossible_settings_are_an_error_of_one_line():
         lambda: OptimalIPM(evaluations=1),
         lambda: OptimalIPM(evaluations=0),
         lambda: WorstOf(attacks=()),
-        lambda: WorstOf(attacks=("label_flip",)),
+        lambda: WorstOf(attacks=(LabelFlip(),)),
         lambda: attacks.AGRTailored(direction="up"),
     ):
         with pytest.raises(ValueError) as error:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 
 from benchmark.aggregators import Krum, Rule, WeightsRule
 from benchmark.analysis import load, markdown
-from benchmark.attacks import ALittleIsEnough, Attack, z_max
+from benchmark.attacks import ALittleIsEnough, Attack, InnerProductManipulation, Zero, z_max
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
@@ -274,7 +274,9 @@ def test_texts_of_axes_stay_what_they_are(composer, preset):
         "grid: {attack.attacks: [['ipm epsilon=0.5', zero], [zero]], seed: 1}\n"
     )
     cells = grid(composer, *mine)
-    assert [cell.attack.attacks for cell in cells] == [["ipm epsilon=0.5", "zero"], ["zero"]]
+    named = [InnerProductManipulation(epsilon=0.5), Zero()]
+    assert [cell.attack.attacks for cell in cells] == [named, named[1:]]
+    assert cells[0].labels["attack"] == "worst_of[attacks=[ipm epsilon=0.5,zero]]"
     names = ["null", "true", "1e3", "a b", "a,b", "[a", "a=b", "it's", 'a"b', "${a", "", "\\"]
     lines = [line for (line,) in _lines("report", names)]
     assert [hydra_compose("config", [line]).report for line in lines[:9]] == names[:9]

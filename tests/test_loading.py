@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import benchmark
-from benchmark.aggregators import Krum, MultiKrum
-from benchmark.attacks import ALittleIsEnough, WorstOf
+from benchmark.aggregators import GAS, FoundationFL, Krum, Median, MultiKrum
+from benchmark.attacks import ALittleIsEnough, InnerProductManipulation, WorstOf
 from benchmark.config.components import build
-from benchmark.config.loading import GROUPS, conf_dir
+from benchmark.config.loading import GROUPS, conf_dir, named_settings
 from benchmark.data import Dirichlet
 from benchmark.models.architectures import MLP
 
@@ -23,7 +23,15 @@ def test_by_hand():
     assert benchmark.load("aggregator/byzfl_krum") == Krum(neighbours="n-f-1", strict=False)
     assert benchmark.load("aggregator/multi_krum", m=3) == MultiKrum(m=3)
     assert benchmark.load("attack/alie", z=1.5) == ALittleIsEnough(z=1.5)
-    assert benchmark.load("attack/worst_of", attacks=["ipm"]) == WorstOf(attacks=["ipm"])
+    assert benchmark.load("attack/worst_of", attacks=["ipm"]) == WorstOf(
+        attacks=[InnerProductManipulation()]
+    )
+    assert benchmark.load("attack/worst_of") == WorstOf()
+    assert benchmark.load("aggregator/gas", rule="krum strict=false") == GAS(Krum(strict=False))
+    assert (
+        benchmark.load("aggregator/gas", rule=Krum()) == benchmark.load("aggregator/gas") == GAS()
+    )
+    assert benchmark.load("aggregator/foundationfl", rule="median") == FoundationFL(Median())
     assert benchmark.load("partition/dirichlet", alpha=0.1) == Dirichlet(alpha=0.1)
     assert benchmark.load("model/mlp", hidden=[8]) == MLP(hidden=[8])
     assert benchmark.load("schedule/growing").count(30, 4) == 2
@@ -39,7 +47,7 @@ def test_every_choice_is_what_the_command_line_makes_of_it(name):
         if choice == "none":
             return
         node = node[choice]
-    assert benchmark.load(name) == build(node, group).value
+    assert benchmark.load(name) == build(node, group, named_settings).value
 
 
 @pytest.mark.parametrize(("name", "settings", "message"), [
@@ -56,6 +64,11 @@ def test_every_choice_is_what_the_command_line_makes_of_it(name):
     ("attack/min_max", {"direction": "up"}, "min_max: direction must be one of std, sign, unit"),
     ("partition/shards", {"shards_per_client": 2.5}, "shards_per_client=2.5: should be a whole n"),
     ("schedule/late", {"start": 0}, "schedule/late: start must be at least 1, got 0"),
+    ("attack/worst_of", {"attacks": ["alie", "imp"]}, "attack/imp: no such choice of attack; did"),
+    ("attack/worst_of", {"attacks": ["ipm epsilon=much"]}, "attack.attacks[0].epsilon=much must"),
+    ("attack/worst_of", {"attacks": "alie"}, "attacks must be a list, each an Attack, got"),
+    ("aggregator/gas", {"rule": "fltrust"}, "gas: rule must look at the vectors only, got FLTrust"),
+    ("aggregator/foundationfl", {"rule": "krum"}, "rule must be a Median or a TrimmedMean, got"),
 ])  # fmt: skip
 def test_what_is_wrong_is_one_line(name, settings, message):
     with pytest.raises(ValueError) as error:

@@ -1,6 +1,7 @@
 """Attacks that ask the rule: their questions are answered truly, and they find the worst."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from reference import attacks_searching as reference
 from rule_table import TABLE, D, F, N, knowledge
 
+import benchmark
 from benchmark.aggregators import (
     MDA,
     NNM,
@@ -387,7 +389,8 @@ def test_the_worst_of_several_is_sent():
 
 
 def test_worst_of_by_name():
-    attack = WorstOf(attacks=["ipm epsilon=2.5", "sign_flip"])
+    worst_of = partial(benchmark.load, "attack/worst_of")
+    attack = worst_of(attacks=["ipm epsilon=2.5", "sign_flip"])
     assert attack.members == [InnerProductManipulation(epsilon=2.5), SignFlip()]
     assert attack.reads == {"honest", "own", "rule"}
     for names, wrong in (
@@ -397,7 +400,7 @@ def test_worst_of_by_name():
         (["neurotoxin"], "Neurotoxin works through training data"),
     ):
         with pytest.raises(ValueError, match=wrong) as error:
-            WorstOf(attacks=names)
+            worst_of(attacks=names)
         assert "\n" not in str(error.value)
 
 

@@ -240,6 +240,7 @@ def test_what_hydra_may_import(run, theirs, monkeypatch):
     ("++attack._target_=\"a.B\",'c.d.E', f.G", {"a", "c", "f"}),
     ("attack._target_=choice(a.B,c.D)", {"a", "c"}),
     ("attack._target_=benchmark.attacks.Random", {"benchmark"}),
+    ("attack.attacks=[alie,{_target_:a.B},{'_target_': 'b.C', x: d.e}]", {"a", "b"}),
     ("attack=_target_=a.B", set()),
     ("outputs=x._target_=a.B", set()),
     ("--config-dir=a.b", set()),

@@ -171,6 +171,8 @@ class Component(Stateful):
 class Rule(Component):
     """An aggregation rule. Subclasses are frozen dataclasses and define `step`."""
 
+    config_group: ClassVar[str] = "aggregator"
+
     def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         """Aggregate the vectors of a round.
 
@@ -236,6 +238,7 @@ class Stage(Component):
         keeps_clients: whether each vector behind it stands for one client as before.
     """
 
+    config_group: ClassVar[str] = "pre_aggregator"
     keeps_clients: ClassVar[bool] = True
 
     def apply(self, updates: Updates, f: int, state: Any, context: Context) -> Applied:

@@ -4,7 +4,7 @@ Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Toward
 Statistical Rates", ICML 2018 (median, trimmed mean).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -206,7 +206,8 @@ class FoundationFL(Rule):
     Requires n >= 2f + 1.
 
     Attributes:
-        rule: `median`, or `trimmed_mean` with the f smallest and the f largest left out.
+        rule: `Median`, or `TrimmedMean` with the f smallest and the f largest left out. On the
+            command line and for `benchmark.load` it may be a name, `median` or `trimmed_mean`.
         m: copies; by default half as many as there are vectors, rounded down.
 
     Example:
@@ -216,11 +217,10 @@ class FoundationFL(Rule):
 
     paper: ClassVar[str] = "Fang et al., NDSS 2025"
     cost: ClassVar[str] = "n log^2 n d"
-    rule: str = "trimmed_mean"
+    rule: Median | TrimmedMean = field(default_factory=TrimmedMean)
     m: int | None = None
 
     def __post_init__(self) -> None:
-        one_of("rule", self.rule, ("median", "trimmed_mean"))
         if self.m is not None and self.m < 0:
             raise ValueError(f"m must not be negative, got {self.m}")
 
@@ -230,10 +230,7 @@ class FoundationFL(Rule):
         copies = n // 2 if self.m is None else self.m
         best = np.full(copies, np.argmax(self.scores(updates)))
         extended = updates.selected(np.append(np.arange(n), best))
-        vectors, mixing = extended.unordered()
-        rule = Median() if self.rule == "median" else TrimmedMean()
-        vector, window = sorted_mean(vectors, *rule.ranks(n + copies, f), mixing)
-        return vector, None, report_of(window, extended)
+        return self.rule.step(extended, f, state, context)
 
     def scores(self, updates: Updates) -> np.ndarray:
         """Return the distances (m,) to the nearer of the two extremes, in any unit."""

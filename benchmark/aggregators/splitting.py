@@ -4,7 +4,7 @@ Liu, Chen, Lyu, Wu, Wu, Chen, "Byzantine-Robust Learning on Heterogeneous Data v
 Splitting", ICML 2023.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,30 +13,13 @@ from typing_extensions import override
 
 from benchmark.aggregators.context import Context
 from benchmark.aggregators.contract import Rule, Stepped, combined
-from benchmark.aggregators.coordinatewise import MeaMed, Median, Phocas, TrimmedMean
-from benchmark.aggregators.faba import FABA
-from benchmark.aggregators.geometric_median import GeometricMedian
-from benchmark.aggregators.krum import Bulyan, Krum, MultiKrum, krum_scores
-from benchmark.aggregators.subset import MDA
+from benchmark.aggregators.krum import Krum, krum_scores
 from benchmark.aggregators.updates import Updates
 from benchmark.config.checks import positive
 from benchmark.kernels.arrays import supported_by_kernels
 from benchmark.kernels.gram import gram, squared_distances
 from benchmark.kernels.groups import group_distances
 from benchmark.kernels.scale import squarable
-
-_RULES = {
-    "krum": Krum,
-    "multi_krum": MultiKrum,
-    "bulyan": Bulyan,
-    "median": Median,
-    "trimmed_mean": TrimmedMean,
-    "meamed": MeaMed,
-    "phocas": Phocas,
-    "geometric_median": GeometricMedian,
-    "faba": FABA,
-    "mda": MDA,
-}
 
 _SQUARED = 1 << 15  # distances at once: a quarter of a megabyte
 
@@ -52,36 +35,31 @@ class GAS(Rule):
     Requires what its rule requires.
 
     Attributes:
-        rule: applied to each group: one of krum, multi_krum, bulyan, median, trimmed_mean, meamed,
-            phocas, geometric_median, faba, mda, with their defaults. From Python also any rule
-            object that needs nothing but the vectors; one with a state begins anew each time.
+        rule: applied to each group: any rule that needs nothing but the vectors. One with a state
+            begins anew each time. On the command line and for `benchmark.load` it may be a name,
+            with settings behind it if any: `krum strict=false`.
         p: number of groups; one for each coordinate if there are fewer.
 
     Example:
-        >>> GAS(rule="median")([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)
+        >>> from benchmark.aggregators import Median
+        >>> GAS(rule=Median())([[1.0], [2.0], [3.0], [4.0], [90.0]], f=1)
         array([2.5])
     """
 
     paper: ClassVar[str] = "Liu et al., ICML 2023"
     cost: ClassVar[str] = "the rule's, and n d"
-    rule: Any = "krum"
+    rule: Rule = field(default_factory=Krum)
     p: int = 1000
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.rule, Rule) or self.rule in _RULES):
-            raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {self.rule}")
-        if self._base.needs:
-            raise ValueError(f"rule must look at the vectors only, got {self._base.title}")
+        if self.rule.needs:
+            raise ValueError(f"rule must look at the vectors only, got {self.rule.title}")
         positive("p", self.p)
-
-    @property
-    def _base(self) -> Rule:
-        return self.rule if isinstance(self.rule, Rule) else _RULES[self.rule]()
 
     @override
     def check(self, n: int, f: int) -> str | None:
         """Return the objection of its rule."""
-        return self._base.check(n, f)
+        return self.rule.check(n, f)
 
     @override
     def scratch_rows(self, n: int, f: int) -> float:
@@ -91,24 +69,24 @@ class GAS(Rule):
     @override
     def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         n, d = len(updates), updates.clients.shape[1]
-        base, order = self._base, context.generator().permutation(d).astype(np.int32)
+        order = context.generator().permutation(d).astype(np.int32)
         groups = list(map(np.sort, np.array_split(order, min(self.p, d))))
-        if isinstance(base, Krum) and supported_by_kernels(updates.clients):
-            scores = _distances_to_krums(base, squarable(updates.rows()), groups, f)
+        if isinstance(self.rule, Krum) and supported_by_kernels(updates.clients):
+            scores = _distances_to_krums(self.rule, squarable(updates.rows()), groups, f)
         else:
             scores = np.zeros(n)
             for group in groups:
-                scores += self._distances(base, updates, group, f, context)
+                scores += self._distances(updates, group, f, context)
         weights = np.zeros(n)
         weights[np.argsort(scores, kind="stable")[: n - f]] = 1.0 / (n - f)
         return combined(updates, weights)
 
     def _distances(
-        self, base: Rule, updates: Updates, group: np.ndarray, f: int, context: Context
+        self, updates: Updates, group: np.ndarray, f: int, context: Context
     ) -> np.ndarray:
         """Return the distances (n,) to the rule's result in a group of coordinates."""
         part = Updates(updates.columns(group), None, updates.counts, updates.ids)
-        aggregate, _, _ = base.step(part, f, base.init(), context)
+        aggregate, _, _ = self.rule.step(part, f, self.rule.init(), context)
         products = gram(part.clients, aggregate[None]).centred
         return np.sqrt(squared_distances(products)[-1, :-1])
 

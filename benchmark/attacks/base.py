@@ -51,6 +51,7 @@ class Attack(Stateful):
 
     Attributes:
         reads: what the attacker knows, a set of `Knowledge`.
+        config_group: the group of configuration files whose choices are attacks.
         poisons: whether `poison` changes the batches that Byzantine clients train on.
         targeted: whether `challenge` says what the attacker wants certain inputs to be taken for.
         paper: who proposed it, for the catalogue.
@@ -58,6 +59,7 @@ class Attack(Stateful):
     """
 
     reads: ClassVar[frozenset[Knowledge]] = frozenset()
+    config_group: ClassVar[str] = "attack"
     poisons: ClassVar[bool] = False
     targeted: ClassVar[bool] = False
     paper: ClassVar[str] = ""

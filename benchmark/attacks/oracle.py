@@ -167,7 +167,7 @@ class Questions:
             return float(along)
         return float(lost @ (mean / size))  # the product overflowed
 
-    def answer(self, sent: np.ndarray) -> tuple[torch.Tensor, Report]:
+    def answer(self, sent: np.ndarray) -> tuple[torch.Tensor, Report | None]:
         """Return the aggregate, in the coordinates in which the rule was asked, and the rule's
         report on the base vectors."""
         oracle = self.oracle

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,10 @@ from typing_extensions import override
 
 from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Attack
+from benchmark.attacks.distance import MinMax
 from benchmark.attacks.searching import MEASURES, ask
+from benchmark.attacks.simple import SignFlip
+from benchmark.attacks.statistics import ALittleIsEnough, InnerProductManipulation
 from benchmark.attacks.view import POPULATIONS, Knowledge, View
 from benchmark.config.checks import one_of
 
@@ -27,15 +30,29 @@ class WorstOf(Attack):
 
     Attributes:
         damage: `descent` or `distance`, as for `Adaptive`.
-        attacks: their names, with settings behind them if any: `ipm epsilon=0.1`.
+        attacks: the attacks to choose from. On the command line and for `benchmark.load` they may
+            be names, with settings behind them if any: `ipm epsilon=0.1`.
         knowledge: `honest`; or `byzantine`: the damage is measured on an estimate of the honest
             updates from the own ones, and all attacks take their partial-knowledge form.
+
+    >>> from benchmark.aggregators import Mean
+    >>> from benchmark.attacks import Scale, SignFlip
+    >>> attack = WorstOf(attacks=[SignFlip(), Scale(scale=-5.0)])
+    >>> attack([[1.0], [3.0]], f=1, own=[[2.0]], rule=Mean())  # -10 moves the mean more than -2
+    array([[-10.]])
     """
 
     paper: ClassVar[str] = "none of its own"
     cost: ClassVar[str] = "that of all, and a rule for each"
     damage: str = "descent"
-    attacks: list[str] = field(default_factory=lambda: ["sign_flip", "ipm", "alie", "min_max"])
+    attacks: list[Attack] = field(
+        default_factory=lambda: [
+            SignFlip(),
+            InnerProductManipulation(),
+            ALittleIsEnough(),
+            MinMax(),
+        ]
+    )
     knowledge: str = "honest"
 
     def __post_init__(self) -> None:
@@ -43,28 +60,23 @@ class WorstOf(Attack):
         one_of("knowledge", self.knowledge, tuple(POPULATIONS))
         if not self.attacks:
             raise ValueError("attacks must not be empty")
-        from benchmark.grid.catalogue import in_full
-
         for attack in self.attacks:
-            if not isinstance(attack, str | Attack):
-                raise ValueError(f"attacks must be names or attacks, got {attack!r}")
-        full = [a if isinstance(a, Attack) else in_full("attack", a) for a in self.attacks]
-        object.__setattr__(self, "attacks", full)
-        for member in self.members:
-            if member.poisons or Knowledge.DATA in member.reads:
-                raise ValueError(f"attacks: {member.title} works through training data, which "
-                                 "cannot be chosen round by round")  # fmt: skip
+            if attack.poisons or Knowledge.DATA in attack.reads:
+                raise ValueError(
+                    f"attacks: {attack.title} works through training data, which cannot be chosen "
+                    "round by round"
+                )
 
     @cached_property
     def members(self) -> list[Attack]:
-        """The attacks themselves."""
-        from benchmark.grid.catalogue import component
-
-        members = [a if isinstance(a, Attack) else component("attack", a) for a in self.attacks]
+        """The attacks, with this one's knowledge if it is partial."""
         if self.knowledge == "honest":
-            return members
-        return [replace(member, knowledge="byzantine") if hasattr(member, "knowledge") else member
-                for member in members]  # fmt: skip
+            return list(self.attacks)
+        attacks = cast(list[Any], self.attacks)  # of which type checkers do not see: dataclasses
+        return [
+            replace(attack, knowledge="byzantine") if hasattr(attack, "knowledge") else attack
+            for attack in attacks
+        ]
 
     @property
     @override

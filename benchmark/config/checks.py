@@ -52,7 +52,7 @@ def settings_have_their_types(component: Any) -> None:
     a component takes it checks itself. None is taken where the type has it. NumPy's numbers become
     Python's: kernels would be compiled again for each kind of them.
     """
-    for name, kind in _types(type(component)).items():
+    for name, kind in types_of(type(component)).items():
         value = getattr(component, name)
         if not _fits(value, kind):
             raise ValueError(f"{name} must be {in_words(kind)}, got {value!r}")
@@ -62,7 +62,7 @@ def settings_have_their_types(component: Any) -> None:
 
 def expected(component: type, name: str) -> str:
     """Return what a setting of a dataclass must be, as the command line has it."""
-    return in_words(_types(component)[name]).replace("None", "null")
+    return in_words(types_of(component)[name]).replace("None", "null")
 
 
 def nearest(given: str, names: Collection[str], where: str = "") -> str:
@@ -72,7 +72,8 @@ def nearest(given: str, names: Collection[str], where: str = "") -> str:
 
 
 @cache
-def _types(component: type) -> dict[str, Any]:
+def types_of(component: type) -> dict[str, Any]:
+    """Return the types of a dataclass's settings by name; nothing for another class."""
     if not is_dataclass(component):
         return {}
     known = [field for field in fields(component) if field.init]
@@ -81,6 +82,12 @@ def _types(component: type) -> dict[str, Any]:
     except NameError:  # some of names that only type checkers know
         hints = {field.name: field.type for field in known}
     return {field.name: hints[field.name] for field in known}
+
+
+def group_of(kind: Any) -> str | None:
+    """Return the config group whose choices a type takes, `attack` for `list[Attack]`; or None."""
+    own = getattr(kind, "config_group", None)
+    return own or next(filter(None, map(group_of, get_args(kind))), None)
 
 
 def is_finite(value: Any) -> bool:
@@ -104,8 +111,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
     if origin is list:
-        names = parts == (str,)  # in their place there may be components
-        return _fits(value, list) and (names or all(_fits(part, parts[0]) for part in value))
+        return _fits(value, list) and all(_fits(part, parts[0]) for part in value)
+    if group_of(kind):
+        return isinstance(value, kind)
     return kind not in _KINDS or _KINDS[kind][0](value)
 
 
@@ -116,7 +124,11 @@ def in_words(kind: Any) -> str:
         return " or ".join(map(in_words, parts))
     if origin is list:
         several = {int: "whole numbers", float: "finite numbers", str: "names"}
+        if group_of(parts[0]):
+            return f"a list, each {in_words(parts[0])}"
         return f"a list of {several.get(parts[0]) or 'lists' + in_words(parts[0])[len('a list') :]}"
+    if group_of(kind):
+        return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
     return _KINDS[kind][1] if kind in _KINDS else str(kind)
 
 

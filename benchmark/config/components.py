@@ -2,7 +2,7 @@
 
 Components (attack, rule, stage, data, partition, model) are frozen dataclasses; their fields are
 the schema of their YAML. All fields are part of a cell's key but those whose metadata say that they
-only tell `where` to find things.
+only tell `where` to find things. A field may hold another component, or a list of them.
 """
 
 import importlib
@@ -10,13 +10,14 @@ import inspect
 import os
 import re
 import sys
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from benchmark.config.checks import failure, one_line
+from benchmark.config.checks import failure, group_of, one_line, types_of
 from benchmark.config.errors import FAILURES, ConfigError
 from benchmark.config.schemas import typed
 
@@ -24,6 +25,9 @@ PACKAGES = "BENCHMARK_PACKAGES"  # environment variable: the user's packages, a,
 
 
 _TYPED_TARGET = re.compile(r"\+{0,2}[\w.]+\._target_=(.*)")
+
+
+_NESTED_TARGET = re.compile(r"[{,]\s*['\"]?_target_['\"]?\s*:\s*['\"]?(\w+\.)")  # in a mapping
 
 
 _TOP_PACKAGE = re.compile(r"(?<![\w.])(\w+)\.")
@@ -35,6 +39,9 @@ def allow_typed(arguments: list[str]) -> None:
     Whoever types a name means it; files of configuration get passed on.
     """
     typed_targets = [found[1] for found in map(_TYPED_TARGET.fullmatch, arguments) if found]
+    for argument in arguments:
+        if "=" in argument:
+            typed_targets += _NESTED_TARGET.findall(argument)
     packages = [name for value in typed_targets for name in _TOP_PACKAGE.findall(value)]
     os.environ[PACKAGES] = ",".join([os.environ.get(PACKAGES, ""), *packages])
 
@@ -89,17 +96,28 @@ class Component:
     """A built component and the mapping that stands for it in a cell."""
 
     value: Any
-    config: dict
+    config: Any
 
 
-def build(node: Any, where: str) -> Component:
+Settings = Callable[[str, str], dict[str, Any]]  # maps a group and a name to what it stands for
+
+
+def build(node: Any, where: str, settings: Settings | None = None) -> Component:
     """Import the `_target_` of a configuration node and build it from the other keys.
+
+    Mappings with a `_target_` among these, and in lists among these, are built before it; and so
+    are names of choices, where a field's type says of which group: `attack` for `Attack`.
+
+    Args:
+        node: the mapping.
+        where: the setting that gives it.
+        settings: finds the mapping that a name stands for; None: names are refused.
 
     Raises:
         ConfigError: if it cannot be imported, or a key is unknown or of the wrong type.
         ValueError: if the component rejects a value. Whatever else it raises is a fault of its own.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     if not isinstance(plain, dict):
         raise ConfigError(f"{where}={plain} must be a mapping with a _target_")
     values = dict(plain)
@@ -107,16 +125,91 @@ def build(node: Any, where: str) -> Component:
     found = imported(target, f"{where}._target_")
     if where != "model" and not inspect.isclass(found):  # calling it here might do anything
         raise ConfigError(f"{where}._target_={target} must be a class")
+    parts = parts_of(found, values, where, settings)
+    components = {key: part.value for key, part in parts.items()}
+    configs = {key: part.config for key, part in parts.items()}
     if is_dataclass(found):
-        built = typed(found, values, where)
-        where_only = {f.name for f in fields(found) if f.metadata.get("where")}
-        kept = {key: value for key, value in asdict(built).items() if key not in where_only}
-        return Component(built, {"_target_": target, **kept})
+        others = {key: value for key, value in values.items() if key not in parts}
+        built = typed(found, others, where, components)
+        return Component(built, {"_target_": target, **_plain_settings(built), **configs})
     later = where == "model" and not hasattr(found, "build")  # makes a torch module, once it can
     given = values | (dict(input_shape=None, num_classes=None) if later else {})
     try:
         inspect.signature(found).bind(**given)
     except TypeError as error:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None
+    values |= components
     made = partial(found, **values) if later else found(**values)
-    return Component(made, {"_target_": target, **values})
+    return Component(made, {"_target_": target, **values, **configs})
+
+
+def parts_of(
+    component: Any, values: dict[str, Any], where: str, settings: Settings | None
+) -> dict[str, Component]:
+    """Return the settings of a component that are components themselves, or lists of them, built.
+
+    Args:
+        component: a class or a function.
+        values: its settings.
+        where, settings: as for `build`, which raises the same.
+    """
+    kinds = types_of(component)
+    groups = {key: group_of(kinds.get(key)) for key in values}
+    return {
+        key: _part(value, groups[key], where, key, settings)
+        for key, value in values.items()
+        if groups[key] or has_target(value)
+    }
+
+
+def _part(
+    value: Any, group: str | None, where: str, key: str, settings: Settings | None
+) -> Component:
+    """Return a component that stands in the setting `where`.`key` of another one, built."""
+    if isinstance(value, list | tuple):
+        parts = [_part(v, group, where, f"{key}[{i}]", settings) for i, v in enumerate(value)]
+        return Component([part.value for part in parts], [part.config for part in parts])
+    if group and settings and isinstance(value, str):
+        value = settings(group, value)
+    if not has_target(value):
+        return Component(value, _plain(value))  # an object from Python, or for the class to refuse
+    try:
+        return build(value, f"{where}.{key}", settings)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def has_target(value: Any) -> bool:
+    """Return whether a plain value is a mapping that stands for a component, or a list with one."""
+    if isinstance(value, list | tuple):
+        return any(map(has_target, value))
+    return isinstance(value, dict) and "_target_" in value
+
+
+def _plain_settings(component: Any) -> dict[str, Any]:
+    """Return the fields of a component that are part of a key, as plain values."""
+    kept = [f.name for f in fields(component) if not f.metadata.get("where")]
+    return {name: _plain(getattr(component, name)) for name in kept}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with a mapping in place of every dataclass in it."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    target = {"_target_": _shortest_name(type(value))} if group_of(type(value)) else {}
+    return target | _plain_settings(value)
+
+
+def _shortest_name(component: type) -> str:
+    """Return the dotted name of a class in the outermost package that has it."""
+    name, module = component.__qualname__, component.__module__
+    packages = [module[: dot.start()] for dot in re.finditer(r"\.|$", module)]
+    return next(
+        f"{package}.{name}"
+        for package in packages
+        if getattr(sys.modules.get(package), name, None) is component or package == module
+    )

@@ -6,9 +6,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from benchmark.config.checks import settings_have_their_types
+from benchmark.config.components import parts_of
+from benchmark.config.errors import ConfigError
 
 GROUPS = ("aggregator", "pre_aggregator", "attack", "schedule", "data", "partition", "model")
 
@@ -31,16 +34,15 @@ def load(name: str, /, **settings) -> Any:
 
     Args:
         name: the group and the choice: ``aggregator/byzfl_krum``, ``attack/alie``.
-        settings: these replace the settings of the choice.
+        settings: these replace the settings of the choice. Where one is a component itself it may
+            be given as a name, with settings behind it if any: ``attacks=["ipm epsilon=0.5"]``.
 
     Raises:
         ValueError: if there is no such group, choice or setting, or a value is rejected; one line.
     """
     group, _, choice = str(name).partition("/")
     _demand(group in GROUPS, f"{name!r} must be GROUP/CHOICE", group, GROUPS)
-    choices = sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml"))
-    _demand(choice in choices, f"{name}: no such choice of {group}", choice, choices)
-    values = _settings(group, choice) | settings
+    values = _choice(group, choice) | settings
     target = values.pop("_target_", None)
     if target is None:
         raise ValueError(f"{name} stands for no component")
@@ -53,16 +55,42 @@ def load(name: str, /, **settings) -> Any:
     if missing:
         raise ValueError(f"{name} needs {missing[0]}=...")
     try:
-        built = component(**values)
+        parts = parts_of(component, values, group, named_settings)
+        built = component(**values | {key: part.value for key, part in parts.items()})
         settings_have_their_types(built)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ConfigError) as error:
         raise ValueError(f"{name}: {error}") from None
     return built
 
 
+def split_name(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the choice and the settings in a name with settings behind it: `ipm epsilon=0.1`."""
+    choice, *settings = text.split() or [""]
+    pairs = [setting.partition("=") for setting in settings]
+    return choice, {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+def named_settings(group: str, text: str) -> dict[str, Any]:
+    """Return the settings that a name stands for, with settings behind it if any."""
+    choice, settings = split_name(text)
+    return _choice(group, choice) | settings
+
+
+def _choice(group: str, choice: str) -> dict[str, Any]:
+    """Return the settings of a choice of the suite's own.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    choices = sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml"))
+    problem = f"{group}/{choice}: no such choice of {group}"
+    _demand(choice in choices, problem, choice, choices)
+    return _settings(group, choice)
+
+
 def _settings(group: str, choice: str) -> dict[str, Any]:
     """Return what a file says, and the files that it builds on."""
-    node = OmegaConf.to_container(OmegaConf.load(Path(conf_dir(), group, f"{choice}.yaml")))
+    node: Any = OmegaConf.to_container(OmegaConf.load(Path(conf_dir(), group, f"{choice}.yaml")))
     values = {}
     for base in node.pop("defaults", []):
         values |= {} if base == "_self_" else _settings(group, base)

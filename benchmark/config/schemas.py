@@ -1,32 +1,46 @@
 """Dataclasses as schemas: a mapping of settings is checked for names and types."""
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, make_dataclass
 from math import isfinite
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config.checks import expected, nearest
+from benchmark.config.checks import expected, group_of, nearest, types_of
 from benchmark.config.errors import ConfigError
 
 
-def typed(schema: type, node: Any, where: str) -> Any:
-    """An instance of the dataclass `schema` from a mapping, checked for names and types.
+def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None = None) -> Any:
+    """Return an instance of a dataclass from a mapping, checked for names and types.
+
+    Args:
+        schema: the dataclass.
+        node: the mapping.
+        where: the setting that gives it.
+        parts: more settings, which are components or lists of them; the class checks what they are.
 
     Raises:
         ConfigError: naming `where`.key.
         ValueError: if the dataclass rejects a value.
     """
-    values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    known = {f.name for f in fields(schema)}
-    for key in values:
+    values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    parts = parts or {}
+    known = {f.name: f for f in fields(schema)}
+    for key in [*values, *parts]:
         if key not in known:
             meant, there = nearest(str(key), known, f"{where}."), ", ".join(sorted(known)) or "none"
             raise ConfigError(
                 f"{where}.{key}: no such setting of {schema.__name__}; {meant}it has {there}"
             )
-    structured = OmegaConf.structured(schema)  # of the class: missing fields are found below
+    kinds = types_of(schema)
+    components = parts.keys() | {key for key in kinds if group_of(kinds[key])}
+    plain = schema
+    if components:  # which OmegaConf does not know
+        others = [(key, kinds[key], f) for key, f in known.items() if key not in components]
+        plain = make_dataclass(schema.__name__, others)
+    structured = OmegaConf.structured(plain)  # of the class: missing fields are found below
     OmegaConf.set_readonly(structured, False)
     for key, value in values.items():
         if isinstance(value, float) and not isfinite(value):
@@ -36,7 +50,11 @@ def typed(schema: type, node: Any, where: str) -> Any:
         except OmegaConfBaseException:
             shown = "null" if value is None else value
             raise ConfigError(f"{where}.{key}={shown} must be {expected(schema, key)}") from None
-    missing = [key for key in known if OmegaConf.is_missing(structured, key)]
+    missing = [key for key in structured if OmegaConf.is_missing(structured, key)]
+    for key in components - parts.keys():
+        if known[key].default is MISSING and known[key].default_factory is MISSING:
+            missing.append(key)
     if missing:
         raise ConfigError(f"{where}.{missing[0]}: has no default, set it")
-    return schema(**OmegaConf.to_container(structured))
+    checked: Any = OmegaConf.to_container(structured)
+    return schema(**checked, **parts)

@@ -183,6 +183,10 @@ def spelled(value: Any) -> str:
     """A plain value as a label shows it."""
     if isinstance(value, list):
         return "[" + ",".join(spelled(v) for v in value) + "]"
+    if isinstance(value, dict) and "_target_" in value:
+        kind = str(value["_target_"]).rpartition(".")[2]
+        settings = [f"{k}={spelled(v)}" for k, v in value.items() if k != "_target_"]
+        return f"{kind}[{','.join(settings)}]" if settings else kind
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)

@@ -1,6 +1,5 @@
 """The choices of a config group by name, for commands that train nothing."""
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from benchmark.aggregators.chain import Chain
 from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
-from benchmark.config.loading import conf_dir
+from benchmark.config.loading import conf_dir, split_name
 from benchmark.config.schemas import typed
 from benchmark.grid.composition import look_in
 from benchmark.grid.wording import in_our_words, no_such_choice
@@ -86,17 +85,6 @@ def file_of(group: str, name: str) -> Path:
     return next(path for path in paths if path.is_file())
 
 
-def in_full(group: str, name: str) -> str:
-    """A name as for `component`, with all settings behind it unless the suite itself has it: what
-    it means in somebody's own folder may change."""
-    choice = name.split()[0]
-    if choice in choices(group) and file_of(group, choice).parent.parent == conf_dir():
-        return name
-    settings = _settings(group, name)
-    texts = {key: json.dumps(value, separators=(",", ":")) for key, value in settings.items()}
-    return " ".join([choice, *(f"{key}={value}" for key, value in texts.items())])
-
-
 def settings_of(schema: type, name: str, overrides: list[str]) -> Any:
     """The settings of a command that trains nothing: conf/<name>.yaml as overrides leave it.
 
@@ -143,22 +131,20 @@ def component(group: str, name: str) -> Any:
 @cache
 def _component(group: str, name: str, folders: tuple[str, ...]) -> Any:
     try:
-        return build(_settings(group, name), group).value
+        return build(choice_settings(group, name), group, choice_settings).value
     except ValueError as error:
         raise ConfigError(f"{group}={name}: {error}") from None
 
 
-def _settings(group: str, name: str) -> dict:
-    """The settings that a name stands for, as for `component`."""
-    choice, *settings = name.split()
+def choice_settings(group: str, name: str) -> dict[str, Any]:
+    """Return the settings that a name stands for, as for `component`, which raises the same."""
+    choice, settings = split_name(name)
     if choice not in choices(group):
         raise ConfigError(no_such_choice(group, choice, choices(group)))
     with _hydra():
         node = compose(f"{group}/{choice}")[group]
     values = OmegaConf.to_container(node[choice] if group == "pre_aggregator" else node)
-    return values | {
-        key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in settings)
-    }
+    return values | settings
 
 
 def chain(name: str) -> Chain:

@@ -7,13 +7,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.config.checks import one_line
-from benchmark.config.components import build
+from benchmark.config.components import build, has_target
 from benchmark.config.errors import FAILURES, ConfigError, Fault
 from benchmark.config.keys import canonical
 from benchmark.config.schemas import typed
 from benchmark.federation.settings import FL
 from benchmark.grid.axes import spelled
 from benchmark.grid.bases import Base
+from benchmark.grid.catalogue import choice_settings
 
 COMPONENTS = ("attack", "schedule", "aggregator", "data", "partition", "model")
 PARTS = (*COMPONENTS, "pre_aggregator", "fl", "seed")  # that make a cell
@@ -111,7 +112,7 @@ class Builder:
 
         def make() -> Built | Rejected:
             try:
-                built = build(plain, where)
+                built = build(plain, where, choice_settings)
             except ConfigError:
                 raise
             except ValueError as error:
@@ -147,6 +148,8 @@ class Builder:
         if ours.get("_target_") != theirs.get("_target_"):
             name, theirs = str(ours.get("_target_")).rpartition(".")[2], {}
         differing = {k: v for k, v in ours.items() if k != "_target_" and theirs.get(k) != v}
+        written: Any = OmegaConf.to_container(mine, resolve=True)  # components perhaps by name
+        differing |= {k: written.get(k, v) for k, v in differing.items() if has_target(v)}
         settings = ",".join(f"{k}={spelled(v)}" for k, v in differing.items())
         return f"{name}[{settings}]" if settings else name
 
