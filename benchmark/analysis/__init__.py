@@ -7,6 +7,7 @@
 >>> analysis.heat_maps(frame, "outputs/figures")                  # doctest: +SKIP
 """
 
+from benchmark.analysis.curves import metric_curves, metric_figure
 from benchmark.analysis.heatmap import accuracy_map, heat_maps, success_map
 from benchmark.analysis.plots import accuracy_figure, accuracy_versus_f
 from benchmark.analysis.results import load
@@ -29,6 +30,8 @@ __all__ = [
     "heat_maps",
     "load",
     "markdown",
+    "metric_curves",
+    "metric_figure",
     "sound",
     "success_map",
     "success_rates",

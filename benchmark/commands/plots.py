@@ -1,14 +1,16 @@
 """Writes figures and tables of stored results.
 
-    python -m benchmark.plots [outputs=FOLDER] [folder=FOLDER]
+    python -m benchmark.plots [outputs=FOLDER] [folder=FOLDER] [metric=NAME]
 
-Figures go to `folder`, by default the folder figures of the outputs.
+Figures go to `folder`, by default the folder figures of the outputs. With a metric, whatever its
+name, only that is drawn, over the rounds.
 """
 
 import sys
 from pathlib import Path
 
 from benchmark import analysis
+from benchmark.analysis.plots import nothing_to_show
 from benchmark.config.commands import spelled
 from benchmark.system.disk import make_folder, share
 
@@ -16,19 +18,23 @@ from benchmark.system.disk import make_folder, share
 def main(arguments):
     """Write summary.csv, summary.md and the figures; print their paths, figures last, and what
     cannot be drawn."""
-    settings = {"outputs": "outputs", "folder": None}
+    settings = {"outputs": "outputs", "folder": None, "metric": None}
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name not in settings or not value:
             raise ValueError(
-                f"unknown argument {argument}: {spelled('plots')} [outputs=FOLDER] [folder=FOLDER]"
+                f"unknown argument {argument}: {spelled('plots')} [outputs=FOLDER] "
+                "[folder=FOLDER] [metric=NAME]"
             )
         settings[name] = value
     outputs = Path(settings["outputs"])
     folder = Path(settings["folder"] or outputs / "figures")
 
     frame = analysis.load(outputs)
-    if analysis.plots.nothing_to_show(frame):
+    if settings["metric"]:
+        print(*analysis.metric_curves(frame, settings["metric"], folder), sep="\n")
+        return 0
+    if nothing_to_show(frame):
         counts = frame.drop_duplicates("key")["status"].value_counts()
         states = ", ".join(f"{count} {status}" for status, count in counts.items())
         if "done" in counts:
