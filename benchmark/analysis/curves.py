@@ -12,10 +12,12 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from benchmark.analysis.plots import (
+    LEGEND_LINE,
     STYLE,
     Drawing,
     Look,
     as_written,
+    legend_lines,
     looks,
     save,
     split_declared,
@@ -68,9 +70,11 @@ def metric_figure(rows: pd.DataFrame, metric: str, title: str) -> Drawing:
         name: {**look, "marker": ""} for name, look in looks(rows["defence"].unique()).items()
     }
     columns = min(len(attacks), _PANELS)
-    height = ceil(len(attacks) / columns)
+    height, width = ceil(len(attacks) / columns), 2.35 * columns + 1
+    entries = legend_lines([len(as_written(name)) for name in lines], width - 0.2)
     with matplotlib.rc_context(fname=STYLE):
-        figure = Drawing((2.35 * columns + 1, 1.8 * height + 1.2), layout="constrained")
+        size = (width, 1.8 * height + LEGEND_LINE * entries + 0.6)
+        figure = Drawing(figsize=size, layout="constrained")
         axes = figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)
         for ax in axes.flat[len(attacks) :]:
             ax.remove()
@@ -84,9 +88,10 @@ def metric_figure(rows: pd.DataFrame, metric: str, title: str) -> Drawing:
                     x, seeds["min"], seeds["max"], color=look["color"], alpha=0.13, linewidth=0
                 )
             ax.set_title(as_written(attack))
+            ax.set_xlabel("round")
+        for ax in axes[:, 0]:
+            ax.set_ylabel(as_written(metric))
         figure.suptitle(as_written(title), fontsize=9.5, fontweight="bold")
-        figure.supxlabel("round", fontsize=8)
-        figure.supylabel(as_written(metric), fontsize=8)
         handles = [Line2D([], [], label=as_written(name), **look) for name, look in lines.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns + 1)
+        figure.legend(handles=handles, loc="outside lower center", ncols=ceil(len(lines) / entries))
     return figure
