@@ -252,12 +252,13 @@ def test_a_thousand_rows(dtype):
         assert np.array_equal(nearest_mean(wide, 1), ordered[(n - 1) // 2])
 
 
-def test_rows_picked_with_repeats_are_not_multiplied():
+@pytest.mark.parametrize("as_matrix", [False, True])
+def test_rows_picked_with_repeats_are_not_multiplied(as_matrix):
     """A selection is copied: even next to a row of 1e38 nothing of it is lost."""
     x = torch.from_numpy(draw(5, 600, np.float32))
     x[2] = 1e38
     picked = [4, 0, 0, 3, 4, 1, 0]
-    mixing = np.eye(5)[picked]
+    mixing = np.eye(5)[picked] if as_matrix else np.array(picked)
     assert torch.equal(sorted_mean(x, 2, 5, mixing), sorted_mean(x[picked], 2, 5))
     assert torch.equal(nearest_mean(x, 3, mixing), nearest_mean(x[picked], 3))
     everybody = np.arange(7)

@@ -1,4 +1,4 @@
-"""Centred clipping: average what is near the last aggregate, pull in what is far.
+"""Centred clipping: the mean of the vectors, clipped around the last aggregate.
 
 Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021.
 """

@@ -1,4 +1,4 @@
-"""What a rule is told about the round besides the updates, and checks of it."""
+"""What the server tells a rule about the round besides the updates, and checks of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

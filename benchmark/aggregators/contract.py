@@ -42,8 +42,8 @@ def feasibility(component: "Component", n: int, f: int) -> str | None:
 def feasible_f(check: Callable[[int, int], str | None], n: int, f: int) -> int | None:
     """Return the f that a server reckons with when only n vectors are left.
 
-    It is f itself, which bounds the Byzantine ones among those who are left, whoever was lost. If
-    the rule is not defined for it, it is the largest smaller one for which it is.
+    It is f itself, which bounds the Byzantine ones among those who are left, whichever were lost.
+    If the rule is not defined for it, it is the largest smaller one for which it is.
 
     Args:
         check: `Component.check` of the rule.

@@ -1,4 +1,4 @@
-"""The mean of what is near: to a trusted vector, to the coordinate-wise median, to zero."""
+"""Means of the vectors nearest a trusted vector, the coordinate-wise median, or zero."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -42,20 +42,20 @@ def remember(
         memory = Memory(
             np.zeros(0, np.int64), clients.new_zeros((0, clients.shape[1]), dtype=dtype)
         )
-    everybody = np.union1d(memory.ids, updates.ids)
+    all_ids = np.union1d(memory.ids, updates.ids)
     known, place = (
-        torch.as_tensor(np.searchsorted(everybody, ids), device=clients.device)
+        torch.as_tensor(np.searchsorted(all_ids, ids), device=clients.device)
         for ids in (memory.ids, updates.ids)
     )
     limit = min(torch.finfo(dtype).max, largest)
-    rows = clients.new_zeros((len(everybody), clients.shape[1]), dtype=dtype)
+    rows = clients.new_zeros((len(all_ids), clients.shape[1]), dtype=dtype)
     for columns, part in updates.blocks():
         block = rows[:, columns]
         block[known] = memory.rows[:, columns]
         if centre is not None:
             part = part - part[centre]
         block[place] = (keep * block[place] + scale * part).clamp_(-limit, limit)
-    return Memory(everybody, rows)
+    return Memory(all_ids, rows)
 
 
 def rows_of(memory: Memory, ids: np.ndarray) -> Updates:

@@ -32,7 +32,7 @@ def krum_scores(
     Args:
         squared: (..., m, m) squared distances.
         f: declared number of Byzantine vectors.
-        distance: what is summed: `squared` as in the paper, `plain`, or the `fourth` power.
+        distance: which power is summed, `squared` as in the paper, `plain`, or the `fourth` power.
         neighbours: how many are summed, at least one: `n-f-2` as in the paper, or `n-f-1`.
 
     Returns:

@@ -40,7 +40,7 @@ class Memory:
         return np.isin(ids, self.ids)
 
     def of(self, ids: np.ndarray) -> Any:
-        """Return the rows (m, *shape) of these clients, zeros for new ones."""
+        """Return the rows (m, *shape) of the clients with these ids, zeros for new ones."""
         known = self.knows(ids)
         place = np.searchsorted(self.ids, ids[known])
         if isinstance(self.rows, torch.Tensor):
@@ -56,13 +56,13 @@ class Memory:
 
     def updated(self, ids: np.ndarray, rows: Any) -> "Memory":
         """Return the memory with these rows (m, *shape) for these clients, the others as before."""
-        everybody = np.union1d(self.ids, ids)
-        out = self.of(everybody)
-        place = np.searchsorted(everybody, ids)
+        all_ids = np.union1d(self.ids, ids)
+        out = self.of(all_ids)
+        place = np.searchsorted(all_ids, ids)
         if isinstance(out, torch.Tensor):
             place = torch.as_tensor(place, device=out.device)
         out[place] = rows
-        return Memory(everybody, out)
+        return Memory(all_ids, out)
 
 
 class Stateful:

@@ -2,8 +2,8 @@
 
 numba reads the index of a kernel's file, adds an entry and writes it back. Two processes that add
 different signatures at the same moment take one name for both, and each may then load the other's
-code. So whoever reads or writes an entry locks it. Where the installation cannot be written, the
-cache is placed elsewhere.
+code. So a process locks an entry before it reads or writes it. Where the installation cannot be
+written, the cache is placed elsewhere.
 """
 
 import os

@@ -11,7 +11,7 @@ def group_distances(x: torch.Tensor, groups: list[np.ndarray]) -> np.ndarray:
     """Return the squared distances of the rows of x in each group of coordinates.
 
     Args:
-        x: (n, d), supported by kernels, see `arrays.supported_by_kernels`. Not changed.
+        x: (n, d), for which `arrays.supported_by_kernels` is true. Not changed.
         groups: p arrays of column indices, none of them empty.
 
     Returns:

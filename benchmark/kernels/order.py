@@ -320,7 +320,7 @@ def _means(
 
 @njit(cache=True, fastmath={"reassoc", "nsz"})
 def _total(values: np.ndarray) -> float:
-    """The sum in an order that supported_by_kernels vector instructions."""
+    """Return the sum, in an order that is good for vector instructions."""
     total = values.dtype.type(0.0)
     for k in range(len(values)):
         total += values[k]

@@ -39,8 +39,10 @@ def squarable(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def squarable_rows(vectors: torch.Tensor) -> torch.Tensor:
-    """Return vectors (n, d) of which float64 holds the sums of squares, for whoever compares
-    directions: these, or if some are too long or too short each in a unit of its own."""
+    """Return vectors (n, d) of the same directions whose sums of squares float64 holds.
+
+    They are the given ones, or each in a unit of its own if some are too long or too short.
+    """
     if vectors.dtype != torch.float64:
         return vectors
     largest = vectors.abs().amax(1)
