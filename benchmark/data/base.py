@@ -21,12 +21,13 @@ class Dataset:
 
     Attributes:
         name: the name of its config, such as ``fashion_mnist``.
-        train_x: float32, (N, F) for tables and (N, C, H, W) for images.
-        train_y: int64, (N,), classes counted from 0.
+        train_x: (N, F) float32 for tables, (N, C, H, W) for images.
+        train_y: (N,) int64 classes, counted from 0.
         validation_x, validation_y: held out of training, for every choice that is made.
-        test_x, test_y: held out of training, for the accuracy that is reported; if empty, none is.
+        test_x, test_y: held out of training, for the accuracy that is reported; if they are empty,
+            none is reported.
         num_classes: number of classes.
-        clients: int64, (N,), the natural client of every training example, or None.
+        clients: (N,) int64 natural clients of the training examples, or None.
 
     Raises:
         ValueError: examples and labels do not match in number, type or range, some number is not
@@ -43,7 +44,7 @@ class Dataset:
     num_classes: int
     clients: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not is_whole(self.num_classes) or self.num_classes < 1:
             raise ValueError(
                 f"data {self.name}: num_classes={self.num_classes!r} must be a whole number above 0"
@@ -99,18 +100,18 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (F,) or (C, H, W)."""
+        """The shape of one example, (F,) or (C, H, W)."""
         return self.train_x.shape[1:]
 
 
 def check_fraction(setting: str, value: float) -> None:
-    """Raises a one-line ValueError unless 0 <= value < 1."""
+    """Raise a one-line ValueError unless 0 <= value < 1."""
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f"{setting}={value}: should be a number of at least 0 and below 1")
 
 
 def hold_out(labels: np.ndarray, fraction: float, salt: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples in two by a fixed draw, class by class.
+    """Split examples in two by a fixed draw, class by class.
 
     Args:
         labels: (N,) classes.
@@ -119,6 +120,9 @@ def hold_out(labels: np.ndarray, fraction: float, salt: int = 0) -> tuple[np.nda
 
     Returns:
         Sorted indices of the examples that are kept and of those held out; together all N.
+
+    >>> hold_out(np.array([0, 1, 0, 1]), 0.5, salt=1)  # one of each class
+    (array([0, 1]), array([2, 3]))
     """
     # RandomState, because NumPy has frozen its streams: the split outlives NumPy's releases.
     rng = np.random.RandomState((SPLIT_SEED, salt))

@@ -29,12 +29,13 @@ class CIFAR10(ImageSource):
 
     A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
-    Only the archive has a published checksum. It is verified before anything is taken from it;
-    `prepare` then stores its six data files with their own checksums in ``SHA256SUMS``, and these
-    are verified at every load. So later damage is noticed, and data files without that list
-    are not used. The archive itself, put into the folder by hand, will do as well. So will the
-    version for Python, as torchvision keeps it: the archive, or ``cifar-10-batches-py`` out of it.
-    Its files have published checksums, and are read without being unpickled.
+    Only the archive of the binary version has a published checksum. It is verified before anything
+    is taken from it. `prepare` then stores the six data files with checksums of their own in
+    ``SHA256SUMS``, which are verified at every load. So later damage is noticed, and data files
+    without that list are not used. The archive itself may also be put into the folder by hand.
+
+    The version for Python, as torchvision keeps it, is read as well: the archive, or the folder
+    ``cifar-10-batches-py`` out of it. Its files have published checksums, and are not unpickled.
     """
 
     NAME: ClassVar[str] = "cifar10"
@@ -56,13 +57,13 @@ class CIFAR10(ImageSource):
     BATCH_SIZE: ClassVar[int] = 10_000
 
     def load(self) -> Dataset:
-        """Images (N, 3, 32, 32).
+        """Return the data set, images of shape (N, 3, 32, 32).
 
         Raises:
             DataError: a file is missing, corrupt or unverified.
         """
         try:
-            batches = self._anything()
+            batches = self._batches()
         except DataError as error:
             raise DataError(f"data={self.NAME}: {error}; {self.remedy}") from error
         records = np.frombuffer(b"".join(batches), np.uint8).reshape(-1, RECORD)
@@ -72,7 +73,7 @@ class CIFAR10(ImageSource):
         return self._dataset(images[train], labels[train], images[test], labels[test])
 
     def available(self) -> Path | None:
-        """The folder of the data files if all are there and intact."""
+        """Return the folder of the data files, or None if some are missing or damaged."""
         for folder, read in ((self.folder, self._read_batches), *self._python_folders()):
             try:
                 read()
@@ -82,7 +83,7 @@ class CIFAR10(ImageSource):
         return None
 
     def prepare(self, progress: bool = True) -> Path:
-        """Unpacks the archive, which is downloaded if not already there; returns the folder.
+        """Unpack the archive, download it first if need be, and return the folder.
 
         Raises:
             DataError: no mirror delivers the intact archive.
@@ -105,8 +106,8 @@ class CIFAR10(ImageSource):
     def _archive(self) -> Path:
         return self.folder / self.ARCHIVE
 
-    def _anything(self) -> list[bytes]:
-        """The batches from whatever is there."""
+    def _batches(self) -> list[bytes]:
+        """Return the batches from whichever version is there."""
         if not (self.folder / MANIFEST).is_file():
             if self._archive.is_file():
                 return self._unpack(self._archive)
@@ -116,30 +117,35 @@ class CIFAR10(ImageSource):
                 return unpack(archive)
         return self._read_batches()
 
-    def _python_folders(self) -> list[tuple[Path, Callable]]:
-        """Folders with all files of the version for Python, and how to read them."""
-        whole = [folder for folder in self.folders
-                 if all((folder / name).is_file() for name in self.PYTHON_MD5)]  # fmt: skip
-        return [(folder, partial(self._read_python, folder)) for folder in whole]
+    def _python_folders(self) -> list[tuple[Path, Callable[[], list[bytes]]]]:
+        """Return the folders with all files of the version for Python, and their readers."""
+        found = []
+        for folder in self.folders:
+            if all((folder / name).is_file() for name in self.PYTHON_MD5):
+                found.append((folder, partial(self._read_python, folder)))
+        return found
 
-    def _python_archives(self) -> list[tuple[Path, Callable]]:
-        """Archives of the version for Python, and how to read them."""
+    def _python_archives(self) -> list[tuple[Path, Callable[[Path], list[bytes]]]]:
+        """Return the archives of the version for Python, and their readers."""
         archives = [folder / self.PYTHON_ARCHIVE for folder in self.folders]
         return [(archive, self._unpack_python) for archive in archives if archive.is_file()]
 
     def _read_python(self, folder: Path) -> list[bytes]:
+        """Return the verified batches in a folder of the version for Python."""
         contents = {}
         for name in self.PYTHON_MD5:
             try:
                 contents[name] = (folder / name).read_bytes()
             except OSError as error:
                 raise DataError(f"{folder / name} cannot be read: {error.strerror}") from error
-        return self._of_python(folder, contents)
+        return self._checked_python(folder, contents)
 
     def _unpack_python(self, archive: Path) -> list[bytes]:
-        return self._of_python(archive, _members(archive, self.PYTHON_MD5))
+        """Return the verified batches in an archive of the version for Python."""
+        return self._checked_python(archive, _members(archive, self.PYTHON_MD5))
 
-    def _of_python(self, place: Path, contents: dict[str, bytes]) -> list[bytes]:
+    def _checked_python(self, place: Path, contents: dict[str, bytes]) -> list[bytes]:
+        """Return the batches of the version for Python, each verified."""
         batches = []
         for name, wanted in self.PYTHON_MD5.items():
             content = contents.get(name, b"")
@@ -149,6 +155,7 @@ class CIFAR10(ImageSource):
         return batches
 
     def _store(self, batches: list[bytes]) -> None:
+        """Write the batches into the folder, and last their checksums."""
         lines = []
         for name, content in zip(BATCHES, batches, strict=True):
             write_atomically(self.folder / name, content)
@@ -156,12 +163,12 @@ class CIFAR10(ImageSource):
         write_atomically(self.folder / MANIFEST, "".join(lines).encode())
 
     def _unpack(self, archive: Path) -> list[bytes]:
-        """The batches of a verified archive."""
+        """Return the batches of an archive, which is verified."""
         found = _members(archive, BATCHES, self.SHA256)
         return [self._checked(archive / name, found.get(name, b"")) for name in BATCHES]
 
     def _read_batches(self) -> list[bytes]:
-        """The batches in the folder, verified against their manifest."""
+        """Return the batches in the folder, verified against their manifest."""
         manifest = self.folder / MANIFEST
         if not manifest.is_file():
             present = any((self.folder / name).is_file() for name in BATCHES)
@@ -178,6 +185,7 @@ class CIFAR10(ImageSource):
         return [self._checked(path, read_verified(path, sums[path.name])) for path in paths]
 
     def _checked(self, path: Path, batch: bytes) -> bytes:
+        """Return a batch if it is as long as it should be."""
         if len(batch) != self.BATCH_SIZE * RECORD:
             raise DataError(
                 f"{path} is corrupt: {len(batch)} bytes, should be {self.BATCH_SIZE * RECORD}"
@@ -186,22 +194,24 @@ class CIFAR10(ImageSource):
 
 
 def _members(archive: Path, names: Collection[str], sha256: str | None = None) -> dict[str, bytes]:
-    """Files of an archive, by name. Nothing is extracted to paths it names.
+    """Return files of an archive by name. Nothing is extracted to paths that it names.
 
     Raises:
         DataError: it is corrupt, has another SHA-256 than it should, or cannot be read.
     """
     found = {}
     try:
-        with archive.open("rb") as file:
+        with archive.open("rb") as whole:
             if sha256:
-                check_sum(archive, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
-                file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:gz") as tar:
+                check_sum(archive, hashlib.file_digest(whole, "sha256").hexdigest(), sha256)
+                whole.seek(0)
+            with tarfile.open(fileobj=whole, mode="r:gz") as tar:
                 for member in tar:
                     name = Path(member.name).name
-                    if member.isreg() and name in names and member.size < LARGEST:
-                        found[name] = tar.extractfile(member).read()
+                    wanted = member.isreg() and name in names and member.size < LARGEST
+                    file = tar.extractfile(member) if wanted else None
+                    if file is not None:
+                        found[name] = file.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} is corrupt: {type(error).__name__}") from error
     except OSError as error:
@@ -210,8 +220,10 @@ def _members(archive: Path, names: Collection[str], sha256: str | None = None) -
 
 
 def records_of(content: bytes) -> bytes:
-    """The records of the binary version, from a batch of that for Python: a pickled dict with a
-    list `labels` and an array `data`. It is read as a sequence of constants, and not executed.
+    """Return the records of the binary version from a batch of the version for Python.
+
+    The batch is a pickled dict with a list `labels` and an array `data`. It is read as a sequence
+    of constants, and not executed.
 
     Raises:
         DataError: it has not as many labels as images.

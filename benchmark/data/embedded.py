@@ -31,11 +31,15 @@ class Digits:
     test_fraction: float = 0.2
     validation_fraction: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_fractions(self)
 
     def load(self) -> Dataset:
-        """Images (N, 1, 8, 8). Raises DataError if scikit-learn's file cannot be read."""
+        """Return the data set, images of shape (N, 1, 8, 8).
+
+        Raises:
+            DataError: scikit-learn's file cannot be read.
+        """
         table = _read_table("digits", "digits.csv.gz", shape=(1797, 65))
         images = table[:, :-1].reshape(-1, 1, 8, 8)
         return _split_and_scale("digits", images, table[:, -1], self, axis=None)
@@ -58,11 +62,15 @@ class BreastCancer:
     test_fraction: float = 0.2
     validation_fraction: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_fractions(self)
 
     def load(self) -> Dataset:
-        """Rows (N, 30). Raises DataError if scikit-learn's file cannot be read."""
+        """Return the data set, rows (N, 30).
+
+        Raises:
+            DataError: scikit-learn's file cannot be read.
+        """
         table = _read_table("breast_cancer", "breast_cancer.csv", shape=(569, 31), header=1)
         return _split_and_scale("breast_cancer", table[:, :-1], table[:, -1], self, axis=0)
 
@@ -75,8 +83,9 @@ def _check_fractions(source: Digits | BreastCancer) -> None:
 
 
 def _read_table(name: str, filename: str, shape: tuple[int, int], header: int = 0) -> np.ndarray:
+    """Return the numbers in a file of scikit-learn's, without the lines of its header."""
     package = find_spec("sklearn")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise DataError(f"data={name} comes with scikit-learn: run pip install scikit-learn")
     path = Path(package.submodule_search_locations[0], "datasets", "data", filename)
     try:
@@ -92,7 +101,8 @@ def _read_table(name: str, filename: str, shape: tuple[int, int], header: int = 
 def _split_and_scale(
     name: str, x: np.ndarray, y: np.ndarray, source: Digits | BreastCancer, axis: int | None
 ) -> Dataset:
-    """Holds out test and validation; scales with training statistics over `axis`."""
+    """Return a data set with test and validation examples held out, scaled by training statistics
+    over `axis`."""
     y = y.astype(np.int64)
     rest, test = hold_out(y, source.test_fraction)
     if not len(test):

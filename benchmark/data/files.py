@@ -1,4 +1,4 @@
-"""Files of the downloadable data sets: where they are sought, verified and fetched."""
+"""Files of the downloadable data sets: where they are looked for, verified and fetched."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 from benchmark.data.base import DataError
@@ -23,7 +24,8 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def home(name: str, root: str | None) -> Path:
-    """The folder of a data set: `root`, else one in $BENCHMARK_DATA, else in the user cache."""
+    """Return the folder of a data set: `root`, else one in $BENCHMARK_DATA, else in the user's
+    cache."""
     if root:
         return Path(root).expanduser()
     base = os.environ.get("BENCHMARK_DATA")
@@ -35,8 +37,9 @@ def home(name: str, root: str | None) -> Path:
 
 
 def read_any(paths: Iterable[Path], sha256: str) -> tuple[Path, bytes]:
-    """The first of some files that is there with the given SHA-256, and its content, see
-    `read_verified`; one with another may be of another data set.
+    """Return the first of some files that has the given SHA-256, and its content.
+
+    A file with another checksum may belong to another data set, so the next one is tried.
 
     Raises:
         FileNotFoundError: none is there.
@@ -54,7 +57,7 @@ def read_any(paths: Iterable[Path], sha256: str) -> tuple[Path, bytes]:
 
 
 def read_verified(path: Path, sha256: str) -> bytes:
-    """Content of a file, decompressed if it is a gzip, with the given SHA-256.
+    """Return the content of a file with the given SHA-256, decompressed if it is a gzip.
 
     Raises:
         DataError: the file cannot be read, is cut short, is too large or has another checksum.
@@ -75,13 +78,13 @@ def read_verified(path: Path, sha256: str) -> bytes:
 
 
 def check_sum(path: Path, found: str, wanted: str, kind: str = "SHA-256") -> None:
-    """Raises DataError if the checksums differ."""
+    """Raise a DataError if the checksums differ."""
     if found != wanted:
         raise DataError(f"{path} is corrupt: its {kind} is {found[:8]}..., not {wanted[:8]}...")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that other processes see complete or not at all."""
+    """Write a file that other processes see complete or not at all."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".prepare-") as scratch:
         part = Path(scratch, path.name)
         part.write_bytes(content)
@@ -92,7 +95,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def download(
     urls: Sequence[str], folder: Path, accept: Callable[[Path], None], progress: bool = True
 ) -> None:
-    """Fetches a file from the first mirror that delivers it intact.
+    """Fetch a file from the first mirror that delivers it intact.
 
     Args:
         urls: mirrors in order of preference; tried three times over.
@@ -121,7 +124,9 @@ def download(
                 try:
                     with _Bar(part.name, visible=progress) as bar:
                         fetch = pooch.HTTPDownloader(
-                            progressbar=bar, chunk_size=1 << 16, hooks={"response": _stay_secure}
+                            progressbar=bar,  # pyright: ignore[reportArgumentType]  # it takes any bar
+                            chunk_size=1 << 16,
+                            hooks={"response": _stay_secure},
                         )
                         fetch(url, str(part), None)
                     return accept(part)
@@ -132,21 +137,21 @@ def download(
 
 
 def _secure(url: str, origin: str) -> bool:
-    """Whether a URL may be fetched that an origin named: https, or http within this machine."""
+    """Return whether a URL that an origin named may be fetched: https, or http on this machine."""
     parts = urlsplit(url)
     within = {parts.hostname, urlsplit(origin).hostname} <= LOOPBACK
     return parts.scheme == "https" or (parts.scheme == "http" and within)
 
 
-def _stay_secure(response, **_) -> None:
-    """Called by requests with every answer, before it follows a redirect."""
+def _stay_secure(response: Any, **_: Any) -> None:
+    """Refuse redirects to what is not secure; requests calls it before it follows one."""
     target = urljoin(response.url, response.headers.get("location", ""))
     if not _secure(target, response.url):
         raise OSError(errno.EACCES, f"redirects to {target}, which is not https")
 
 
 def _reason(error: Exception) -> str:
-    """A few words on why a mirror failed; the messages of HTTP libraries fill pages."""
+    """Return in a few words why a mirror failed; the messages of HTTP libraries fill pages."""
     if isinstance(error, DataError):
         return "corrupt"
     response = getattr(error, "response", None)
@@ -158,7 +163,7 @@ def _reason(error: Exception) -> str:
 class _Bar:
     """A bar of rich, with the methods of tqdm that pooch calls."""
 
-    def __init__(self, label: str, visible: bool):
+    def __init__(self, label: str, visible: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -174,18 +179,18 @@ class _Bar:
         )
         self._task = self._progress.add_task(label, total=None)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def update(self, size: int):
+    def update(self, size: int) -> None:
         self._progress.update(self._task, advance=size, total=self.total or None)
 
-    def reset(self):
+    def reset(self) -> None:
         self._progress.reset(self._task)
 
-    def close(self):
+    def close(self) -> None:
         """The bar closes with its context."""

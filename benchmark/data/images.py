@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from benchmark.config.commands import spelled
 from benchmark.data.base import DataError, Dataset, check_fraction, hold_out
@@ -36,33 +37,36 @@ class ImageSource:
     validation_fraction: float = 0.1
     normalize: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fraction("data.validation_fraction", self.validation_fraction)
         if self.root is not None and not self.root.strip():
             raise ValueError(f"data.root={self.root!r}: should be a folder, or null")
 
     @property
     def folder(self) -> Path:
-        """Where the files belong."""
+        """The folder that the files belong in."""
         return home(self.NAME, self.root)
 
     @property
     def folders(self) -> list[Path]:
-        """Where files are looked for: there, where torchvision puts them below that folder, and
-        below one for all data sets."""
+        """The folders in which files are looked for.
+
+        These are `folder` itself, and the places where torchvision puts files below that folder
+        and below the one of all data sets.
+        """
         own, base = self.folder, [self.folder] if self.root else [self.folder.parent]
         return [own, *(folder / place for folder in base for place in self.PLACES)]
 
     @property
     def nowhere(self) -> str:
-        """What to say if nothing is found."""
+        """Words for an error: where nothing was found."""
         if self.root and not self.folder.is_dir():
             return f"in data.root={self.root}, which is no folder"
         return f"in {' or '.join(map(str, self.folders))}"
 
     @property
     def remedy(self) -> str:
-        """The command that fetches or mends the files."""
+        """Words for an error: the command that fetches or mends the files."""
         root = " " + shlex.quote(f"data.root={self.root}") if self.root else ""
         return f"run {spelled('prepare')} data={self.NAME}{root}"
 
@@ -73,7 +77,7 @@ class ImageSource:
         test_images: np.ndarray,
         test_labels: np.ndarray,
     ) -> Dataset:
-        """From uint8 images (N, C, H, W) and their labels."""
+        """Return the data set of uint8 images (N, C, H, W) and their labels (N,)."""
         train, validation = hold_out(train_labels, self.validation_fraction)
         labels = train_labels.astype(np.int64)
         return Dataset(
@@ -88,6 +92,7 @@ class ImageSource:
         )
 
     def _scale(self, images: np.ndarray) -> np.ndarray:
+        """Return uint8 images (N, C, H, W) as float32 numbers."""
         levels = [np.arange(256) / 255 for _ in self.MEAN]
         if self.normalize:
             constants = zip(levels, self.MEAN, self.STD, strict=True)
@@ -109,7 +114,7 @@ class IDXSource(ImageSource):
     SYSTEM_FOLDERS: ClassVar[tuple[str, ...]] = ()
 
     def load(self) -> Dataset:
-        """Images (N, 1, 28, 28).
+        """Return the data set, images of shape (N, 1, 28, 28).
 
         Raises:
             DataError: a file is missing or corrupt.
@@ -125,7 +130,7 @@ class IDXSource(ImageSource):
         return self._dataset(train_images[:, None], train_labels, test_images[:, None], test_labels)
 
     def available(self) -> Path | None:
-        """The folder of the files if all are there and intact."""
+        """Return the folder of the files, or None if some are missing or damaged."""
         try:
             paths = [self._read(filename)[0] for filename in self.FILES]
         except DataError:
@@ -133,7 +138,7 @@ class IDXSource(ImageSource):
         return paths[0].parent
 
     def prepare(self, progress: bool = True) -> Path:
-        """Fetches what is missing or corrupt; returns the folder.
+        """Fetch what is missing or corrupt, and return the folder.
 
         Raises:
             DataError: no mirror delivers an intact file.
@@ -156,15 +161,16 @@ class IDXSource(ImageSource):
         return self.available() or self.folder
 
     @property
+    @override
     def folders(self) -> list[Path]:
-        """See `ImageSource.folders`; by default also those of the system."""
         return [*super().folders, *map(Path, () if self.root else self.SYSTEM_FOLDERS)]
 
     def _read(self, filename: str) -> tuple[Path, bytes]:
+        """Return the path of a file that is there and intact, and its content."""
         dotted = filename.replace("-idx", ".idx")  # as Kaggle has it, perhaps in such a folder
-        names = [name + end for name in (filename, dotted, f"{filename}/{filename}",
-                                         f"{dotted}/{dotted}") for end in ("", ".gz")]  # fmt: skip
-        paths = (folder / name for folder in self.folders for name in names)
+        names = (filename, dotted, f"{filename}/{filename}", f"{dotted}/{dotted}")
+        ends = [name + end for name in names for end in ("", ".gz")]
+        paths = (folder / end for folder in self.folders for end in ends)
         try:
             return read_any(paths, self.FILES[filename])
         except FileNotFoundError:
@@ -175,13 +181,16 @@ class IDXSource(ImageSource):
 
 
 def parse_idx(content: bytes) -> np.ndarray:
-    """Array of unsigned bytes from an IDX file.
+    """Return the array of unsigned bytes in an IDX file.
 
     The format: two zero bytes, the type (8 for unsigned bytes), the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values, last dimension fastest.
 
     Raises:
         ValueError: not an IDX file of unsigned bytes, or values missing or in excess.
+
+    >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 2, 5, 7]))
+    array([5, 7], dtype=uint8)
     """
     if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError("not an IDX file of unsigned bytes")

@@ -1,11 +1,11 @@
 """Partitions of the training examples among clients.
 
-The functions take the labels (N,), the number of clients n and a NumPy Generator, and return a
-list of n sorted int64 index arrays: disjoint, none empty, together every example exactly once.
-The same generator state gives the same partition. The classes give them the form of a config:
-hyper-parameters in the constructor, checked there, and ``split(dataset, num_clients, rng)``.
-`Shared` is the one exception to disjointness. A class of one's own keeps to this, but may leave
-examples out, and return any list; if its clients share examples it says so: ``shares = True``.
+The functions take the labels (N,), the number of clients n and a NumPy Generator. They return a
+list of n sorted int64 index arrays, disjoint and none empty, which hold every example exactly once.
+The same generator state gives the same partition. The classes are what a config names: they check
+hyper-parameters in the constructor and have ``split(dataset, num_clients, rng)``. Only the clients
+of `Shared` have examples in common. A class of one's own keeps to this, but may leave examples out,
+and may return any list. If its clients share examples it says so: ``shares = True``.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from benchmark.data.base import Dataset
 MAX_DRAWS = 100
 
 
-class Parts(list):
-    """The examples of every client.
+class Parts(list[np.ndarray]):
+    """The examples of every client, arrays of indices.
 
     Attributes:
-        note: in how far they are not what was asked for, None if they are.
+        note: how they depart from what was asked for; None if they do not.
     """
 
     note: str | None = None
 
 
 def iid(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> Parts:
-    """Random equal parts; sizes differ by at most one.
+    """Return random parts of equal size, up to one example.
 
     Raises:
         ValueError: fewer examples than clients.
+
+    >>> [len(part) for part in iid(np.zeros(7), 3, np.random.default_rng(0))]
+    [3, 2, 2]
     """
     _check_clients(len(labels), num_clients)
     return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
@@ -48,21 +51,25 @@ def dirichlet(
     alpha: float,
     min_size: int = 1,
 ) -> Parts:
-    """Label skew and size skew: class k is divided by proportions p_k ~ Dir(alpha * 1_n).
+    """Divide with label and size skew: class k by proportions p_k ~ Dir(alpha 1_n).
 
     T. Hsu, H. Qi and M. Brown, Measuring the effects of non-identical data distribution for
     federated visual classification, 2019, introduced the Dirichlet prior (a draw of classes per
-    client); this is the form in general use since M. Yurochkin et al., Bayesian nonparametric
-    federated learning of neural networks, ICML 2019: a draw of clients per class, which uses each
-    example exactly once. The shuffled examples of class k are cut at ``round(N_k * cumsum(p_k))``.
+    client). The form in general use, M. Yurochkin et al., Bayesian nonparametric federated learning
+    of neural networks, ICML 2019, draws clients per class and uses each example exactly once. The
+    shuffled examples of class k are cut at ``round(N_k * cumsum(p_k))``.
 
-    All proportions are drawn again until every client has `min_size` examples, at most 100
-    times. If the last draw still falls short (typical of small alpha with many clients), the
-    smallest client is filled up from the most frequent class of the largest, again and again,
-    and a note says how many examples that moved.
+    All proportions are drawn again until every client has `min_size` examples, at most 100 times.
+    If the last draw still falls short (typical of small alpha with many clients), the smallest
+    client gets examples of the most frequent class of the largest, until none falls short. A note
+    says how many examples that moved.
 
     Raises:
         ValueError: N < n * min_size.
+
+    >>> parts = dirichlet(np.zeros(8), 2, np.random.default_rng(0), alpha=1e9, min_size=4)
+    >>> [len(part) for part in parts]  # a large alpha divides every class equally
+    [4, 4]
     """
     _check_clients(len(labels), num_clients)
     if num_clients * min_size > len(labels):
@@ -71,11 +78,12 @@ def dirichlet(
             f"for {num_clients} clients and {len(labels)} examples"
         )
     classes, class_sizes = np.unique(labels, return_counts=True)
+    counts = np.zeros((len(classes), num_clients), np.int64)
     for _ in range(MAX_DRAWS):
         shares = rng.dirichlet(np.full(num_clients, alpha), size=len(classes))
         cuts = np.rint(np.cumsum(shares, axis=1) * class_sizes[:, None]).astype(np.int64)
         cuts[:, -1] = class_sizes
-        counts = np.diff(cuts, axis=1, prepend=0)  # (classes, clients)
+        counts = np.diff(cuts, axis=1, prepend=0)
         if counts.sum(axis=0).min() >= min_size:
             break
     drawn = counts.copy()
@@ -99,7 +107,7 @@ def dirichlet(
 def similarity(
     labels: np.ndarray, num_clients: int, rng: np.random.Generator, gamma: float
 ) -> Parts:
-    """A part gamma of the data is iid, the rest sorted by label and cut into n equal blocks.
+    """Divide a part gamma of the data iid, and the rest, sorted by label, into n equal blocks.
 
     S. Karimireddy et al., SCAFFOLD: Stochastic controlled averaging for federated learning,
     ICML 2020. Of the shuffled examples the first ``floor(gamma * N)`` are divided equally. gamma=1
@@ -108,6 +116,9 @@ def similarity(
 
     Raises:
         ValueError: fewer examples than clients.
+
+    >>> similarity(np.array([0, 1, 0, 1]), 2, np.random.default_rng(0), gamma=0.0)
+    [array([0, 2]), array([1, 3])]
     """
     _check_clients(len(labels), num_clients)
     order = rng.permutation(len(labels))
@@ -121,13 +132,18 @@ def similarity(
 def shards(
     labels: np.ndarray, num_clients: int, rng: np.random.Generator, shards_per_client: int
 ) -> Parts:
-    """Examples sorted by label, cut into n * s equal shards, of which each client gets s at random.
+    """Sort examples by label, cut them into n * s equal shards, and give each client s at random.
 
     B. McMahan et al., Communication-efficient learning of deep networks from decentralized data,
     AISTATS 2017 (s = 2). Shards differ by at most one example.
 
     Raises:
         ValueError: fewer examples than shards.
+
+    >>> labels = np.array([0, 1, 0, 1])
+    >>> parts = shards(labels, 2, np.random.default_rng(0), shards_per_client=1)
+    >>> [len(np.unique(labels[part])) for part in parts]  # a shard has one class
+    [1, 1]
     """
     _check_clients(len(labels), num_clients)
     total = num_clients * shards_per_client
@@ -150,7 +166,7 @@ def _check_clients(num_examples: int, num_clients: int) -> None:
 
 
 def _fill_up(counts: np.ndarray, min_size: int) -> None:
-    """Moves examples in counts (classes, clients), in place, until each client has min_size."""
+    """Move examples in counts (classes, clients), in place, until each client has min_size."""
     sizes = counts.sum(axis=0)
     while sizes.min() < min_size:
         poor, rich = sizes.argmin(), sizes.argmax()
@@ -161,15 +177,16 @@ def _fill_up(counts: np.ndarray, min_size: int) -> None:
 
 
 def _sorted(parts: list[np.ndarray]) -> Parts:
+    """Return index arrays as parts, each in ascending order."""
     return Parts(np.sort(part).astype(np.int64) for part in parts)
 
 
 @dataclass(frozen=True)
 class IID:
-    """Random equal parts: see `iid`."""
+    """Random parts of equal size: see `iid`."""
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
-        """Index arrays, sizes equal up to one."""
+        """Return index arrays of sizes that are equal up to one."""
         return iid(dataset.train_y, num_clients, rng)
 
 
@@ -184,19 +201,19 @@ class Dirichlet:
     alpha: float = 1.0
     min_size: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.alpha, int | float) or not 0 < self.alpha < inf:
             raise ValueError(f"partition.alpha={self.alpha}: should be positive and finite")
         _check_count("partition.min_size", self.min_size)
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
-        """Index arrays of at least min_size examples."""
+        """Return index arrays of at least min_size examples."""
         return dirichlet(dataset.train_y, num_clients, rng, self.alpha, self.min_size)
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """A part gamma iid, the rest sorted by label: see `similarity`.
+    """A part gamma of the data iid, the rest sorted by label: see `similarity`.
 
     Raises:
         ValueError: gamma is outside 0 to 1.
@@ -204,12 +221,12 @@ class Similarity:
 
     gamma: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.gamma, int | float) or not 0 <= self.gamma <= 1:
             raise ValueError(f"partition.gamma={self.gamma}: should be a number from 0 to 1")
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
-        """Index arrays, sizes equal up to two."""
+        """Return index arrays of sizes that are equal up to two."""
         return similarity(dataset.train_y, num_clients, rng, self.gamma)
 
 
@@ -223,11 +240,11 @@ class Shards:
 
     shards_per_client: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_count("partition.shards_per_client", self.shards_per_client)
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
-        """Index arrays of shards_per_client shards."""
+        """Return index arrays of shards_per_client shards."""
         return shards(dataset.train_y, num_clients, rng, self.shards_per_client)
 
 
@@ -236,7 +253,11 @@ class Natural:
     """The clients that the data source itself names, in the order of their ids."""
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
-        """Raises ValueError if the data have no clients, or not `num_clients` of them."""
+        """Return the index array of each natural client.
+
+        Raises:
+            ValueError: the data have no clients, or not `num_clients` of them.
+        """
         if dataset.clients is None:
             raise ValueError(
                 f"partition=natural: data={dataset.name} names no clients; choose another partition"
@@ -252,16 +273,16 @@ class Natural:
 
 @dataclass(frozen=True)
 class Shared:
-    """Every client holds the whole training set and samples from it on its own.
+    """The whole training set for every client, which samples from it on its own.
 
-    The setting of papers in which n workers draw their batches from one distribution. The n
+    This is the setting of papers in which n workers draw their batches from one distribution. The n
     entries are one and the same array.
     """
 
     shares: ClassVar[bool] = True
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
-        """The same index array, of all examples, for each client."""
+        """Return for each client the same index array, of all examples."""
         return Parts([np.arange(len(dataset.train_y), dtype=np.int64)] * num_clients)
 
 

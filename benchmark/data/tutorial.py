@@ -15,11 +15,11 @@ class Tutorial:
 
     An example of class y is ``x = z + signal * e_j`` with z standard normal in `feature_dim`
     dimensions, y uniform and ``j = y mod feature_dim``. Client sizes are uniform integers from
-    `min_examples` up to, and without, `max_examples`. With the default values the clients are bit
-    by bit those of Tutorial 027 (Byzantine Fault Tolerance). The tutorial measures accuracy on
+    `min_examples` to `max_examples` - 1. With the default values the clients are bit by bit those
+    of Tutorial 027 (Byzantine Fault Tolerance). The tutorial measures accuracy on
     the clients' own training data; here validation and test sets are further draws from separate
-    streams. With the default values no classifier can expect more than 67.3 % on them (naming the
-    largest of the first ten coordinates is optimal): higher figures come from training data.
+    streams. With the default values no classifier can expect more than 67.3 % on them (the best
+    names the largest of the first ten coordinates). Higher figures come from training data.
 
     Attributes:
         num_clients: number of natural clients, found in `Dataset.clients`.
@@ -41,7 +41,7 @@ class Tutorial:
     test_size: int = 2000
     seed: int = 42
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("num_clients", "feature_dim", "min_examples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"data.{field}={getattr(self, field)}: should be at least 1")
@@ -57,7 +57,7 @@ class Tutorial:
             )
 
     def load(self) -> Dataset:
-        """Features (N, feature_dim), N the sum of the client sizes."""
+        """Return the data set, features (N, feature_dim) with N the sum of the client sizes."""
         # The tutorial draws from NumPy's legacy global stream: for each client the size, the
         # features and the labels, in this order.
         rng = np.random.RandomState(self.seed)
@@ -83,6 +83,7 @@ class Tutorial:
         )
 
     def _draw(self, rng: np.random.RandomState, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return features (size, feature_dim) and labels (size,)."""
         x = rng.randn(size, self.feature_dim).astype(np.float32)
         y = rng.randint(0, self.num_classes, size).astype(np.int64)
         x[np.arange(size), y % self.feature_dim] += np.float32(self.signal)
