@@ -313,3 +313,10 @@ def test_list_with_wrong_input():
     for arguments in ([], ["rules"], ["aggregators", "more"]):
         with pytest.raises(ConfigError, match="aggregators"):
             catalogue_list.main(arguments)
+
+
+def test_the_clock_tells_the_median_after_a_run_to_warm_up(monkeypatch):
+    readings = iter([0, 7, 10, 11, 20, 22])  # runs of seven, one and two seconds
+    monkeypatch.setattr("benchmark.measure.clock.time.perf_counter", lambda: next(readings))
+    runs = []
+    assert seconds(lambda: runs.append(1), runs=3) == 2 and len(runs) == 4

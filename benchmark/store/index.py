@@ -130,6 +130,6 @@ def _is_record(record: Entries) -> bool:
         return True
     rounds = len(columns["round"])
     return rounds > 0 and all(
-        len(values) == rounds and all(isinstance(value, int | float) for value in values)
+        len(values) == rounds and {int, float}.issuperset(map(type, values))
         for values in columns.values()
     )
