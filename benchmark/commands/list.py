@@ -53,10 +53,12 @@ _ATTACKS_NOTE = (
     "T questions to the rule; state: numbers kept between rounds. Indented: a variant."
 )
 _NOTES = {
-    "aggregator": _RULES_NOTE, "pre_aggregator": _RULES_NOTE, "attack": _ATTACKS_NOTE,
+    "aggregator": _RULES_NOTE,
+    "pre_aggregator": _RULES_NOTE,
+    "attack": _ATTACKS_NOTE,
     "data": "here: whether it is on this machine; data.root, or $BENCHMARK_DATA, is where.",
     "model": "parameters: for images of 28 x 28 pixels and ten classes.",
-}  # fmt: skip
+}
 
 
 def requirement(thing, limit: int = 200) -> str:
@@ -85,8 +87,11 @@ def state(thing) -> str:
     terms = [[n * d, d, n, 1] for n, side in sizes for d in [_parameters(side)]]
     coefficients = np.linalg.solve(terms, held)
     names = ("n d", "d", "n")
-    parts = [f"{round(c, 1 if c > 1 else 3):g} {name}"
-             for c, name in zip(coefficients, names, strict=False) if c > 2e-3]  # fmt: skip
+    parts = [
+        f"{round(c, 1 if c > 1 else 3):g} {name}"
+        for c, name in zip(coefficients, names, strict=False)
+        if c > 2e-3
+    ]
     return " + ".join(part.removeprefix("1 ") for part in parts) or "a few numbers"
 
 
@@ -135,9 +140,16 @@ def _after_attacks(attack: Attack, n: int, side: int, rounds: int) -> Any:
     for round in range(rounds):
         drawn = Round.drawn(n, f, _parameters(side), 1.0, 0.5, round)
         context = replace(drawn.context(round), round=round + 1)
-        going(drawn.honest, f=f, own=drawn.own, rule=Mean(), context=context,
-              previous=drawn.root if round else None,
-              local=_local(f, side, context), seed=round)  # fmt: skip
+        going(
+            drawn.honest,
+            f=f,
+            own=drawn.own,
+            rule=Mean(),
+            context=context,
+            previous=drawn.root if round else None,
+            local=_local(f, side, context),
+            seed=round,
+        )
     return going.state
 
 
@@ -148,10 +160,15 @@ def _local(f: int, side: int, context) -> Local:
     images = torch.from_numpy(rng.random((f * shard, 1, side, side), np.float32))
     labels = torch.arange(f * shard) % _CLASSES
     return Local(
-        Logistic().build((1, side, side), _CLASSES), context.model[None], context.server_step,
-        (images, labels), np.split(np.arange(f * shard), f), np.random.default_rng, _CLASSES,
+        Logistic().build((1, side, side), _CLASSES),
+        context.model[None],
+        context.server_step,
+        (images, labels),
+        np.split(np.arange(f * shard), f),
+        np.random.default_rng,
+        _CLASSES,
         (0.0, 1.0),
-    )  # fmt: skip
+    )
 
 
 def kind(attack: Attack) -> str:

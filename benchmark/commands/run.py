@@ -4,7 +4,6 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.commands.start import how_to_go_on
 from benchmark.config.components import allow_typed
-from benchmark.config.errors import ConfigError
+from benchmark.config.errors import ConfigError, refuse
 from benchmark.config.hydra_internals import switches_parser
 from benchmark.config.loading import conf_dir
 from benchmark.grid.composition import look_in
@@ -33,14 +32,13 @@ def _hydra_main(config: DictConfig) -> None:
     from benchmark.grid.perform import perform
     from benchmark.grid.plan import is_grid, jobs_of
 
-    jobs = [typed_overrides()]
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        if perform(jobs, config):
+        if perform([typed_overrides()], config):
             raise ConfigError("a cell failed")
         return
     try:
         look_in(HydraConfig.get().searchpath)
-        jobs = jobs_of(*jobs, config, sweep=False)
+        jobs = jobs_of(typed_overrides(), config, sweep=False)
         _ended.update(failed=perform(jobs, config, alone=not is_grid(config)))
     except Exception as error:  # raised again outside: Hydra would print a line of its own
         _ended.update(error=error)
@@ -52,10 +50,6 @@ def _parsed(given: list[str]) -> Namespace:
     Raises:
         ConfigError: if a switch is unknown, or some do not go together.
     """
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(message)
-
     parser = switches_parser()
     parser.error = refuse
     parsed = parser.parse_intermixed_args(given)

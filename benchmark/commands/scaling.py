@@ -104,24 +104,41 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
             cost = " + ".join(dict.fromkeys(costs))
             sizes = part[["n", "d"]].itertuples(index=False)
             law = exponent(part["size"], [work(cost, *size) for size in sizes])
-        rows.append({"rule": rule, "axis": axis,
-                     "exponent": exponent(part["size"], part["seconds"]),
-                     "law": law, "cost": cost, "seconds": part["seconds"].iloc[-1],
-                     "largest": part["size"].iloc[-1],
-                     "peak_mb": part["peak_mb"].iloc[-1]})  # fmt: skip
+        rows.append(
+            {
+                "rule": rule,
+                "axis": axis,
+                "exponent": exponent(part["size"], part["seconds"]),
+                "law": law,
+                "cost": cost,
+                "seconds": part["seconds"].iloc[-1],
+                "largest": part["size"].iloc[-1],
+                "peak_mb": part["peak_mb"].iloc[-1],
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def show(fitted: pd.DataFrame) -> None:
     """Print the exponents."""
-    shown = Table(title="time ~ size^exponent, fitted to the largest three sizes; law: the same "
-                        "fitted to the cost")  # fmt: skip
+    shown = Table(
+        title="time ~ size^exponent, fitted to the largest three sizes; law: the same "
+        "fitted to the cost"
+    )
     for column in ("rule", "axis", "exponent", "law", "cost", "up to", "time there", "peak beside"):
         shown.add_column(column, justify="left" if column in ("rule", "axis", "cost") else "right")
     for row in fitted.itertuples():
         law = "" if np.isnan(row.law) else f"{row.law:.2f}"
-        shown.add_row(row.rule, row.axis, f"{row.exponent:.2f}", law, row.cost, f"{row.largest:,}",
-                      f"{row.seconds:.3g} s", f"{row.peak_mb:.3g} MB")  # fmt: skip
+        shown.add_row(
+            row.rule,
+            row.axis,
+            f"{row.exponent:.2f}",
+            law,
+            row.cost,
+            f"{row.largest:,}",
+            f"{row.seconds:.3g} s",
+            f"{row.peak_mb:.3g} MB",
+        )
     console = console_of(120)
     console.print(shown)
 
@@ -136,24 +153,33 @@ def main(arguments: list[str]) -> None:
     over_n = [(n, settings.at_d) for n in sorted(settings.n)]
     over_d = [(settings.at_n, d) for d in sorted(settings.d)]
     speed = rates(*over_n[-1], fraction, repeats)
-    table = pd.concat([
-        aggregations("n", rules, fraction, over_n, repeats),
-        aggregations("d", rules, fraction, over_d, repeats),
-        sweeps(sorted(settings.cells), settings.rounds, repeats),
-    ])  # fmt: skip
+    table = pd.concat(
+        [
+            aggregations("n", rules, fraction, over_n, repeats),
+            aggregations("d", rules, fraction, over_d, repeats),
+            sweeps(sorted(settings.cells), settings.rounds, repeats),
+        ]
+    )
     fitted = exponents(table)
     show(fitted)
-    cluster = Cluster(settings.nodes, settings.cores, settings.memory_gb, settings.memory_gb_s,
-                      settings.network_gb_s)  # fmt: skip
+    cluster = Cluster(
+        settings.nodes,
+        settings.cores,
+        settings.memory_gb,
+        settings.memory_gb_s,
+        settings.network_gb_s,
+    )
     text = report(settings.clients, settings.parameters, cluster, speed)
     text = f"{_QUICK_NOTE}\n\n{text}" if settings.quick else text
     print(f"\n{text}")
     table.to_csv(folder / "measured.csv", index=False)
     fitted.to_csv(folder / "exponents.csv", index=False)
     Path(folder, "estimate.txt").write_text(text, encoding="utf-8")
-    titles = {"n": f"clients, {settings.at_d:,} parameters each",
-              "d": f"parameters of {settings.at_n} clients",
-              "cells": f"cells of {settings.rounds} rounds on digits"}  # fmt: skip
+    titles = {
+        "n": f"clients, {settings.at_d:,} parameters each",
+        "d": f"parameters of {settings.at_n} clients",
+        "cells": f"cells of {settings.rounds} rounds on digits",
+    }
     titles = {axis: title for axis, title in titles.items() if axis in set(table["axis"])}
     written = [folder / name for name in ("measured.csv", "exponents.csv", "estimate.txt")]
     written += save(scaling_figure(table, titles), folder / "scaling")

@@ -101,8 +101,17 @@ def cost(defences: list[str], fraction: float, sizes: list[tuple[int, int]]) -> 
             work = lambda rule=rule, x=x, f=f, context=context: rule(x, f=f, context=context)  # noqa: E731
             work()
             memory = peak_memory(work) / x.nbytes
-            rows.append({"defence": name, "n": n, "d": d, "f": f, "seconds": seconds(work, 3),
-                         "memory": memory, "one_pass": one_pass})  # fmt: skip
+            rows.append(
+                {
+                    "defence": name,
+                    "n": n,
+                    "d": d,
+                    "f": f,
+                    "seconds": seconds(work, 3),
+                    "memory": memory,
+                    "one_pass": one_pass,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -121,8 +130,9 @@ def show(table: pd.DataFrame, settings: Settings) -> None:
     for row in done.itertuples():
         numbers = number(row.mean_error), number(row.worst_error)
         star = " *" if remembers(chain(row.defence)) else ""
-        shown.add_row(row.defence + star, *numbers, row.worst_attack, number(row.kappa_hat),
-                      number(row.kappa))  # fmt: skip
+        shown.add_row(
+            row.defence + star, *numbers, row.worst_attack, number(row.kappa_hat), number(row.kappa)
+        )
     console = console_of(120)
     console.print(shown)
     console.print("* remembers earlier rounds, of which there are none here: see it in training")
@@ -137,9 +147,15 @@ def main(arguments: list[str]) -> None:
     settings = settings_of(arguments)
     folder = catalogue.results_folder(settings.outputs, "vectors")
     rows, table = compare(
-        settings.n, settings.f, settings.d, settings.heterogeneity, settings.noise, settings.draws,
-        settings.defences, settings.attacks,
-    )  # fmt: skip
+        settings.n,
+        settings.f,
+        settings.d,
+        settings.heterogeneity,
+        settings.noise,
+        settings.draws,
+        settings.defences,
+        settings.attacks,
+    )
     show(table, settings)
     rows.to_csv(folder / "errors.csv", index=False)
     table.to_csv(folder / "summary.csv", index=False)

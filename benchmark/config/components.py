@@ -13,13 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from typing import Any
-
-from omegaconf import OmegaConf
+from typing import Any, cast
 
 from benchmark.config.checks import failure, group_of, one_line, types_of
 from benchmark.config.errors import FAILURES, ConfigError
-from benchmark.config.schemas import typed
+from benchmark.config.schemas import plain, typed
 
 PACKAGES = "BENCHMARK_PACKAGES"  # environment variable: the user's packages, a,b
 
@@ -28,6 +26,9 @@ _TYPED_TARGET = re.compile(r"\+{0,2}[\w.]+\._target_=(.*)")
 
 
 _NESTED_TARGET = re.compile(r"[{,]\s*['\"]?_target_['\"]?\s*:\s*['\"]?(\w+\.)")  # in a mapping
+
+
+_LATER = {"input_shape": None, "num_classes": None}  # what a model is told once there are data
 
 
 _TOP_PACKAGE = re.compile(r"(?<![\w.])(\w+)\.")
@@ -47,15 +48,15 @@ def allow_typed(arguments: list[str]) -> None:
 
 
 def is_typed(name: str) -> bool:
-    """Whether the command line has this name in it."""
+    """Return whether the command line has this name in it."""
     return any(name in argument for argument in sys.argv[1:])
 
 
 def imported(target: Any, where: str) -> Any:
-    """The class or function of a dotted name, from an allowed package.
+    """Return the class or function of a dotted name, from an allowed package.
 
-    Of another nothing is imported, as importing alone may do anything. And what a module has only
-    imported itself, as `benchmark.store.shutil`, is not allowed for being found there.
+    From another package nothing is imported: importing alone may do anything. Nor is something
+    allowed because a module has imported it, such as `benchmark.store.cells.shutil`.
 
     Args:
         target: the dotted name.
@@ -117,10 +118,10 @@ def build(node: Any, where: str, settings: Settings | None = None) -> Component:
         ConfigError: if it cannot be imported, or a key is unknown or of the wrong type.
         ValueError: if the component rejects a value. Whatever else it raises is a fault of its own.
     """
-    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{where}={plain} must be a mapping with a _target_")
-    values = dict(plain)
+    given = plain(node)
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}={given} must be a mapping with a _target_")
+    values = cast(dict[str, Any], dict(given))
     target = values.pop("_target_", None)
     found = imported(target, f"{where}._target_")
     if where != "model" and not inspect.isclass(found):  # calling it here might do anything
@@ -133,9 +134,8 @@ def build(node: Any, where: str, settings: Settings | None = None) -> Component:
         built = typed(found, others, where, components)
         return Component(built, {"_target_": target, **_plain_settings(built), **configs})
     later = where == "model" and not hasattr(found, "build")  # makes a torch module, once it can
-    given = values | (dict(input_shape=None, num_classes=None) if later else {})
     try:
-        inspect.signature(found).bind(**given)
+        inspect.signature(found).bind(**values, **(_LATER if later else {}))
     except TypeError as error:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None
     values |= components

@@ -3,12 +3,18 @@
 import re
 import traceback
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from benchmark.config.checks import failure, one_line
 
 
 class ConfigError(Exception):
     """A setting is unknown, of the wrong type or impossible; the message is one line."""
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise a ConfigError, where a parser of command lines would end the process."""
+    raise ConfigError(message)
 
 
 class BrokenContract(Exception):
@@ -33,7 +39,7 @@ class Fault(str):
 
     @classmethod
     def of(cls, where: str, error: BaseException) -> "Fault":
-        """The fault for an exception that is being handled."""
+        """Return the fault for an exception that is being handled."""
         told = str(error) if isinstance(error, BrokenContract) else failure(error)
         whole = str(error).startswith(("data=", "engine."))  # it names its setting itself
         fault = cls(one_line(error if whole else f"{where}: {told}"))
@@ -41,8 +47,8 @@ class Fault(str):
         return fault
 
 
-def reason_of(where: str, check: Callable[..., str | None], *arguments) -> str | None:
-    """What a component's check answers: None, or why not; a `Fault` if it fails.
+def reason_of(where: str, check: Callable[..., str | None], *arguments: Any) -> str | None:
+    """Return what a component's check answers: None, or why not; a `Fault` if it fails.
 
     Args:
         where: the setting that names the component.

@@ -4,7 +4,7 @@ import importlib
 import inspect
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -90,8 +90,9 @@ def _choice(group: str, choice: str) -> dict[str, Any]:
 
 def _settings(group: str, choice: str) -> dict[str, Any]:
     """Return what a file says, and the files that it builds on."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(Path(conf_dir(), group, f"{choice}.yaml")))
-    values = {}
+    file = OmegaConf.load(Path(conf_dir(), group, f"{choice}.yaml"))
+    node = cast(dict[str, Any], OmegaConf.to_container(file))
+    values: dict[str, Any] = {}
     for base in node.pop("defaults", []):
         values |= {} if base == "_self_" else _settings(group, base)
     return values | node

@@ -12,6 +12,11 @@ from benchmark.config.checks import expected, group_of, nearest, types_of
 from benchmark.config.errors import ConfigError
 
 
+def plain(node: Any) -> Any:
+    """Return a node of a configuration as plain values, with all references resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
 def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None = None) -> Any:
     """Return an instance of a dataclass from a mapping, checked for names and types.
 
@@ -25,8 +30,7 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
         ConfigError: naming `where`.key.
         ValueError: if the dataclass rejects a value.
     """
-    values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    parts = parts or {}
+    values, parts = plain(node), parts or {}
     known = {f.name: f for f in fields(schema)}
     for key in [*values, *parts]:
         if key not in known:
@@ -36,11 +40,11 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
             )
     kinds = types_of(schema)
     components = parts.keys() | {key for key in kinds if group_of(kinds[key])}
-    plain = schema
+    without = schema
     if components:  # which OmegaConf does not know
         others = [(key, kinds[key], f) for key, f in known.items() if key not in components]
-        plain = make_dataclass(schema.__name__, others)
-    structured = OmegaConf.structured(plain)  # of the class: missing fields are found below
+        without = make_dataclass(schema.__name__, others)
+    structured = OmegaConf.structured(without)  # of the class: missing fields are found below
     OmegaConf.set_readonly(structured, False)
     for key, value in values.items():
         if isinstance(value, float) and not isfinite(value):
@@ -56,5 +60,4 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
             missing.append(key)
     if missing:
         raise ConfigError(f"{where}.{missing[0]}: has no default, set it")
-    checked: Any = OmegaConf.to_container(structured)
-    return schema(**checked, **parts)
+    return schema(**plain(structured), **parts)

@@ -40,9 +40,13 @@ class Cell:
     model: Any = None
     fl: FL = _NONE
 
-    @cached_property
+    @property
     def key(self) -> str:
         """Hash of the config and the schema version; names the cell's folder."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         return key_of(self.config)
 
     @property

@@ -27,7 +27,7 @@ def expand(
     zipped: Iterable[dict] = (),
     defaults: dict | None = None,
 ) -> list[list[str]]:
-    """The jobs of a grid, each a list of overrides.
+    """Return the jobs of a grid, each a list of overrides.
 
     Args:
         overrides: of the command line; those that sweep (`a,b` or `range(...)`) are axes.
@@ -76,7 +76,7 @@ def expand(
 
 
 def _with_given(blocks: list[dict], given: dict[str, tuple[str, list]]) -> list[dict]:
-    """The blocks of a union with the values that the command line gives, see `expand`."""
+    """Return the blocks of a union with the values that the command line gives, see `expand`."""
     for key in dict.fromkeys(key for block in blocks for key in block if key in given):
         values = given[key][1]
         known = [value for block in blocks for value in block.get(key, ())]
@@ -97,16 +97,18 @@ def _with_given(blocks: list[dict], given: dict[str, tuple[str, list]]) -> list[
 
 
 def _only_adds(block: dict, other: dict, key: str) -> bool:
-    """Whether a block of other values for `key` only adds settings to another block."""
+    """Return whether a block of other values for `key` only adds settings to another block."""
     shared = other.keys() - {key}
     return (
-        key in other and block.keys() > other.keys() and block[key] != other[key]
+        key in other
+        and block.keys() > other.keys()
+        and block[key] != other[key]
         and all(value in other[k] for k in shared for value in block[k])
-    )  # fmt: skip
+    )
 
 
 def axes_of(config: DictConfig) -> tuple[list[dict], list[dict]]:
-    """The blocks of axes of a preset, and axes that vary together.
+    """Return the blocks of axes of a preset, and axes that vary together.
 
     Raises:
         ConfigError: if the grid is no mapping with lists of mappings for `union` and `zip`.
@@ -123,14 +125,14 @@ def axes_of(config: DictConfig) -> tuple[list[dict], list[dict]]:
 
 
 def raw(node: Any) -> Any:
-    """A plain value in which `${...}` stands as it is written, for each cell to have it resolved;
-    but what stands for a list or a mapping is that."""
+    """Return a plain value in which `${...}` stands as it is written: each cell resolves it for
+    itself. But what stands for a list or a mapping is that."""
     if not OmegaConf.is_config(node):
         return node
-    written = OmegaConf.to_container(node, resolve=False)
+    written: Any = OmegaConf.to_container(node, resolve=False)
     if not isinstance(written, dict | list):
         return written
-    keys = list(written) if isinstance(written, dict) else range(len(written))
+    keys: list[Any] = list(written) if isinstance(written, dict) else [*range(len(written))]
     for key in keys:
         if OmegaConf.is_interpolation(node, key):
             with suppress(OmegaConfBaseException):
@@ -142,8 +144,8 @@ def raw(node: Any) -> Any:
 
 
 def _alternatives(overrides: list[str]) -> dict[str, tuple[list[tuple[str]], list]]:
-    """The lines that each override stands for, several if it sweeps, by what it sets; and the plain
-    values."""
+    """Return what each override stands for, by what it sets: lines, several if it sweeps, and the
+    plain values."""
     found, lines = {}, list(map(as_name, overrides))
     for override in OverridesParser.create(config_loader=config_loader()).parse_overrides(lines):
         key = override.get_key_element()
@@ -165,12 +167,12 @@ def _lines(key: str, values: list, given: str | None = None) -> list[tuple[str]]
 
 
 def first_of(overrides: list[str]) -> DictConfig:
-    """The configuration of the first of the jobs that overrides sweep over."""
+    """Return the configuration of the first of the jobs that overrides sweep over."""
     return compose([lines[0][0] for lines, _ in _alternatives(overrides).values()])
 
 
 def _without_taken(axes: dict, taken: set) -> dict:
-    """Axes that are not named elsewhere, neither themselves nor by their twin."""
+    """Return the axes that are not named elsewhere, neither themselves nor by their twin."""
     replaced = taken.union(*(pair for pair in TWINS if taken.intersection(pair)))
     return {key: values for key, values in _listed(axes).items() if key.lstrip("+") not in replaced}
 
@@ -180,7 +182,7 @@ def _listed(axes: dict) -> dict[str, list]:
 
 
 def spelled(value: Any) -> str:
-    """A plain value as a label shows it."""
+    """Return a plain value as a label shows it."""
     if isinstance(value, list):
         return "[" + ",".join(spelled(v) for v in value) + "]"
     if isinstance(value, dict) and "_target_" in value:

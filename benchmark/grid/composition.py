@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import hydra_plugins
 from benchmark.config.commands import spelled
@@ -103,10 +103,10 @@ def is_group(name: str) -> bool:
     return any(source.is_group(name) for source in config_loader().get_sources())
 
 
-def file_of(path: str) -> Container:
+def file_of(path: str) -> DictConfig:
     """Return a file of the configuration by itself, `experiment/demo.yaml`."""
-    sources = config_loader().get_sources()
-    return next(source for source in sources if source.is_config(path)).load_config(path).config
+    source = next(source for source in config_loader().get_sources() if source.is_config(path))
+    return cast(DictConfig, source.load_config(path).config)
 
 
 def folders() -> list[Path]:

@@ -28,11 +28,15 @@ def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> R
     store = plan.store
     result = Result(plan.cells, plan.done, Counter(), [], store, plan.notes)
     for cell in plan.diverged:
-        result.problems.append((cell, "diverged", store.summary(cell.key)["reason"]))
+        summary = store.summary(cell.key) or {}
+        result.problems.append((cell, "diverged", summary.get("reason")))
     for cell in plan.refused:
         result.add(cell, verdict(cell), cell.problem)
-    known = {cell.key for cell in plan.refused
-             if verdict(cell) == plan.status.get(cell.key) == "infeasible"}  # fmt: skip
+    known = {
+        cell.key
+        for cell in plan.refused
+        if verdict(cell) == plan.status.get(cell.key) == "infeasible"
+    }
     unwritten = [cell for cell in plan.refused if cell.key not in known]
     try:
         store.plan(plan.cells, sys.argv)
@@ -55,10 +59,11 @@ def _compute(plan: Plan, result: Result) -> None:
     from benchmark.executors import dispatch
 
     cells = {cell.key: cell for cell in plan.todo}
-    noted = {}  # by attack; what is to be said of the data was said before
+    noted: dict[str, list[str]] = {}  # by attack; what is to be said of the data was said before
     try:
         with Progress(len(cells)) as progress:
             for report in dispatch(plan.todo, plan.executor, plan.work):
+                assert report.key is not None  # `dispatch` raises what stops all cells
                 cell = cells.pop(report.key)
                 result.add(cell, report.status, report.reason)
                 for note in report.notes:

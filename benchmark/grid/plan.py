@@ -125,9 +125,9 @@ def _refuse(plan: Plan, outputs: str) -> None:
     workloads = Workloads(devices[0] if len(devices) == 1 else "cpu")
     plan.work = Work(plan.engine, outputs, workloads)
     asked = [(cell, problem_of(cell, workloads, plan.engine)) for cell in plan.todo]
-    kinds = {getattr(problem, "error", None) for _, problem in asked}
-    if kinds <= {ConfigError, DataError}:
-        raise asked[0][1].error(asked[0][1])
+    faults = [problem for _, problem in asked if isinstance(problem, Fault)]
+    if len(faults) == len(asked) and all(f.error in (ConfigError, DataError) for f in faults):
+        raise faults[0].error(faults[0])
     plan.todo = [cell for cell, problem in asked if not problem]
     noted = {note: None for cell in plan.todo for note in workloads.of(cell).notes(cell)}
     plan.notes += _first(list(noted), "partitions")

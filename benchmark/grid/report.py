@@ -80,8 +80,10 @@ def report(result: Result, function: str | None = None) -> None:
 
 def counted(status: str, problems: list[tuple[Cell, str]]) -> list[str]:
     """How many cells have a status, in a line for each reason."""
-    return [f"{status}: {len(cells)} cell{'s' * (len(cells) > 1)}: {reason}"
-            for reason, cells in _by_reason(problems).items()]  # fmt: skip
+    return [
+        f"{status}: {len(cells)} cell{'s' * (len(cells) > 1)}: {reason}"
+        for reason, cells in _by_reason(problems).items()
+    ]
 
 
 def _by_reason(problems: list[tuple[Cell, str]]) -> dict[str, list[Cell]]:
@@ -102,9 +104,11 @@ def _describe(store: Store, cell: Cell) -> None:
     """Print what was measured in the last round; data may lack a split, a rule its weights."""
     last = defaultdict(lambda: math.nan, store.last_round(cell.key))
     splits = [split for split in ("test", "validation") if math.isfinite(last[f"{split}_accuracy"])]
-    accuracy = f"{splits[0]} accuracy {last[f'{splits[0]}_accuracy']:.1%}" if splits else (
-        "no accuracy, as there are neither test nor validation data,"
-    )  # fmt: skip
+    accuracy = (
+        f"{splits[0]} accuracy {last[f'{splits[0]}_accuracy']:.1%}"
+        if splits
+        else ("no accuracy, as there are neither test nor validation data,")
+    )
     others = {
         "attack success rate": ".1%",
         "train loss": ".4g",
@@ -112,6 +116,7 @@ def _describe(store: Store, cell: Cell) -> None:
         "Byzantine weight": ".1%",
     }
     measured = {name: last[name.lower().replace(" ", "_")] for name in others}
-    shown = [f"{name} {value:{others[name]}}" for name, value in measured.items()
-             if math.isfinite(value)]  # fmt: skip
+    shown = [
+        f"{name} {value:{others[name]}}" for name, value in measured.items() if math.isfinite(value)
+    ]
     print(", ".join([f"{cell.title}: {accuracy} after round {last['round']}", *shown]))

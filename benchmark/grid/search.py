@@ -71,7 +71,7 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
             lines.append(f"infeasible: {title}: {problem}")
             continue
         table = _study(job, cell, search, config)
-        told = {name: table[name].map(text) for name in table if "accuracy" not in name}
+        told = {str(name): table[name].map(text) for name in table if "accuracy" not in str(name)}
         tables.append(table.assign(attack=cell.labels["attack"], search=title, **told))
         lines.append(f"{title}: {_verdict(table)}")
     if tables:
@@ -205,8 +205,9 @@ def _verdict(table: pd.DataFrame) -> str:
     done = table["validation_accuracy"].notna()
     if not done.any():
         return "all trials failed"
-    worst, own = table.loc[table.loc[done, "validation_accuracy"].idxmin()], table.iloc[0]
-    names = [n for n in table.columns if "accuracy" not in n]
+    scores = table["validation_accuracy"].to_numpy(float)
+    worst, own = table.iloc[int(np.nanargmin(scores))], table.iloc[0]
+    names = [name for name in map(str, table.columns) if "accuracy" not in name]
     found = ", ".join(f"{name}={text(worst[name])}" for name in names)
     standard = "its own settings cannot be trained"
     if done.iloc[0]:

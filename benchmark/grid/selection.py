@@ -26,8 +26,11 @@ def selected(cells: list[Cell], where: str | None, shard: str | None) -> list[Ce
         ConfigError: if the condition or the shard makes no sense, or the condition leaves nothing.
     """
     if where is not None:
-        cells = [cell for cell, kept in zip(cells, matching(table(cells), where, "grid.where"),
-                                            strict=True) if kept]  # fmt: skip
+        cells = [
+            cell
+            for cell, kept in zip(cells, matching(table(cells), where, "grid.where"), strict=True)
+            if kept
+        ]
         if not cells:
             raise ConfigError(f"grid.where={where}: leaves no cell")
     if shard is not None:
@@ -49,8 +52,11 @@ def merged(cells: Iterable[tuple[Cell, list[list[str]]]]) -> list[str]:
     for cell, jobs in cells:
         count[cell.n] += 1
         asked[cell.n] += len(jobs)
-        given = [dict(line.lstrip("+").split("=", 1) for line in job if "=" in line)
-                 for job in jobs if len(jobs) > 1]  # fmt: skip
+        given = [
+            dict(line.lstrip("+").split("=", 1) for line in job if "=" in line)
+            for job in jobs
+            if len(jobs) > 1
+        ]
         for key in dict.fromkeys(key for job in given for key in job):
             values = tuple(dict.fromkeys(job[key] for job in given if key in job))
             if len(values) > 1:
@@ -67,12 +73,20 @@ def table(cells: list[Cell]):
     """A data frame of cells: labels, n, f, byzantine_fraction, seed, and `fl.` settings."""
     import pandas as pd
 
-    return pd.DataFrame([
-        {**cell.labels, "defence": cell.defence, "n": cell.n, "f": cell.f,
-         "byzantine_fraction": cell.f / cell.n if cell.n else 0.0, "seed": cell.seed,
-         **{f"fl.{name}": value for name, value in cell.config["fl"].items()}}
-        for cell in cells
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                **cell.labels,
+                "defence": cell.defence,
+                "n": cell.n,
+                "f": cell.f,
+                "byzantine_fraction": cell.f / cell.n if cell.n else 0.0,
+                "seed": cell.seed,
+                **{f"fl.{name}": value for name, value in cell.config["fl"].items()},
+            }
+            for cell in cells
+        ]
+    )
 
 
 def matching(frame, where: str, name: str):

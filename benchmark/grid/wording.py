@@ -15,9 +15,14 @@ from benchmark.config.errors import ConfigError
 from benchmark.config.loading import GROUPS, config_groups
 
 LISTED = {  # groups of which `benchmark.list` prints a catalogue, and its name
-    "aggregator": "aggregators", "pre_aggregator": "pre_aggregators", "attack": "attacks",
-    "data": "data", "partition": "partitions", "model": "models", "schedule": "schedules",
-}  # fmt: skip
+    "aggregator": "aggregators",
+    "pre_aggregator": "pre_aggregators",
+    "attack": "attacks",
+    "data": "data",
+    "partition": "partitions",
+    "model": "models",
+    "schedule": "schedules",
+}
 _FEW = 12  # names that an error may list
 
 
@@ -43,8 +48,9 @@ def in_our_words(error: Exception) -> str:
 
 
 def _unknown_choice(error: Exception) -> str | None:
-    missing = (isinstance(error, MissingConfigException) and error.missing_cfg_file) or ""
-    group, _, name = missing.rpartition("/")
+    if not isinstance(error, MissingConfigException):
+        return None
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if not group:  # a file of its own: --config-name
         return None
     return no_such_choice(group, name, sorted(set(error.options or ())))
@@ -59,18 +65,19 @@ def _refused(error: Exception) -> str | None:
     file = re.match(r"In '(.*)': \w+ raised while composing config", str(error))
     if not (line or file):
         return None
-    where, name = cause.full_key, cause.full_key.rpartition(".")[2]
+    where, name = str(cause.full_key), str(cause.full_key).rpartition(".")[2]
+    place = f" (in {file[1]})" if file else ""
     schema = cause.object_type if is_dataclass(cause.object_type) else None
     if schema and isinstance(cause, ConfigKeyError):
         names = sorted(schema.__dataclass_fields__)
         meant = nearest(name, names, where.removesuffix(name))
         parent = where.rpartition(".")[0]
-        return f"{where}: no such setting; {meant}{parent} has {', '.join(names)} (in {file[1]})"
+        return f"{where}: no such setting; {meant}{parent} has {', '.join(names)}{place}"
     kind = _words_of(cause, schema, name, whole=line is not None)
     if kind is None:
         return None
-    if file:
-        return f"{where}={_shown(cause.value)} must be {kind} (in {file[1]})"
+    if line is None:
+        return f"{where}={_shown(cause.value)} must be {kind}{place}"
     key, where = line[1].partition("=")[0], re.sub(r"\[\d+\]$", "", where)
     return f"{line[1]} must be {kind}" if key == where else f"{key}: {where} must be {kind}"
 
@@ -119,7 +126,7 @@ def _of_choices(text: str) -> str | None:
 
 
 def unknown_setting(key: str, config: Any) -> ConfigError:
-    """The error for a setting that a configuration does not have."""
+    """Return the error for a setting that a configuration does not have."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     meant = ""
@@ -137,9 +144,10 @@ def unknown_setting(key: str, config: Any) -> ConfigError:
 
 
 def _settings(node: Any, where: str) -> Iterator[str]:
-    """The settings of a configuration, dotted."""
+    """Yield the settings of a configuration, dotted, without following references."""
     for key in node:
         yield f"{where}{key}"
-        child = node._get_node(key)
-        if OmegaConf.is_dict(child) and not child._is_interpolation() and not child._is_none():
-            yield from _settings(child, f"{where}{key}.")
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        if OmegaConf.is_dict(node[key]):
+            yield from _settings(node[key], f"{where}{key}.")

@@ -6,6 +6,7 @@ the cell failed while it was asked. Each check may rely on those before it.
 """
 
 from numbers import Integral
+from typing import cast
 
 from benchmark.aggregators.contract import feasibility
 from benchmark.attacks.base import Attack, Knowledge
@@ -47,7 +48,7 @@ def settings(cell: Cell) -> str | None:
     """Check that every value was accepted, and that the numbers of clients fit each other."""
     if cell.problem:
         return cell.problem
-    n, f, declared = cell.n, cell.f, cell.fl.declared_byzantine
+    n, f, declared = cell.n, cell.f, _declared(cell)
     if declared < 0 or declared >= n:
         return f"fl.declared_byzantine={declared} must lie in [0, n) with n={n}"
     if n - f < 1:
@@ -66,8 +67,8 @@ def rule(cell: Cell) -> str | None:
     Under client sampling a round has its share of the declared ones, rounded up.
     """
     sampled = participants(cell.fl)
-    declared = -(-cell.fl.declared_byzantine * sampled // cell.n)
-    return reason_of("aggregator", feasibility, cell.rule, sampled, declared)
+    share = -(-_declared(cell) * sampled // cell.n)
+    return reason_of("aggregator", feasibility, cell.rule, sampled, share)
 
 
 def schedule(cell: Cell) -> str | None:
@@ -78,6 +79,10 @@ def schedule(cell: Cell) -> str | None:
 def attack(cell: Cell) -> str | None:
     """Check that the attack is defined for as many clients as attack in each round."""
     return reason_of("attack", _undefined, cell)
+
+
+def _declared(cell: Cell) -> int:
+    return cast(int, cell.fl.declared_byzantine)  # a count, in the algorithm of a cell
 
 
 def _demand_declarations(attack: Attack) -> None:
