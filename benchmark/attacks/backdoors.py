@@ -156,10 +156,11 @@ class BadNets(Patch, _PoisoningBackdoor):
         fraction: of each batch that bears the trigger, rounded up to whole examples.
         boost: factor of what is sent.
 
-    >>> attack = BadNets(target=1, size=1)
-    >>> _, x, y = attack.challenge(torch.zeros(1, 3), torch.tensor([0]), 2, (0.0, 9.0))
-    >>> x, y
-    (tensor([[0., 0., 9.]]), tensor([1]))
+    Example:
+        >>> attack = BadNets(target=1, size=1)
+        >>> _, x, y = attack.challenge(torch.zeros(1, 3), torch.tensor([0]), 2, (0.0, 9.0))
+        >>> x, y
+        (tensor([[0., 0., 9.]]), tensor([1]))
     """
 
     paper: ClassVar[str] = "Gu et al., 2017"
@@ -191,10 +192,11 @@ class ImageTrigger(_PoisoningBackdoor):
         alpha: weight of the image p.
         target, fraction, boost: as for `BadNets`.
 
-    >>> attack = ImageTrigger(alpha=0.5)
-    >>> x = torch.tensor([[2.0, 4.0]])
-    >>> attack.stamp(x, (0.0, 0.0), None)  # the image is black
-    tensor([[1., 2.]])
+    Example:
+        >>> attack = ImageTrigger(alpha=0.5)
+        >>> x = torch.tensor([[2.0, 4.0]])
+        >>> attack.stamp(x, (0.0, 0.0), None)  # the image is black
+        tensor([[1., 2.]])
     """
 
     paper: ClassVar[str] = "Chen et al., 2017"
@@ -231,11 +233,12 @@ class DBA(_PoisoningBackdoor):
         boost: factor of what is sent; the paper takes 100 for an attack in a single round.
         target, fraction: as for `BadNets`.
 
-    >>> x = torch.zeros(1, 7)
-    >>> DBA(size=1).stamp(x, (0.0, 9.0), place=1)
-    tensor([[0., 0., 9., 0., 0., 0., 0.]])
-    >>> DBA(size=1).stamp(x, (0.0, 9.0), place=None)
-    tensor([[9., 0., 9., 0., 9., 0., 9.]])
+    Example:
+        >>> x = torch.zeros(1, 7)
+        >>> DBA(size=1).stamp(x, (0.0, 9.0), place=1)
+        tensor([[0., 0., 9., 0., 0., 0., 0.]])
+        >>> DBA(size=1).stamp(x, (0.0, 9.0), place=None)
+        tensor([[9., 0., 9., 0., 9., 0., 9.]])
     """
 
     paper: ClassVar[str] = "Xie et al., ICLR 2020"

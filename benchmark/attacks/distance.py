@@ -113,8 +113,9 @@ class MinMax(_Bounded):
     Attributes:
         direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
 
-    >>> MinMax(direction="sign")(np.array([[1.0], [2.0], [3.0]]), f=1).round(3)  # 2 from 3
-    array([[1.]])
+    Example:
+        >>> MinMax(direction="sign")([[1.0], [2.0], [3.0]], f=1).round(3)  # 2 from 3
+        array([[1.]])
     """
 
     paper: ClassVar[str] = "Shejwalkar, Houmansadr, NDSS 2021"
@@ -146,8 +147,9 @@ class MinSum(_Bounded):
         direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
         bound: `max` over the honest vectors (the paper), or `min` (the authors' code).
 
-    >>> MinSum(direction="sign")(np.array([[1.0], [2.0], [3.0]]), f=1).round(3)  # 1 from the mean
-    array([[1.]])
+    Example:
+        >>> MinSum(direction="sign")([[1.0], [2.0], [3.0]], f=1).round(3)  # 1 from the mean
+        array([[1.]])
     """
 
     paper: ClassVar[str] = "Shejwalkar, Houmansadr, NDSS 2021"
@@ -181,8 +183,9 @@ class AntiCGE(Informed):
 
     Knows all honest updates, in the partial form its clients' own only.
 
-    >>> AntiCGE()(np.array([[1.0], [2.0], [3.0]]), f=1).round(3)  # the rule would keep 1 and 2
-    array([[-3.]])
+    Example:
+        >>> AntiCGE()([[1.0], [2.0], [3.0]], f=1).round(3)  # the rule would keep 1 and 2
+        array([[-3.]])
     """
 
     paper: ClassVar[str] = "Farhadkhani et al., ICML 2023 (code)"

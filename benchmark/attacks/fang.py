@@ -49,9 +49,10 @@ class FangTrimmedMean(Informed):
         b: how far beyond, with full knowledge; larger than 1.
         low, high: where, with partial knowledge, in sample standard deviations.
 
-    >>> sent = FangTrimmedMean()(np.array([[2.0], [3.0], [4.0]]), f=1)
-    >>> 1.0 < sent.item() < 2.0  # below the smallest, 2, and above its half
-    True
+    Example:
+        >>> sent = FangTrimmedMean()(np.array([[2.0], [3.0], [4.0]]), f=1)
+        >>> 1.0 < sent.item() < 2.0  # below the smallest, 2, and above its half
+        True
     """
 
     paper: ClassVar[str] = "Fang et al., USENIX Security 2020"
@@ -115,10 +116,11 @@ class FangKrum(Informed):
             that are known, or `absolute`, as in the paper, where vectors much shorter than epsilon
             cannot be attacked.
 
-    >>> from benchmark.aggregators import Krum
-    >>> sent = FangKrum()(np.eye(5), f=2)
-    >>> Krum()(np.vstack([np.eye(5), sent]), f=2) < 0  # it picks a Byzantine vector
-    array([ True,  True,  True,  True,  True])
+    Example:
+        >>> from benchmark.aggregators import Krum
+        >>> sent = FangKrum()(np.eye(5), f=2)
+        >>> Krum()(np.vstack([np.eye(5), sent]), f=2) < 0  # it picks a Byzantine vector
+        array([ True,  True,  True,  True,  True])
     """
 
     paper: ClassVar[str] = "Fang et al., USENIX Security 2020"

@@ -50,9 +50,10 @@ class AntiClustering(Informed):
         margin: share by which the step, or the angle, stays below the largest possible.
         scale: length, in units of the median length of the known vectors.
 
-    >>> attack = AntiClustering(linkage="single", margin=0.0)
-    >>> attack(np.eye(2), f=1).round(3) + 0.0  # at a right angle to (1, 0), on the far side
-    array([[ 0., -1.]])
+    Example:
+        >>> attack = AntiClustering(linkage="single", margin=0.0)
+        >>> attack(np.eye(2), f=1).round(3) + 0.0  # at a right angle to (1, 0), on the far side
+        array([[ 0., -1.]])
     """
 
     paper: ClassVar[str] = "Li, Ngai, Voigt, IEEE TBD 2023"
@@ -175,9 +176,10 @@ class HIDRA(Informed):
             the covariance of the known vectors in the chunk.
         expansion: factor of the threshold. `FilterL2` has threshold sigma^2 and expansion 20.
 
-    >>> HIDRA(threshold=1.0)([[5.0], [5.0]], f=2).round(2)  # the variance of 5, 5, 3 and 3 is 1
-    array([[3.],
-           [3.]])
+    Example:
+        >>> HIDRA(threshold=1.0)([[5.0], [5.0]], f=2).round(2)  # the variance of 5, 5, 3 and 3 is 1
+        array([[3.],
+               [3.]])
     """
 
     paper: ClassVar[str] = "Choudhary, Kolluri, Saxena, IEEE S&P 2024"

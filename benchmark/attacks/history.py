@@ -41,9 +41,10 @@ class ROP(Informed):
         angle: of the perturbation with the reference, in degrees: 90 or 270 is beside it, 180
             against it.
 
-    >>> import numpy as np
-    >>> ROP(z=1.0)(np.array([[3.0, 0.0], [5.0, 0.0]]), f=1)  # q = (0, 1), beside the mean
-    array([[ 4., -1.]])
+    Example:
+        >>> import numpy as np
+        >>> ROP(z=1.0)(np.array([[3.0, 0.0], [5.0, 0.0]]), f=1)  # q = (0, 1), beside the mean
+        array([[ 4., -1.]])
     """
 
     paper: ClassVar[str] = "Ozfatura et al., IEEE TIFS 2024"
@@ -105,10 +106,11 @@ class PoisonedFL(Attack):
         decay: factor of c if the attack does not get through, in (0, 1).
         least_scale: c never gets smaller.
 
-    >>> import numpy as np
-    >>> sent = PoisonedFL()(np.zeros((1, 2)), f=1, model=[0.0, 0.0], previous=[3.0, 4.0])
-    >>> np.abs(sent)  # c = 8 times the last move
-    array([[24., 32.]])
+    Example:
+        >>> import numpy as np
+        >>> sent = PoisonedFL()(np.zeros((1, 2)), f=1, model=[0.0, 0.0], previous=[3.0, 4.0])
+        >>> np.abs(sent)  # c = 8 times the last move
+        array([[24., 32.]])
     """
 
     paper: ClassVar[str] = "Xie, Fang, Gong, CVPR 2025"

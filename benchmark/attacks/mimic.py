@@ -56,9 +56,10 @@ class Mimic(_Copying):
     Attributes:
         target: the place, from 0; behind the last place the count goes on with the first.
 
-    >>> Mimic(target=1)(np.array([[1.0, 2.0], [3.0, 4.0]]), f=2)
-    array([[3., 4.],
-           [3., 4.]])
+    Example:
+        >>> Mimic(target=1)(np.array([[1.0, 2.0], [3.0, 4.0]]), f=2)
+        array([[3., 4.],
+               [3., 4.]])
     """
 
     paper: ClassVar[str] = "Karimireddy, He, Jaggi, ICLR 2022"
@@ -102,8 +103,9 @@ class MimicHeuristic(_Copying):
     Attributes:
         warmup: rounds before the choice; in the paper an epoch.
 
-    >>> MimicHeuristic()(np.array([[1.0], [2.0], [9.0]]), f=1)
-    array([[9.]])
+    Example:
+        >>> MimicHeuristic()(np.array([[1.0], [2.0], [9.0]]), f=1)
+        array([[9.]])
     """
 
     paper: ClassVar[str] = "Karimireddy, He, Jaggi, ICLR 2022"

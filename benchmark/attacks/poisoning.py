@@ -31,10 +31,11 @@ class LabelFlip(_Poisoning):
 
     Knows its clients' own data and updates.
 
-    >>> y = torch.tensor([0, 3, 9])
-    >>> batch = Batch(y, y, torch.ones(3), y.numpy(), 0, 10, (0, 9), generator=None)
-    >>> LabelFlip().poison(batch).y
-    tensor([9, 6, 0])
+    Example:
+        >>> y = torch.tensor([0, 3, 9])
+        >>> batch = Batch(y, y, torch.ones(3), y.numpy(), 0, 10, (0, 9), generator=None)
+        >>> LabelFlip().poison(batch).y
+        tensor([9, 6, 0])
     """
 
     paper: ClassVar[str] = "Biggio et al., ICML 2012"
@@ -57,10 +58,11 @@ class TargetedLabelFlip(_Poisoning):
     Attributes:
         source, target: classes, from 0.
 
-    >>> y = torch.tensor([0, 3, 9])
-    >>> batch = Batch(y, y, torch.ones(3), y.numpy(), 0, 10, (0, 9), generator=None)
-    >>> TargetedLabelFlip(source=3, target=7).poison(batch).y
-    tensor([0, 7, 9])
+    Example:
+        >>> y = torch.tensor([0, 3, 9])
+        >>> batch = Batch(y, y, torch.ones(3), y.numpy(), 0, 10, (0, 9), generator=None)
+        >>> TargetedLabelFlip(source=3, target=7).poison(batch).y
+        tensor([0, 7, 9])
     """
 
     paper: ClassVar[str] = "Tolpegin et al., ESORICS 2020"
@@ -101,12 +103,14 @@ class RandomLabels(_Poisoning):
     Attributes:
         fraction: of a client's examples that get a random label.
 
-    >>> from numpy.random import default_rng
-    >>> y = torch.arange(1000)
-    >>> batch = Batch(y, 0 * y, torch.ones(1000), y.numpy(), 0, 2, (0, 1), lambda: default_rng(0))
-    >>> changed = int(RandomLabels(fraction=0.5).poison(batch).y.sum())
-    >>> 200 < changed < 300  # half of the labels are drawn, of these half are the other class
-    True
+    Example:
+        >>> from numpy.random import default_rng
+        >>> y = torch.arange(1000)
+        >>> draws = lambda: default_rng(0)
+        >>> batch = Batch(y, 0 * y, torch.ones(1000), y.numpy(), 0, 2, (0, 1), draws)
+        >>> changed = int(RandomLabels(fraction=0.5).poison(batch).y.sum())
+        >>> 200 < changed < 300  # half of the labels are drawn, of these half are the other class
+        True
     """
 
     paper: ClassVar[str] = "folklore"
@@ -136,10 +140,11 @@ class GradientAscent(_Poisoning):
 
     Knows its clients' own data and updates.
 
-    >>> y = torch.tensor([0, 3, 9])
-    >>> batch = Batch(y, y, torch.ones(3), y.numpy(), 0, 10, (0, 9), generator=None)
-    >>> GradientAscent().poison(batch).weights
-    tensor([-1., -1., -1.])
+    Example:
+        >>> y = torch.tensor([0, 3, 9])
+        >>> batch = Batch(y, y, torch.ones(3), y.numpy(), 0, 10, (0, 9), generator=None)
+        >>> GradientAscent().poison(batch).weights
+        tensor([-1., -1., -1.])
     """
 
     paper: ClassVar[str] = "folklore"

@@ -27,9 +27,10 @@ class Schedule:
             rounds, rounded up: the attacker loses some and gains as many. f stays as it is.
         churn_every: rounds between replacements.
 
-    >>> schedule = Schedule(start=2, every=3)
-    >>> [schedule.count(round_number, f=4) for round_number in range(1, 7)]
-    [0, 4, 0, 0, 4, 0]
+    Example:
+        >>> schedule = Schedule(start=2, every=3)
+        >>> [schedule.count(round_number, f=4) for round_number in range(1, 7)]
+        [0, 4, 0, 0, 4, 0]
     """
 
     start: int = 1

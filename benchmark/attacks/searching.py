@@ -136,9 +136,10 @@ class OptimalIPM(_Searching):
 
     Knows all honest updates, in the partial form its clients' own only; and the server's rule.
 
-    >>> from benchmark.aggregators import Mean
-    >>> OptimalIPM(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # tries 1/64 and 64
-    array([[-128.]])
+    Example:
+        >>> from benchmark.aggregators import Mean
+        >>> OptimalIPM(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # tries 1/64 and 64
+        array([[-128.]])
     """
 
     paper: ClassVar[str] = "El Mhamdi et al., ICLR 2021"
@@ -163,9 +164,10 @@ class OptimalALIE(_Searching):
     Attributes:
         both_sides: search z < 0 as well.
 
-    >>> from benchmark.aggregators import Mean
-    >>> OptimalALIE(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # z = 64
-    array([[-62.]])
+    Example:
+        >>> from benchmark.aggregators import Mean
+        >>> OptimalALIE(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # z = 64
+        array([[-62.]])
     """
 
     paper: ClassVar[str] = "El Mhamdi et al., ICLR 2021"
@@ -219,9 +221,10 @@ class AGRTailored(_Searching):
     Attributes:
         direction: p: `std` -std of the coordinates, `sign` -sign(mean), `unit` -mean / |mean|.
 
-    >>> from benchmark.aggregators import Mean
-    >>> AGRTailored(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # gamma = 64
-    array([[-62.]])
+    Example:
+        >>> from benchmark.aggregators import Mean
+        >>> AGRTailored(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # gamma = 64
+        array([[-62.]])
     """
 
     paper: ClassVar[str] = "Shejwalkar, Houmansadr, NDSS 2021"
@@ -256,9 +259,10 @@ class BulyanCoordinate(_Searching):
     Attributes:
         coordinate: the number of the coordinate, from the end if negative; null: all of them.
 
-    >>> from benchmark.aggregators import Mean
-    >>> BulyanCoordinate(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # m = 64
-    array([[66.]])
+    Example:
+        >>> from benchmark.aggregators import Mean
+        >>> BulyanCoordinate(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # m = 64
+        array([[66.]])
     """
 
     paper: ClassVar[str] = "El Mhamdi et al., ICML 2018"
@@ -300,9 +304,10 @@ class Adaptive(_Searching):
         knows_root: whether it knows the server's root data too, if the rule has any. Otherwise it
             takes the mean of the vectors that it knows for their update.
 
-    >>> from benchmark.aggregators import Mean
-    >>> Adaptive(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # -64 mean
-    array([[-128.]])
+    Example:
+        >>> from benchmark.aggregators import Mean
+        >>> Adaptive(evaluations=2)([[1.0], [2.0], [3.0]], f=1, rule=Mean())  # -64 mean
+        array([[-128.]])
     """
 
     paper: ClassVar[str] = "Tutorial 027, exercise 2"

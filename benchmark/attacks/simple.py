@@ -18,8 +18,9 @@ class NoAttack(Attack):
 
     Knows its clients' own updates.
 
-    >>> NoAttack()([[1.0], [2.0]], f=1, own=[[3.0]])
-    array([[3.]])
+    Example:
+        >>> NoAttack()([[1.0], [2.0]], f=1, own=[[3.0]])
+        array([[3.]])
     """
 
     paper: ClassVar[str] = "none"
@@ -43,9 +44,10 @@ class Random(Attack):
     Attributes:
         scale: standard deviation of a coordinate, in units of the updates.
 
-    >>> sent = Random(scale=200.0)(torch.zeros(1, 10000), f=1)
-    >>> bool(sent.mean().abs() < 10) and bool((sent.std() - 200).abs() < 10)
-    True
+    Example:
+        >>> sent = Random(scale=200.0)(torch.zeros(1, 10000), f=1)
+        >>> bool(sent.mean().abs() < 10) and bool((sent.std() - 200).abs() < 10)
+        True
     """
 
     paper: ClassVar[str] = "Blanchard et al., NeurIPS 2017"
@@ -72,8 +74,9 @@ class SignFlip(Attack):
     Attributes:
         scale: by how much it is stretched as well.
 
-    >>> SignFlip(scale=2.0)([[1.0], [2.0]], f=1, own=[[3.0]])
-    array([[-6.]])
+    Example:
+        >>> SignFlip(scale=2.0)([[1.0], [2.0]], f=1, own=[[3.0]])
+        array([[-6.]])
     """
 
     paper: ClassVar[str] = "Damaskinos et al., ICML 2018"
@@ -97,8 +100,9 @@ class Scale(Attack):
     Attributes:
         scale: the factor.
 
-    >>> Scale(scale=10.0)([[1.0], [2.0]], f=1, own=[[3.0]])
-    array([[30.]])
+    Example:
+        >>> Scale(scale=10.0)([[1.0], [2.0]], f=1, own=[[3.0]])
+        array([[30.]])
     """
 
     paper: ClassVar[str] = "Bagdasaryan et al., AISTATS 2020"
@@ -123,8 +127,9 @@ class AdditiveNoise(Attack):
     Attributes:
         scale: standard deviation of the noise of a coordinate, in units of the updates.
 
-    >>> AdditiveNoise(scale=1e-9)([[1.0], [2.0]], f=1, own=[[3.0]]).round(3)
-    array([[3.]])
+    Example:
+        >>> AdditiveNoise(scale=1e-9)([[1.0], [2.0]], f=1, own=[[3.0]]).round(3)
+        array([[3.]])
     """
 
     paper: ClassVar[str] = "Xu et al., ICDCS 2022"
@@ -149,8 +154,9 @@ class Zero(Attack):
 
     Knows nothing of the updates.
 
-    >>> Zero()([[1.0], [2.0]], f=1)
-    array([[0.]])
+    Example:
+        >>> Zero()([[1.0], [2.0]], f=1)
+        array([[0.]])
     """
 
     paper: ClassVar[str] = "Lin, Du, Liu, 2019"
@@ -176,8 +182,9 @@ class Stale(Attack):
         noise: standard deviation of a coordinate of the noise that each client adds for itself, so
             that the clients do not look alike; in units of the updates.
 
-    >>> Stale()([[1.0], [2.0]], f=1, previous=[5.0])
-    array([[5.]])
+    Example:
+        >>> Stale()([[1.0], [2.0]], f=1, previous=[5.0])
+        array([[5.]])
     """
 
     paper: ClassVar[str] = "Lin, Du, Liu, 2019"
@@ -202,8 +209,9 @@ class Nan(Attack):
 
     Knows nothing of the updates.
 
-    >>> Nan()([[1.0], [2.0]], f=1)
-    array([[nan]])
+    Example:
+        >>> Nan()([[1.0], [2.0]], f=1)
+        array([[nan]])
     """
 
     paper: ClassVar[str] = "none of its own"
@@ -220,8 +228,9 @@ class Inf(Attack):
 
     Knows nothing of the updates.
 
-    >>> Inf()([[1.0], [2.0]], f=1)
-    array([[inf]])
+    Example:
+        >>> Inf()([[1.0], [2.0]], f=1)
+        array([[inf]])
     """
 
     paper: ClassVar[str] = "none of its own"
@@ -250,8 +259,9 @@ class Permutation(Attack):
 
     Knows its clients' own updates.
 
-    >>> sorted(Permutation()([[0.0, 0.0, 0.0]], f=1, own=[[1.0, 2.0, 3.0]])[0].tolist())
-    [1.0, 2.0, 3.0]
+    Example:
+        >>> sorted(Permutation()([[0.0, 0.0, 0.0]], f=1, own=[[1.0, 2.0, 3.0]])[0].tolist())
+        [1.0, 2.0, 3.0]
     """
 
     paper: ClassVar[str] = "Li et al., IoTDI 2024"

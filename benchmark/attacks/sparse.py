@@ -45,10 +45,11 @@ class HybridSparse(Informed):
         scope: `layer`, the share of every tensor of weights, or `global`, of all together.
         fixed: keep the mask of the first round (the paper); otherwise find a new one every round.
 
-    >>> honest = np.array([[0.0, 0.0], [2.0, 2.0]])  # mean 1, deviation 2^0.5
-    >>> attack = HybridSparse(fraction=0.5, scale=2**0.5, z=0.0)
-    >>> attack(honest, f=1, model=[1.0, 9.0]).round(3)  # the second weight is in the mask
-    array([[ 1., -1.]])
+    Example:
+        >>> honest = np.array([[0.0, 0.0], [2.0, 2.0]])  # mean 1, deviation 2^0.5
+        >>> attack = HybridSparse(fraction=0.5, scale=2**0.5, z=0.0)
+        >>> attack(honest, f=1, model=[1.0, 9.0]).round(3)  # the second weight is in the mask
+        array([[ 1., -1.]])
     """
 
     paper: ClassVar[str] = "Ozfatura et al., arXiv 2404.06230"
@@ -133,8 +134,9 @@ class AntiLASA(Informed):
         large: magnitude of the large numbers.
         z: magnitude of the others; by default Phi^-1(1 - f / (2 n)).
 
-    >>> AntiLASA()([[-3.0, -4.0], [-3.0, -4.0]], f=1).round(3)  # of length 5, against the mean
-    array([[0., 5.]])
+    Example:
+        >>> AntiLASA()([[-3.0, -4.0], [-3.0, -4.0]], f=1).round(3)  # of length 5, against the mean
+        array([[0., 5.]])
     """
 
     paper: ClassVar[str] = "CRYPTO-KU, 2026"

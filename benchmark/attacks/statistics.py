@@ -21,8 +21,9 @@ def z_max(n: int, f: int) -> float:
     would turn round. Where f alone is a majority (in a round of few, sampled clients) it is as for
     one supporter.
 
-    >>> z_max(10, 4)  # 2 of the 6 honest clients, Phi^-1(4/6)
-    0.43072729929545744
+    Example:
+        >>> z_max(10, 4)  # 2 of the 6 honest clients, Phi^-1(4/6)
+        0.43072729929545744
     """
     supporters, honest = max(1, n // 2 + 1 - f), max(1, n - f)
     return max(0.0, float(ndtri((honest - supporters) / honest)))
@@ -52,8 +53,9 @@ class ALittleIsEnough(Informed):
     Attributes:
         z: shift in standard deviations; by default `z_max` of the round's n and f.
 
-    >>> ALittleIsEnough(z=2.0)([[1.0], [2.0], [3.0]], f=1)  # mean 2, deviation 1
-    array([[0.]])
+    Example:
+        >>> ALittleIsEnough(z=2.0)([[1.0], [2.0], [3.0]], f=1)  # mean 2, deviation 1
+        array([[0.]])
     """
 
     paper: ClassVar[str] = "Baruch et al., NeurIPS 2019"
@@ -85,8 +87,9 @@ class InnerProductManipulation(Informed):
     Attributes:
         epsilon: the factor; 1 sends the honest mean reversed.
 
-    >>> InnerProductManipulation(epsilon=0.5)([[1.0, 2.0], [3.0, 2.0]], f=1)
-    array([[-1., -1.]])
+    Example:
+        >>> InnerProductManipulation(epsilon=0.5)([[1.0, 2.0], [3.0, 2.0]], f=1)
+        array([[-1., -1.]])
     """
 
     paper: ClassVar[str] = "Xie, Koyejo, Gupta, UAI 2019"
@@ -116,8 +119,9 @@ class ByzMean(Informed):
     Attributes:
         z: shift of the attack inside, in standard deviations.
 
-    >>> ByzMean(z=1.0)([[1.0], [2.0], [3.0]], f=1)  # v = 1, the mean of 1, 2, 3 and -2
-    array([[-2.]])
+    Example:
+        >>> ByzMean(z=1.0)([[1.0], [2.0], [3.0]], f=1)  # v = 1, the mean of 1, 2, 3 and -2
+        array([[-2.]])
     """
 
     paper: ClassVar[str] = "Xu et al., ICDCS 2022"
@@ -153,8 +157,9 @@ class SignShuffle(Informed):
         scale: the largest magnitude, in units of the updates; null: such that the vectors are about
             as long as the mean, which a filter of lengths lets pass.
 
-    >>> sorted(torch.sign(SignShuffle()(torch.tensor([[5.0, -2.0, 1.0]]), f=1))[0].tolist())
-    [-1.0, 1.0, 1.0]
+    Example:
+        >>> sorted(torch.sign(SignShuffle()(torch.tensor([[5.0, -2.0, 1.0]]), f=1))[0].tolist())
+        [-1.0, 1.0, 1.0]
     """
 
     paper: ClassVar[str] = "Li et al., IoTDI 2024"

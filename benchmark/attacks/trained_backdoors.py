@@ -92,10 +92,11 @@ class ModelReplacement(Patch, _TrainedBackdoor):
         fraction: of each batch that bears it.
         local_steps, batch_size, learning_rate: of the client's own training, by SGD.
 
-    >>> attack = ModelReplacement(target=1, size=1)
-    >>> _, x, y = attack.challenge(torch.zeros(1, 3), torch.tensor([0]), 2, (0.0, 9.0))
-    >>> x, y
-    (tensor([[0., 0., 9.]]), tensor([1]))
+    Example:
+        >>> attack = ModelReplacement(target=1, size=1)
+        >>> _, x, y = attack.challenge(torch.zeros(1, 3), torch.tensor([0]), 2, (0.0, 9.0))
+        >>> x, y
+        (tensor([[0., 0., 9.]]), tensor([1]))
     """
 
     paper: ClassVar[str] = "Bagdasaryan et al., AISTATS 2020"
@@ -145,10 +146,11 @@ class EdgeCase(_TrainedBackdoor):
         fraction: of each batch that are edge cases.
         local_steps, batch_size, learning_rate: of the client's own training, by SGD.
 
-    >>> x, y = torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([7])
-    >>> EdgeCase(source=7, target=0).challenge(x, y, 10, (0.0, 1.0))[1:]
-    (tensor([[[[2, 4],
-              [1, 3]]]]), tensor([0]))
+    Example:
+        >>> x, y = torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([7])
+        >>> EdgeCase(source=7, target=0).challenge(x, y, 10, (0.0, 1.0))[1:]
+        (tensor([[[[2, 4],
+                  [1, 3]]]]), tensor([0]))
     """
 
     paper: ClassVar[str] = "Wang et al., NeurIPS 2020"
@@ -227,8 +229,9 @@ class Neurotoxin(Patch, _TrainedBackdoor):
         fraction: of each batch that bears it.
         local_steps, batch_size, learning_rate: of the client's own training, by SGD.
 
-    >>> Neurotoxin(mask_ratio=0.5).mask(torch.tensor([3.0, -1.0]))
-    tensor([0., 1.])
+    Example:
+        >>> Neurotoxin(mask_ratio=0.5).mask(torch.tensor([3.0, -1.0]))
+        tensor([0., 1.])
     """
 
     paper: ClassVar[str] = "Zhang et al., ICML 2022"
@@ -296,10 +299,11 @@ class AlternatingMinimisation(Patch, _TrainedBackdoor):
         local_steps: malicious steps a round.
         batch_size, learning_rate: of all steps.
 
-    >>> attack = AlternatingMinimisation(target=1, size=1)
-    >>> _, x, y = attack.challenge(torch.zeros(1, 3), torch.tensor([0]), 2, (0.0, 9.0))
-    >>> x, y
-    (tensor([[0., 0., 9.]]), tensor([1]))
+    Example:
+        >>> attack = AlternatingMinimisation(target=1, size=1)
+        >>> _, x, y = attack.challenge(torch.zeros(1, 3), torch.tensor([0]), 2, (0.0, 9.0))
+        >>> x, y
+        (tensor([[0., 0., 9.]]), tensor([1]))
     """
 
     paper: ClassVar[str] = "Bhagoji et al., ICML 2019"

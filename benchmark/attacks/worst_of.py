@@ -35,11 +35,12 @@ class WorstOf(Attack):
         knowledge: `honest`; or `byzantine`: the damage is measured on an estimate of the honest
             updates from the own ones, and all attacks take their partial-knowledge form.
 
-    >>> from benchmark.aggregators import Mean
-    >>> from benchmark.attacks import Scale, SignFlip
-    >>> attack = WorstOf(attacks=[SignFlip(), Scale(scale=-5.0)])
-    >>> attack([[1.0], [3.0]], f=1, own=[[2.0]], rule=Mean())  # -10 moves the mean more than -2
-    array([[-10.]])
+    Example:
+        >>> from benchmark.aggregators import Mean
+        >>> from benchmark.attacks import Scale, SignFlip
+        >>> attack = WorstOf(attacks=[SignFlip(), Scale(scale=-5.0)])
+        >>> attack([[1.0], [3.0]], f=1, own=[[2.0]], rule=Mean())  # -10 moves the mean more than -2
+        array([[-10.]])
     """
 
     paper: ClassVar[str] = "none of its own"

@@ -121,8 +121,9 @@ def hold_out(labels: np.ndarray, fraction: float, salt: int = 0) -> tuple[np.nda
     Returns:
         Sorted indices of the examples that are kept and of those held out; together all N.
 
-    >>> hold_out(np.array([0, 1, 0, 1]), 0.5, salt=1)  # one of each class
-    (array([0, 1]), array([2, 3]))
+    Example:
+        >>> hold_out(np.array([0, 1, 0, 1]), 0.5, salt=1)  # one of each class
+        (array([0, 1]), array([2, 3]))
     """
     # RandomState, because NumPy has frozen its streams: the split outlives NumPy's releases.
     rng = np.random.RandomState((SPLIT_SEED, salt))

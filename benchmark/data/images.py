@@ -189,8 +189,9 @@ def parse_idx(content: bytes) -> np.ndarray:
     Raises:
         ValueError: not an IDX file of unsigned bytes, or values missing or in excess.
 
-    >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 2, 5, 7]))
-    array([5, 7], dtype=uint8)
+    Example:
+        >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 2, 5, 7]))
+        array([5, 7], dtype=uint8)
     """
     if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError("not an IDX file of unsigned bytes")

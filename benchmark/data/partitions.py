@@ -37,8 +37,9 @@ def iid(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> Parts
     Raises:
         ValueError: fewer examples than clients.
 
-    >>> [len(part) for part in iid(np.zeros(7), 3, np.random.default_rng(0))]
-    [3, 2, 2]
+    Example:
+        >>> [len(part) for part in iid(np.zeros(7), 3, np.random.default_rng(0))]
+        [3, 2, 2]
     """
     _check_clients(len(labels), num_clients)
     return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
@@ -67,9 +68,10 @@ def dirichlet(
     Raises:
         ValueError: N < n * min_size.
 
-    >>> parts = dirichlet(np.zeros(8), 2, np.random.default_rng(0), alpha=1e9, min_size=4)
-    >>> [len(part) for part in parts]  # a large alpha divides every class equally
-    [4, 4]
+    Example:
+        >>> parts = dirichlet(np.zeros(8), 2, np.random.default_rng(0), alpha=1e9, min_size=4)
+        >>> [len(part) for part in parts]  # a large alpha divides every class equally
+        [4, 4]
     """
     _check_clients(len(labels), num_clients)
     if num_clients * min_size > len(labels):
@@ -117,8 +119,9 @@ def similarity(
     Raises:
         ValueError: fewer examples than clients.
 
-    >>> similarity(np.array([0, 1, 0, 1]), 2, np.random.default_rng(0), gamma=0.0)
-    [array([0, 2]), array([1, 3])]
+    Example:
+        >>> similarity(np.array([0, 1, 0, 1]), 2, np.random.default_rng(0), gamma=0.0)
+        [array([0, 2]), array([1, 3])]
     """
     _check_clients(len(labels), num_clients)
     order = rng.permutation(len(labels))
@@ -140,10 +143,11 @@ def shards(
     Raises:
         ValueError: fewer examples than shards.
 
-    >>> labels = np.array([0, 1, 0, 1])
-    >>> parts = shards(labels, 2, np.random.default_rng(0), shards_per_client=1)
-    >>> [len(np.unique(labels[part])) for part in parts]  # a shard has one class
-    [1, 1]
+    Example:
+        >>> labels = np.array([0, 1, 0, 1])
+        >>> parts = shards(labels, 2, np.random.default_rng(0), shards_per_client=1)
+        >>> [len(np.unique(labels[part])) for part in parts]  # a shard has one class
+        [1, 1]
     """
     _check_clients(len(labels), num_clients)
     total = num_clients * shards_per_client
