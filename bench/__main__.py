@@ -154,8 +154,7 @@ def gradients() -> None:
 
     from benchmark.config.loading import conf_dir
     from benchmark.grid.composer import Composer
-    from benchmark.simulation.clients import gradients as compute
-    from benchmark.simulation.run import Run
+    from benchmark.simulation.run import begin, learners_of
     from benchmark.simulation.workload import Workloads
 
     threads = torch.get_num_threads()
@@ -170,12 +169,12 @@ def gradients() -> None:
         for model in FLOP:
             hidden = ["model.hidden=[100]"] * (model == "mlp")
             cell = Composer().cell([*common, f"model={model}", *hidden, "fl.num_byzantine=4"])
-            run = Run(cell, workloads.of(cell))
-            run.start_round(1)
+            run, work = begin(cell, workloads.of(cell)), cell.fl.work
             with torch.no_grad():
-                taken = seconds(lambda: compute([run], 1), 10)  # noqa: B023
-            rate = FLOP[model] * len(run.computing) * cell.fl.batch_size / taken / 1e9
-            line(f"  {model}, {len(run.computing)} clients", f"{taken * 1e3:.1f} ms, {rate:.0f} GFLOP/s, "
+                taken = seconds(lambda: work.compute([learners_of(run, 1)]), 10)  # noqa: B023
+            clients = len(run.cast.computing)
+            rate = FLOP[model] * clients * cell.fl.batch_size / taken / 1e9
+            line(f"  {model}, {clients} clients", f"{taken * 1e3:.1f} ms, {rate:.0f} GFLOP/s, "
                  f"{rate / limit:.2f} of the product's (limit 1)")  # fmt: skip
     numba.set_num_threads(threads)
     torch.set_num_threads(threads)

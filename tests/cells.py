@@ -12,11 +12,11 @@ from hydra import initialize_config_dir
 from benchmark.attacks import Batch
 from benchmark.config.loading import conf_dir
 from benchmark.data import Digits
+from benchmark.federation.streams import generator
 from benchmark.grid.catalogue import choices, is_variant
 from benchmark.grid.composer import Composer
 from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
-from benchmark.simulation.streams import generator
 
 # Groups of the configuration, each a folder of choices.
 GROUPS = (

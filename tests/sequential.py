@@ -20,9 +20,9 @@ from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.contract import feasibility
 from benchmark.attacks import Batch, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
+from benchmark.federation.streams import generator, key
 from benchmark.models.modules import build_model
 from benchmark.simulation.server import Server
-from benchmark.simulation.streams import generator, key
 from benchmark.simulation.workload import Workloads
 
 

@@ -29,10 +29,10 @@ from benchmark.attacks.backdoors import patched
 from benchmark.attacks.training import Local
 from benchmark.config.components import build
 from benchmark.data import FashionMNIST
+from benchmark.federation.streams import generator
 from benchmark.models.architectures import Logistic
 from benchmark.simulation.evaluation import success_rate
 from benchmark.simulation.feasibility import problem_of
-from benchmark.simulation.streams import generator
 from benchmark.simulation.workload import Workloads
 
 SPAN = (-0.5, 2.0)

@@ -20,6 +20,7 @@ from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.data import Dataset, Digits
+from benchmark.federation.streams import torch_generator
 from benchmark.grid.composer import Composer
 from benchmark.models.architectures import Logistic
 from benchmark.models.modules import build_model
@@ -27,7 +28,6 @@ from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.evaluation import evaluate, score
 from benchmark.simulation.run import Run, compromised
-from benchmark.simulation.streams import torch_generator
 from benchmark.simulation.workload import Workloads
 
 HERE = __name__

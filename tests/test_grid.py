@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import pandas as pd
 import pytest
 import yaml
+from benchmark.federation.settings import FL
 from cells import GROUPS
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -19,7 +20,6 @@ from benchmark.attacks import ALittleIsEnough, Attack, InnerProductManipulation,
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
-from benchmark.federation.settings import FL
 from benchmark.grid.axes import _lines, axes_of, expand, first_of
 from benchmark.grid.composer import Composer
 from benchmark.grid.execution import execute

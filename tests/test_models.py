@@ -15,6 +15,7 @@ from sequential import fill, flat, module_for
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.data import Dataset
+from benchmark.federation.streams import torch_generator
 from benchmark.grid.composer import Composer
 from benchmark.models.architectures import CNN, MLP, LeNet, Logistic
 from benchmark.models.modules import TorchModel, build_model
@@ -22,7 +23,6 @@ from benchmark.models.sequential import cross_entropy
 from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.feasibility import problem_of
-from benchmark.simulation.streams import torch_generator
 from benchmark.simulation.workload import Workloads
 
 HERE = __name__

@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from benchmark.simulation.clients import gradients
 from cells import composing, trained, usual
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +19,8 @@ from benchmark.attacks import Attack, Knowledge, Schedule
 from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
-from benchmark.simulation.clients import gradients
+from benchmark.federation.streams import generator
 from benchmark.simulation.run import Run, compromised, keeps_rows
-from benchmark.simulation.streams import generator
 from benchmark.simulation.workload import Workloads
 
 HERE = __name__

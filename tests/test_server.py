@@ -11,12 +11,12 @@ from hydra import initialize_config_dir
 
 from benchmark.aggregators import Chain, Mean, Rule
 from benchmark.config.loading import conf_dir
+from benchmark.federation.streams import torch_generator
 from benchmark.grid.composer import Composer
 from benchmark.simulation import evaluation, simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.server import Server
-from benchmark.simulation.streams import torch_generator
 from benchmark.simulation.workload import Workloads
 
 SMALL = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.batch_size=8", "fl.rounds=4"]

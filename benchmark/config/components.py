@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -132,7 +132,7 @@ def build(node: Any, where: str, settings: Settings | None = None) -> Component:
     if is_dataclass(found):
         others = {key: value for key, value in values.items() if key not in parts}
         built = typed(found, others, where, components)
-        return Component(built, {"_target_": target, **_plain_settings(built), **configs})
+        return Component(built, {"_target_": target, **plain_settings(built), **configs})
     later = where == "model" and not hasattr(found, "build")  # makes a torch module, once it can
     try:
         inspect.signature(found).bind(**values, **(_LATER if later else {}))
@@ -186,10 +186,19 @@ def has_target(value: Any) -> bool:
     return isinstance(value, dict) and "_target_" in value
 
 
-def _plain_settings(component: Any) -> dict[str, Any]:
-    """Return the fields of a component that are part of a key, as plain values."""
-    kept = [f.name for f in fields(component) if not f.metadata.get("where")]
-    return {name: _plain(getattr(component, name)) for name in kept}
+def plain_settings(component: Any) -> dict[str, Any]:
+    """Return the fields of a component that are part of a key, as plain values.
+
+    Left out are fields that only tell `where` to find things, and fields that were `added` after
+    cells had been stored, as long as they have their default: both are said in their metadata.
+    """
+    kept = {}
+    for f in fields(component):
+        value = getattr(component, f.name)
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if not (f.metadata.get("where") or (f.metadata.get("added") and value == default)):
+            kept[f.name] = _plain(value)
+    return kept
 
 
 def _plain(value: Any) -> Any:
@@ -201,7 +210,7 @@ def _plain(value: Any) -> Any:
     if not is_dataclass(value) or isinstance(value, type):
         return value
     target = {"_target_": _shortest_name(type(value))} if group_of(type(value)) else {}
-    return target | _plain_settings(value)
+    return target | plain_settings(value)
 
 
 def _shortest_name(component: type) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-KEY_SCHEMA = 5  # raise it when the same config of a cell comes to mean another computation
+KEY_SCHEMA = 6  # raise it when the same config of a cell comes to mean another computation
 
 
 def canonical(config: Any) -> str:

@@ -23,6 +23,7 @@ from benchmark.simulation.engine import (
     groups_of,
     simulate_blocks,
 )
+from benchmark.simulation.observers import Saving
 from benchmark.simulation.workload import Workloads
 from benchmark.store.cells import Store
 from benchmark.store.checkpoints import Checkpoints
@@ -87,19 +88,20 @@ class Work:
     def __call__(self, cells: list[Cell]) -> Iterator[Report]:
         """Yield a report on every cell."""
         store, every = Store(self.folder), self.engine.checkpoint_every
-        checkpoints = Checkpoints(self.folder, every) if every else None
+        checkpoints = Checkpoints(self.folder)
+        observers = [Saving(checkpoints, every)] if every else []
         stored = {cell.key: report for cell in cells if (report := _final(cell.key, store))}
         yield from stored.values()
         wanted = [cell for cell in cells if cell.key not in stored]
         try:
-            blocks = simulate_blocks(wanted, self.engine, self.workloads, checkpoints)
+            blocks = simulate_blocks(wanted, self.engine, self.workloads, observers)
             for outcomes in blocks:
                 reports = []
                 with uninterrupted():
                     for outcome in outcomes:
                         reports.append(_stored(outcome, store))
-                        if checkpoints and not (outcome.reason or "").startswith(OUT_OF_MEMORY):
-                            checkpoints.remove(cast(Cell, outcome.cell).key)
+                        if every and not (outcome.reason or "").startswith(OUT_OF_MEMORY):
+                            checkpoints.remove(outcome.cell.key)
                 yield from reports
         except OSError as error:
             yield Report(None, "stopped", _unstored(self.folder, error))

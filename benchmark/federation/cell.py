@@ -8,7 +8,7 @@ from benchmark.aggregators.chain import Chain
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.keys import key_of
-from benchmark.federation.settings import FL
+from benchmark.federation.algorithm import Algorithm
 
 _NONE: Any = None
 
@@ -38,7 +38,7 @@ class Cell:
     data: Any = None
     partition: Any = None
     model: Any = None
-    fl: FL = _NONE
+    fl: Algorithm = _NONE
 
     @property
     def key(self) -> str:

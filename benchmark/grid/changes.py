@@ -40,7 +40,10 @@ def _clear_twins(config: DictConfig, overrides: Sequence[Override]) -> None:
             values = " and ".join(f"{name}={named[name]}" for name in pair)
             raise ConfigError(f"{values}: set one of the two")
         if given:
-            OmegaConf.update(config, pair[1 - pair.index(given[0])], None)
+            twin = pair[1 - pair.index(given[0])]
+            where, _, last = twin.rpartition(".")
+            if last in (OmegaConf.select(config, where) or ()):
+                OmegaConf.update(config, twin, None)
 
 
 def _clear_components(

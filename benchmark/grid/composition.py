@@ -13,7 +13,6 @@ from typing import Any, cast
 import hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathElement
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,7 +24,6 @@ import hydra_plugins
 from benchmark.config.commands import spelled
 from benchmark.config.errors import ConfigError
 from benchmark.config.hydra_internals import search_again
-from benchmark.federation.settings import FL
 from benchmark.grid.wording import unknown_setting
 
 # Another project's hydra_plugins that is no namespace package would hide ours.
@@ -33,7 +31,6 @@ _PLUGIN_FOLDER = str(Path(__file__).resolve().parents[2] / "hydra_plugins")
 if _PLUGIN_FOLDER not in [os.path.realpath(folder) for folder in hydra_plugins.__path__]:
     hydra_plugins.__path__.append(_PLUGIN_FOLDER)
 
-ConfigStore.instance().store(name="fl_schema", node=FL)  # in no group: it is no choice
 
 OmegaConf.register_new_resolver("called", spelled, replace=True)  # conf/hydra/help/run.yaml
 

@@ -1,17 +1,16 @@
 """What the parts of a configuration come to: built components, or why they were rejected."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.config.checks import one_line
-from benchmark.config.components import build, has_target
+from benchmark.config.components import build, has_target, plain_settings
 from benchmark.config.errors import FAILURES, ConfigError, Fault
 from benchmark.config.keys import canonical
-from benchmark.config.schemas import typed
-from benchmark.federation.settings import FL
+from benchmark.federation.algorithm import as_algorithm
 from benchmark.grid.axes import spelled
 from benchmark.grid.bases import Base
 from benchmark.grid.catalogue import choice_settings
@@ -92,20 +91,22 @@ class Builder:
         return Built(plain, label, values)
 
     def _algorithm(self, node: DictConfig, base: Base) -> Built | Rejected:
-        plain = OmegaConf.to_container(node, resolve=True)
-
-        def make() -> Built | Rejected:
-            settings = typed(FL, plain, "fl")
-            label = base.choices.get("fl") or settings.algorithm
-            try:
-                algorithm = settings.resolved()
-            except ConfigError as error:
-                n, f = settings.num_clients or 0, settings.num_byzantine or 0
-                config = asdict(settings) | {"num_clients": n, "num_byzantine": f}
-                return Rejected(config, label, str(error))
-            return Built(asdict(algorithm), label, algorithm)
-
-        return self._once("fl", [plain, base.choices.get("fl")], make)
+        """Return the algorithm with n, f and the declared f as counts."""
+        label = str(node.get("_target_")).rpartition(".")[2]
+        if node.get("_target_") == base.config.fl.get("_target_"):
+            label = base.choices.get("fl") or label
+        built = self._component(node, "fl")
+        if isinstance(built, Rejected):
+            counts = {"num_clients": 0, "num_byzantine": 0}
+            return Rejected(counts | built.config, label, built.reason)
+        algorithm = as_algorithm(built.value)
+        try:
+            resolved = algorithm.resolved()
+        except ConfigError as error:
+            n, f = algorithm.num_clients or 0, algorithm.num_byzantine or 0
+            counts = {"num_clients": n, "num_byzantine": f}
+            return Rejected(built.config | counts, label, str(error))
+        return Built(built.config | plain_settings(resolved), label, resolved)
 
     def _component(self, node: Any, where: str) -> Built | Rejected:
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

@@ -13,9 +13,9 @@ from benchmark.aggregators.contract import feasibility, feasible_f
 from benchmark.aggregators.state import packed
 from benchmark.aggregators.updates import Updates
 from benchmark.attacks.base import Attack, Knowledge
+from benchmark.federation.streams import generator
 from benchmark.grid.catalogue import chain, component
 from benchmark.measure.robustness import kappa_hat
-from benchmark.simulation.streams import generator
 
 _RANK = 10  # dimensions in which clients differ
 

@@ -15,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmark.config.checks import failure
+from benchmark.models.network import Network
 from benchmark.models.sequential import ModelError, Sequential, mix
 
 _TRIAL = 4  # examples that a module is tried on
 
 
-class TorchModel:
+class TorchModel(Network):
     """Any torch module, in training mode for gradients and in evaluation mode for scores.
 
     The flat vector holds the trainable parameters; one that is shared by layers is there once.
@@ -49,7 +50,7 @@ class TorchModel:
             its batch, as with a BatchNorm that keeps no statistics.
     """
 
-    widths = ()
+    one_by_one = True
 
     def __init__(
         self,

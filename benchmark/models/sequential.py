@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmark.kernels import convolution
 from benchmark.kernels.pooling import relu_pool
+from benchmark.models.network import Network
 
 _LOCKSTEP_WORK = 1 << 23  # multiplications; a few times what starting an operation costs
 
@@ -185,7 +186,7 @@ class ReLU:
         return torch.ops.aten.threshold_backward(dy, y, 0)
 
 
-class Sequential:
+class Sequential(Network):
     """Layers one after the other, with explicit gradients.
 
     Attributes:

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,14 +14,25 @@ from threadpoolctl import threadpool_limits
 
 from benchmark.config.checks import failure
 from benchmark.config.errors import FAILURES, ConfigError
-from benchmark.models.modules import TorchModel
+from benchmark.federation.cell import Cell
+from benchmark.federation.learners import Learners
+from benchmark.federation.work import ClientWork
 from benchmark.models.sequential import ModelError
-from benchmark.simulation.clients import LocalTraining, gradients
 from benchmark.simulation.device import Engine, computed_on, use_float32
 from benchmark.simulation.memory import block_bytes, held_bytes
-from benchmark.simulation.run import Run
-from benchmark.simulation.workload import Workloads, group_name
-from benchmark.store.checkpoints import Checkpoints
+from benchmark.simulation.observers import Observer
+from benchmark.simulation.run import (
+    Run,
+    begin,
+    columns,
+    deliver,
+    enter_round,
+    finish_round,
+    learners_of,
+    record_start,
+)
+from benchmark.simulation.server import root_learner
+from benchmark.simulation.workload import Workload, Workloads, group_name
 
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.
@@ -65,13 +76,13 @@ def simulate(
     cells: list,
     engine: Engine | None = None,
     workloads: Workloads | None = None,
-    checkpoints: Checkpoints | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Iterator[Outcome]:
     """Train cells in this process, many at once, and yield each one's outcome as it finishes.
 
     Args and errors: see `simulate_blocks`.
     """
-    for outcomes in simulate_blocks(cells, engine, workloads, checkpoints):
+    for outcomes in simulate_blocks(cells, engine, workloads, observers):
         yield from outcomes
 
 
@@ -79,7 +90,7 @@ def simulate_blocks(
     cells: list,
     engine: Engine | None = None,
     workloads: Workloads | None = None,
-    checkpoints: Checkpoints | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Iterator[list[Outcome]]:
     """Train cells in this process; the outcomes block by block, as a block finishes as a whole.
 
@@ -90,7 +101,7 @@ def simulate_blocks(
         cells: feasible ones.
         engine: device, memory and threads.
         workloads: data already loaded.
-        checkpoints: where to keep unfinished cells, if anywhere.
+        observers: are told how it goes, such as checkpoints.
 
     Raises:
         ConfigError: if a single cell needs more than `engine.memory_gb`.
@@ -107,7 +118,7 @@ def simulate_blocks(
         numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
         torch.set_num_threads(engine.threads)
         use_float32()
-        outcomes = _block(block, workloads.of(block[0]), checkpoints)
+        outcomes = _block(block, workloads.of(block[0]), observers)
         computed = computed_on(workloads.device)
         yield [replace(outcome, computed=computed) for outcome in outcomes]
 
@@ -183,108 +194,132 @@ def _demand(need: int, engine: Engine) -> None:
 
 
 @torch.no_grad()
-def _block(cells: list, workload, checkpoints: Checkpoints | None) -> list[Outcome]:
-    """Cells in lockstep; in two halves, one after the other, if there is no memory for all."""
+def _block(cells: list[Cell], workload: Workload, observers: Sequence[Observer]) -> list[Outcome]:
+    """Train cells in lockstep; if there is no memory for all, in two halves one after the other."""
     try:
-        return _lockstep(cells, workload, checkpoints)
+        return _lockstep(cells, workload, observers)
     except OutOfMemory as error:
         if len(cells) == 1:
             reason = f"{OUT_OF_MEMORY}: {error}"
             return [Outcome(cells[0], "failed", reason=reason, traceback=reason)]
     middle = len(cells) // 2  # out here, where the error holds no memory
     halves = cells[:middle], cells[middle:]
-    return [outcome for half in halves for outcome in _block(half, workload, checkpoints)]
+    return [outcome for half in halves for outcome in _block(half, workload, observers)]
 
 
-def _lockstep(cells: list, workload, checkpoints: Checkpoints | None) -> list[Outcome]:
-    began = time.perf_counter()
-    failed, runs = [], []
+def _lockstep(
+    cells: list[Cell], workload: Workload, observers: Sequence[Observer]
+) -> list[Outcome]:
+    failed: list[Outcome] = []
+    runs: list[Run] = []
     for cell in cells:
-        _guarded(cell, failed, lambda cell=cell: runs.append(Run(cell, workload)))
-    if checkpoints:
-        with _everybodys_memory():
+        _guarded(cell, failed, lambda cell=cell: runs.append(begin(cell, workload)))
+    with _everybodys_memory():
+        for observer in observers:
             for run in runs:
-                checkpoints.restore(run)
-    ended = []
-    for round in sorted({run.round for run in runs}):  # most often there is one
-        ended += _train([run for run in runs if run.round == round], failed, checkpoints)
-    share = (time.perf_counter() - began) / len(cells)
+                observer.on_start(run)
+    ended: list[Run] = []
+    for number in sorted({run.state.round_number for run in runs}):  # most often there is one
+        together = [run for run in runs if run.state.round_number == number]
+        ended += _train(together, failed, observers)
+    for observer in observers:
+        for run in ended:
+            observer.on_end(run)
     classes = workload.dataset.num_classes
     return failed + [
-        Outcome(run.cell, "diverged" if run.diverged else "done", run.metrics, run.timings,
-                run.diverged, seconds=run.seconds + share, num_classes=classes,
-                notes=run.notes())
+        Outcome(
+            run.cell,
+            "diverged" if run.diverged else "done",
+            columns(run.records),
+            columns(run.timings),
+            run.diverged,
+            seconds=run.seconds,
+            num_classes=classes,
+            notes=run.notes(),
+        )
         for run in ended
-    ]  # fmt: skip
+    ]
 
 
-def _train(runs: list, failed: list, checkpoints: Checkpoints | None) -> list:
+def _train(runs: list[Run], failed: list[Outcome], observers: Sequence[Observer]) -> list[Run]:
     """Train from the round where these runs are to the last; return those that did not fail."""
-    began = time.perf_counter()
     rounds, diverged = runs[0].cell.fl.rounds, []
-    for round in range(runs[0].round + 1, rounds + 1):
-        if round:
-            runs = [r for r in runs if _guarded(r.cell, failed, partial(r.start_round, round))]
-            runs = _compute(runs, round, failed)
-        alive = []
+    for number in range(runs[0].state.round_number + 1, rounds + 1):
+        began = time.perf_counter()
+        if number:
+            runs = [r for r in runs if _guarded(r.cell, failed, partial(enter_round, r, number))]
+            runs = _learn(runs, number, failed)
+        alive: list[Run] = []
         for run in runs:
-            finish = run.record_start if round == 0 else lambda r=run, t=round: r.finish_round(t)
+            finish = partial(finish_round, run, number) if number else partial(record_start, run)
             if _guarded(run.cell, failed, finish):
                 (diverged if run.diverged else alive).append(run)
+        share = (time.perf_counter() - began) / max(1, len(runs))
+        for run in runs:
+            run.seconds += share
         runs = alive
-        if checkpoints and runs and checkpoints.due(round, rounds):
-            share = (time.perf_counter() - began) / len(runs)
-            with _everybodys_memory():
+        with _everybodys_memory():
+            for observer in observers:
                 for run in runs:
-                    checkpoints.save(run, share)
+                    observer.on_round(run)
     return runs + diverged
 
 
-def _compute(runs: list, round: int, failed: list) -> list:
-    """Everybody's updates; the runs that got there."""
+def _learn(runs: list[Run], number: int, failed: list[Outcome]) -> list[Run]:
+    """Have all clients, and root data, compute their updates; return the runs that got there."""
     began = time.perf_counter()
-    alive = [run for run in runs if not len(run.computing)]  # only the attacker was sampled
-    for run in alive:
-        run.train_loss = torch.tensor(math.nan)
-    for together in _partners([run for run in runs if len(run.computing)]):
+    work, lost = runs[0].cell.fl.work if runs else None, []
+    groups: dict[Hashable, list[_Task]] = {}
+    for index, run in enumerate(runs):
+        run.loss = torch.tensor(math.nan)  # of a round of which only the attacker was sampled
+        for task in _tasks(run, number):
+            company = work.company(run.workload.model, task.clients, task.root)
+            name = index if company is None else company
+            groups.setdefault((task.root, company is None, name), []).append(task)
+    for tasks in groups.values():
         try:
-            _updates(together, round)
-            alive += together
+            _compute(work, tasks)
         except FAILURES as error:  # one of them may be to blame: each alone
             _raise_if_out_of_memory(error)
-            alive += [
-                run
-                for run in together
-                if _guarded(run.cell, failed, lambda run=run: _updates([run], round))
-            ]
-    share = (time.perf_counter() - began) / max(1, len(runs))
+            for task in tasks:
+                if not _guarded(task.run.cell, failed, partial(_compute, work, [task])):
+                    lost.append(task.run)
+    alive = [run for run in runs if not any(run is other for other in lost)]
     for run in alive:
-        run.gradient_seconds = share
+        run.learning = (time.perf_counter() - began) / len(runs)
     return alive
 
 
-def _partners(runs: list) -> list[list]:
-    """Runs whose updates are computed in one program."""
-    groups = {}
-    for index, run in enumerate(runs):
-        count = len(run.computing)
-        if isinstance(run.workload.model, TorchModel):
-            name = (index,)  # computed client by client anyway; less memory alone
-        elif run.cell.fl.algorithm == "fedavg":
-            name = "all"
-        elif run.workload.model.lockstep(count * run.cell.fl.batch_size):
-            name = count
-        else:
-            name = (index,)
-        groups.setdefault(name, []).append(run)
-    return list(groups.values())
+@dataclass(frozen=True)
+class _Task:
+    """Updates to be computed: of a run's clients, or of its root data."""
+
+    run: Run
+    number: int
+    clients: int
+    root: bool
+
+    def learners(self) -> Learners:
+        """Return who computes them."""
+        run = self.run
+        if self.root:
+            return root_learner(run.cell, run.workload, run.state, self.number)
+        return learners_of(run, self.number)
 
 
-def _updates(runs: list, round: int) -> None:
-    if runs[0].cell.fl.algorithm == "fedavg":
-        LocalTraining(runs).compute(round)
-    else:
-        gradients(runs, round)
+def _tasks(run: Run, number: int) -> Iterator[_Task]:
+    clients = len(run.cast.computing)
+    if clients:
+        yield _Task(run, number, clients, False)
+    if run.state.root is not None:
+        yield _Task(run, number, 1, True)
+
+
+def _compute(work: ClientWork, tasks: list[_Task]) -> None:
+    group = [task.learners() for task in tasks]
+    for task, learners, loss in zip(tasks, group, work.compute(group), strict=True):
+        if not task.root:
+            deliver(task.run, learners, loss)
 
 
 def _guarded(cell, failed: list, work) -> bool:

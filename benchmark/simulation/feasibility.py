@@ -13,8 +13,6 @@ from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import BrokenContract, ConfigError, reason_of
 from benchmark.federation.cell import Cell
-from benchmark.federation.population import participants
-from benchmark.models.modules import TorchModel
 from benchmark.simulation.device import Engine
 from benchmark.simulation.memory import block_bytes
 from benchmark.simulation.workload import Workload, Workloads
@@ -66,7 +64,7 @@ def rule(cell: Cell) -> str | None:
 
     Under client sampling a round has its share of the declared ones, rounded up.
     """
-    sampled = participants(cell.fl)
+    sampled = cell.fl.participants
     share = -(-_declared(cell) * sampled // cell.n)
     return reason_of("aggregator", feasibility, cell.rule, sampled, share)
 
@@ -112,7 +110,7 @@ def _idle(cell: Cell) -> str | None:
 
 
 def _undefined(cell: Cell) -> str | None:
-    n, f, sampled = cell.n, cell.f, participants(cell.fl)
+    n, f, sampled = cell.n, cell.f, cell.fl.participants
     rounds = range(1 if cell.schedule.always else cell.fl.rounds, 0, -1)
     first = {cell.schedule.count(number, f): number for number in rounds}  # in which so many attack
     for count in sorted(filter(None, first), reverse=True) or [0]:
@@ -147,9 +145,8 @@ def batches(cell: Cell, workloads: Workloads) -> str | None:
     """Check that batches, root examples and mirrored images can be had of the data."""
     workload = workloads.of(cell)
     smallest = min(len(shard) for shard in workload.shards(cell))
-    size = cell.fl.batch_size
-    if size > smallest and cell.fl.algorithm != "fedavg":  # which trains short batches, too
-        return f"fl.batch_size={size} is larger than the smallest client's {smallest} examples"
+    if problem := cell.fl.work.problem(smallest):
+        return problem
     held_out, root = len(workload.dataset.validation_y), cell.rule.root_examples
     if root and held_out <= root:
         return (
@@ -174,13 +171,11 @@ def _split(cell: Cell, workload: Workload) -> None:
 def _single_example(cell: Cell, workload: Workload) -> str | None:
     """Return why some batch has a single example, if the model does not take one."""
     fl, root = cell.fl, cell.rule.root_examples
-    if not isinstance(workload.model, TorchModel) or workload.model.least == 1:
+    if workload.model.least == 1:
         return None
-    sizes = [fl.batch_size]
-    if fl.algorithm == "fedavg":  # the last batch may be short
-        sizes += [count % fl.batch_size for count in (*map(len, workload.shards(cell)), root)]
-    else:
-        sizes += [root]
+    counts = map(len, workload.shards(cell))
+    sizes = {size for count in counts for size in fl.work.batch_sizes(count)}
+    sizes |= fl.work.root_batch_sizes(root) if root else set()
     if 1 not in sizes:
         return None
     return f"fl.batch_size={fl.batch_size} leaves a batch of one example, which the model rejects"

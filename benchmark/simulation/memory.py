@@ -11,55 +11,48 @@ import math
 
 from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Knowledge
-from benchmark.federation.population import participants
-from benchmark.models.modules import TorchModel
-from benchmark.simulation.clients import filled_batch
+from benchmark.federation.cell import Cell
 from benchmark.simulation.evaluation import chunk_of
-from benchmark.simulation.run import keeps_rows
+from benchmark.simulation.state import buffer_rows, kept_in_rows, padded
+from benchmark.simulation.workload import Workload
 
 _FLOAT = 4
 
 
-def block_bytes(cells: list, workload) -> int:
-    """Bytes that cells of one group take when they are trained in lockstep."""
+def block_bytes(cells: list[Cell], workload: Workload) -> int:
+    """Return the bytes that cells of one group take when they are trained in lockstep."""
     held = sum(held_bytes(cell, workload) for cell in cells)
     gradients = [_gradient_bytes(cell, workload) for cell in cells]
-    fl, model = cells[0].fl, workload.model
-    together = (fl.algorithm == "fedavg" and not isinstance(model, TorchModel)) or model.lockstep(
-        _computing(cells[0]) * fl.batch_size
-    )
+    company = cells[0].fl.work.company(workload.model, _computing(cells[0]), False)
     one_by_one = max(_passing_bytes(cell, workload) for cell in cells)
-    return held + max((sum if together else max)(gradients), one_by_one)
+    return held + max(max(gradients) if company is None else sum(gradients), one_by_one)
 
 
-def held_bytes(cell, workload) -> int:
-    """Bytes of the vectors that a cell holds: updates, momenta by client, model, states."""
-    sampled = participants(cell.fl)
-    rows = sampled + min(cell.f, sampled) + 1
-    if cell.fl.momentum_of("worker")[0] and not keeps_rows(cell):
-        rows += cell.n
-    if cell.fl.momentum_of("server")[0]:
-        rows += 1
+def held_bytes(cell: Cell, workload: Workload) -> int:
+    """Return the bytes of the vectors that a cell holds: updates, memories by client, model,
+    states."""
+    transforms = list(cell.fl.transforms)
+    rows = buffer_rows(cell) + 1
+    for transform, there in zip(transforms, kept_in_rows(cell, transforms), strict=True):
+        rows += cell.n if transform.remembers and not there else 0
+    rows += cell.fl.server.state_rows
     if Knowledge.HISTORY in cell.attack.reads:
         rows += 1
     return int((rows + _states(cell)[0]) * _row(workload))
 
 
-def _gradient_bytes(cell, workload) -> int:
-    """Bytes at the peak of computing the updates, beyond what is held."""
-    fl, model, row = cell.fl, workload.model, _row(workload)
-    shape = workload.dataset.input_shape
-    clients = _computing(cell)
-    local = fl.algorithm == "fedavg"
-    batch = filled_batch(fl.batch_size, model) if local else fl.batch_size
+def _gradient_bytes(cell: Cell, workload: Workload) -> int:
+    """Return the bytes at the peak of computing the updates, beyond what is held."""
+    shape, clients = workload.dataset.input_shape, _computing(cell)
+    batch, vectors = cell.fl.work.gradient_rows(workload.model, clients)
+    if any(not transform.remembers for transform in cell.fl.transforms):
+        vectors = max(vectors, clients)  # gradients that are not accumulated into their rows
     gradients = _FLOAT * clients * batch * math.prod(shape)
-    gradients += model.gradient_bytes(shape, clients, batch)
-    if local or fl.gradient_clip is not None:
-        gradients += clients * row  # models of their own, or gradients to be clipped
-    return gradients
+    gradients += workload.model.gradient_bytes(shape, clients, batch)
+    return gradients + vectors * _row(workload)
 
 
-def _passing_bytes(cell, workload) -> int:
+def _passing_bytes(cell: Cell, workload: Workload) -> int:
     """Bytes at the peak of an attack, an aggregation or an evaluation, beyond what is held."""
     shape = workload.dataset.input_shape
     evaluated = ("test", "validation", "train")[: 2 + cell.fl.evaluate_train]
@@ -74,18 +67,18 @@ def _passing_bytes(cell, workload) -> int:
     return int(max(evaluation, sent + renewed, scratch * _row(workload) + renewed))
 
 
-def _states(cell) -> tuple[float, float]:
+def _states(cell: Cell) -> tuple[float, float]:
     """Rows that the states of the rule and the attack have, and how many a round makes anew."""
     return rows_of_states((cell.rule, cell.attack), cell.n, cell.fl.rounds)
 
 
-def _row(workload) -> int:
-    return _FLOAT * -(-workload.model.num_parameters // 16) * 16
+def _row(workload: Workload) -> int:
+    return _FLOAT * padded(workload.model.num_parameters)
 
 
-def _computing(cell) -> int:
+def _computing(cell: Cell) -> int:
     """How many clients' updates are computed in a round, at most."""
-    sampled = participants(cell.fl)
+    sampled = cell.fl.participants
     if Knowledge.OWN in cell.attack.reads or not cell.schedule.constant:
         return sampled
     return max(1, sampled - cell.f) if sampled == cell.n else sampled

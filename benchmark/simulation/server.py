@@ -1,116 +1,80 @@
-"""What the server hands a rule that needs more than the clients' updates."""
+"""What the server hands a rule that needs more than the clients' updates.
 
-import math
+Root data are drawn, by seed, from the validation examples; so no client owns them, no test uses
+them, and validation leaves them out. Their update is that of one more client.
+"""
+
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from benchmark.aggregators.context import Context, layers_of
-from benchmark.models.sequential import mix
-from benchmark.simulation.streams import generator, key
+from benchmark.federation.batches import RootBatches
+from benchmark.federation.cell import Cell
+from benchmark.federation.learners import Learners
+from benchmark.federation.streams import generator
+from benchmark.simulation.state import State
+from benchmark.simulation.workload import Workload
 
 
-class Server:
-    """The server of one cell: its own root data, and the context of a round.
+def root_of(cell: Cell, workload: Workload) -> np.ndarray:
+    """Return which validation examples (k,) are root data; none if the rule needs none."""
+    held_out = len(workload.splits["validation"][1])
+    order = generator(cell.seed, "root").permutation(held_out)
+    return np.sort(order[: cell.rule.root_examples])
 
-    Root data are drawn, by seed, from the validation examples; so no client owns them, no test uses
-    them, and validation leaves them out.
 
-    Attributes:
-        root: (k,) the validation examples that are root data; none if the rule needs none.
-        momentum: of the root data's updates; None if there is none yet.
-    """
+def root_learner(cell: Cell, workload: Workload, state: State, round_number: int) -> Learners:
+    """Return the root data as one more client, whose row is the state's `root`."""
+    assert state.root is not None
+    root = RootBatches(root_of(cell, workload), cell.seed, cell.fl.batch_size)
+    return Learners(
+        network=workload.model,
+        data=workload.splits["validation"],
+        start=state.model,
+        rows=state.root,
+        clients=np.zeros(1, np.int64),
+        batches=root,
+        seed=cell.seed,
+        round_number=round_number,
+        transforms=cell.fl.transforms,
+        memories=state.root_memories,
+        prefix="root ",
+    )
 
-    def __init__(self, cell, workload):
-        self.cell, self.workload = cell, workload
-        held_out = len(workload.splits["validation"][1])
-        order = generator(cell.seed, "root").permutation(held_out)
-        self.root = np.sort(order[: cell.rule.root_examples])
-        self.momentum = None
 
-    def context(self, round: int, parameters: torch.Tensor, step: float) -> Context:
-        """The context of a round.
+def context_of(cell: Cell, workload: Workload, state: State, round_number: int) -> Context:
+    """Return what the rule is told in a round, from 1, for which the root data were computed."""
+    needs, network, width = cell.rule.needs, workload.model, workload.model.num_parameters
+    given: dict[str, Any] = {
+        "round": round_number,
+        "generator": lambda: generator(cell.seed, "server", 0, round_number),
+    }
+    if "model" in needs:
+        given["model"] = state.model[0, :width]
+    if "server_step" in needs:
+        given["server_step"] = cell.fl.server.rate(round_number)
+    if "layers" in needs:
+        given["layers"] = layers_of(network.shapes)
+    if "root" in needs and state.root is not None:
+        update = state.root[0, :width].clone()  # the row is the momentum, and goes on
+        given["root_update"] = lambda: update
+    if "root_loss" in needs:
+        given["root_loss"] = partial(_root_loss, cell, workload)
+    if "forward" in needs:
+        given["input_shape"] = workload.dataset.input_shape
+        given["logits"] = lambda models, x: network.logits(models, x.expand(len(models), *x.shape))
+    return Context(**given)
 
-        Args:
-            round: from 1.
-            parameters: (1, >= D) the server's model.
-            step: what the aggregate is multiplied by before it is added to the model.
-        """
-        needs, model = self.cell.rule.needs, self.workload.model
-        given = {"round": round, "generator": lambda: generator(self.cell.seed, "server", 0, round)}
-        if "model" in needs:
-            given["model"] = parameters[0, : model.num_parameters]
-        if "server_step" in needs:
-            given["server_step"] = step
-        if "layers" in needs:
-            given["layers"] = layers_of(model.shapes)
-        if "root" in needs:
-            update = self._root_update(round, parameters)
-            given["root_update"] = lambda: update
-        if "root_loss" in needs:
-            given["root_loss"] = self._root_loss
-        if "forward" in needs:
-            given["input_shape"] = self.workload.dataset.input_shape
-            given["logits"] = lambda models, x: model.logits(
-                models, x.expand(len(models), *x.shape)
-            )
-        return Context(**given)
 
-    def _root_loss(self, models: torch.Tensor) -> np.ndarray:
-        x, y = (part[self._index(self.root)] for part in self.workload.splits["validation"])
-        scores = self.workload.model.logits(models, x.expand(len(models), *x.shape))
-        losses = F.cross_entropy(scores.mT, y.expand(len(models), -1), reduction="none")
-        return losses.double().mean(1).cpu().numpy()
-
-    def _root_update(self, round: int, parameters: torch.Tensor) -> torch.Tensor:
-        """What a client does: one gradient, here of all root data, since batches of so few would
-        make nothing but noise of it; or local training; and momentum."""
-        fl, model = self.cell.fl, self.workload.model
-        beta, alpha = fl.momentum_of("worker")
-        if fl.algorithm == "fedsgd":
-            update = self._gradient(parameters, self.root, round)
-        else:
-            local = parameters.clone()
-            per_epoch = math.ceil(len(self.root) / fl.batch_size)
-            steps = fl.local_steps or fl.local_epochs * per_epoch
-            for step, batch in enumerate(self._batches(round, steps)):
-                local.sub_(self._gradient(local, batch, round, step), alpha=fl.rate(round))
-            update = local.sub_(parameters)
-        if beta:
-            if self.momentum is None:
-                self.momentum = torch.zeros_like(update)
-            mix(self.momentum, update, beta, alpha)
-            update = self.momentum.clone()
-        return update[0, : model.num_parameters]
-
-    def _batches(self, round: int, steps: int) -> list[np.ndarray]:
-        stream = generator(self.cell.seed, "root batches", 0, round)
-        size, batches = self.cell.fl.batch_size, []
-        while len(batches) < steps:
-            order = stream.permutation(self.root)
-            batches += [order[start : start + size] for start in range(0, len(order), size)]
-        return batches[:steps]
-
-    def _gradient(self, parameters, batch, round, step=0) -> torch.Tensor:
-        fl, model = self.cell.fl, self.workload.model
-        x, y = (part[self._index(batch)] for part in self.workload.splits["validation"])
-        if fl.horizontal_flip != "none":
-            mask = generator(self.cell.seed, "root flips", 0, round).random(len(batch)) < 0.5
-            mask = torch.from_numpy(mask).to(x.device)
-            x = torch.where(mask[:, None, None, None], x.flip(-1), x)
-        weights = torch.full((1, len(batch)), 1.0 / len(batch), device=x.device)
-        gradient = torch.zeros_like(parameters)
-        model.accumulate_gradients(
-            parameters, x[None], y[None], weights, [model.views(gradient)], 1, 0.0, 1.0,
-            lambda _: key(self.cell.seed, f"root module, step {step}", 0, round),
-        )  # fmt: skip
-        if fl.weight_decay:
-            gradient.add_(parameters, alpha=fl.weight_decay)
-        if fl.gradient_clip is not None:
-            norm = torch.linalg.vector_norm(gradient)
-            gradient *= (fl.gradient_clip / norm.clamp_min(1e-30)).clamp_max(1.0)
-        return gradient
-
-    def _index(self, examples: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(examples).to(self.workload.device)
+def _root_loss(cell: Cell, workload: Workload, models: Tensor) -> np.ndarray:
+    """Return the mean loss (P,) of models (P, D) on the root data."""
+    index = torch.from_numpy(root_of(cell, workload)).to(workload.device)
+    x, y = (part[index] for part in workload.splits["validation"])
+    scores = workload.model.logits(models, x.expand(len(models), *x.shape))
+    losses = F.cross_entropy(scores.mT, y.expand(len(models), -1), reduction="none")
+    return losses.double().mean(1).cpu().numpy()

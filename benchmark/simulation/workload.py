@@ -10,10 +10,10 @@ from benchmark.config.errors import BrokenContract, reason_of
 from benchmark.config.keys import canonical
 from benchmark.data import Dataset
 from benchmark.data.partitions import Parts
+from benchmark.federation.batches import Batches
+from benchmark.federation.streams import generator
 from benchmark.models.modules import build_model
-from benchmark.simulation.batches import Batches
 from benchmark.simulation.device import find_device
-from benchmark.simulation.streams import generator
 
 
 class Workload:

@@ -22,7 +22,7 @@ from benchmark.aggregators.state import packed, unpacked
 from benchmark.config.checks import one_line
 from benchmark.system.disk import make_folder, replace
 
-SCHEMA = 2
+SCHEMA = 3
 _ATTEMPTS = 3
 
 
@@ -35,28 +35,22 @@ class Checkpoints:
 
     Args:
         folder: of the store.
-        every: rounds from one to the next.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], every: int) -> None:
+    def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder, "checkpoints")
-        self.every = every
 
-    def due(self, round_number: int, rounds: int) -> bool:
-        """Return whether to save after a round; the last one is stored as a finished cell."""
-        return 0 < round_number < rounds and round_number % self.every == 0
-
-    def save(self, run: Any, seconds: float) -> None:
-        """Keep a run as it is, in the place of its checkpoint before.
+    def write(self, key: str, tree: dict[str, Any]) -> None:
+        """Keep a cell as it is, in the place of its checkpoint before.
 
         Args:
-            run: a `simulation.run.Run`.
-            seconds: it has taken since it was started or restored.
+            key: of the cell.
+            tree: what `packed` takes.
 
         Raises:
             OSError: if it cannot be written.
         """
-        structure, arrays = packed(run.state())
+        structure, arrays = packed(tree)
         tensors: dict[str, torch.Tensor] = {}
         storages: set[int] = set()
         for name, array in arrays.items():
@@ -66,9 +60,8 @@ class Checkpoints:
             storages.add(storage)
         text = json.dumps(
             {
-                "key": run.cell.key,
+                "key": key,
                 "structure": structure,
-                "seconds": run.seconds + seconds,
                 "numpy": [name for name, array in arrays.items() if isinstance(array, np.ndarray)],
                 "sums": {name: _sum(tensor) for name, tensor in tensors.items()},
             }
@@ -77,33 +70,36 @@ class Checkpoints:
         for _ in range(_ATTEMPTS):
             make_folder(self.folder)  # not its parents: see the store
             with suppress(FileNotFoundError):  # another's clock says that we gave up long ago
-                self._write(run.cell.key, tensors, header)
+                self._write(key, tensors, header)
                 return
-        path = self._path(run.cell.key)
+        path = self._path(key)
         raise FileNotFoundError(errno.ENOENT, f"{path} vanishes while it is written")
 
-    def restore(self, run: Any) -> None:
-        """Set a new run to its checkpoint, if there is one that can be used; one that cannot is
-        moved out of the way.
+    def read(self, key: str, device: torch.device) -> dict[str, Any] | None:
+        """Return the tree of a cell's checkpoint, its tensors on a device; None if there is none
+        that can be used. One that cannot is moved out of the way.
 
         Raises:
             OSError: if it cannot be read, or not be moved.
             MemoryError, RuntimeError: of torch and the device; it stays for another time.
         """
-        key: str = run.cell.key
         try:
-            state, seconds = _read(self._path(key), key, run.workload.device)
-            run.restore(state)
-        except FileNotFoundError:  # there is none
-            return
-        except (Unusable, AttributeError, LookupError, TypeError, ValueError) as error:
-            said = error if isinstance(error, Unusable) else f"is not of this cell's shape: {error}"
-            place = self._set_aside(key)
-            moved = f"moved to {place}, this cell starts anew"
-            print(f"{self._path(key)} {said}; {moved}", file=sys.stderr)
-            run.__init__(run.cell, run.workload)
-            return
-        run.seconds = seconds
+            return _read(self._path(key), key, device)
+        except FileNotFoundError:
+            return None
+        except Unusable as error:
+            self.set_aside(key, str(error))
+            return None
+
+    def set_aside(self, key: str, said: str) -> None:
+        """Move a checkpoint that cannot be used out of the way, and say why."""
+        target = self.folder.with_name("quarantine") / f"{key}-{uuid.uuid4().hex[:8]}.safetensors"
+        make_folder(target.parent)
+        with suppress(FileNotFoundError):  # another process has done it
+            self._path(key).rename(target)
+        print(
+            f"{self._path(key)} {said}; moved to {target}, this cell starts anew", file=sys.stderr
+        )
 
     def remove(self, key: str) -> None:
         """Delete the checkpoint of a cell, if there is one."""
@@ -130,16 +126,8 @@ class Checkpoints:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def _set_aside(self, key: str) -> Path:
-        target = self.folder.with_name("quarantine") / f"{key}-{uuid.uuid4().hex[:8]}.safetensors"
-        make_folder(target.parent)
-        with suppress(FileNotFoundError):  # another process has done it
-            self._path(key).rename(target)
-        return target
 
-
-def _read(path: Path, key: str, device: torch.device) -> tuple[Any, float]:
-    """Return the state in a checkpoint, and the seconds that it has taken."""
+def _read(path: Path, key: str, device: torch.device) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -163,7 +151,7 @@ def _read(path: Path, key: str, device: torch.device) -> tuple[Any, float]:
         name: tensor.numpy() if name in content["numpy"] else tensor.to(device)
         for name, tensor in tensors.items()
     }
-    return unpacked(content["structure"], arrays), content["seconds"]
+    return unpacked(content["structure"], arrays)
 
 
 def _of_system(error: Exception) -> OSError | None:

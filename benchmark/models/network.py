@@ -1,0 +1,99 @@
+"""What a model must do to be trained: the contract of `Sequential` and `TorchModel`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Network(ABC):
+    """A model whose parameters are one flat vector, with gradients for many clients at once.
+
+    Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (rows may be
+    longer).
+
+    Attributes:
+        shapes: of the parameter tensors, in the order in which they lie in the flat vector.
+        num_parameters: D.
+        images: whether it is evaluated on few examples at a time, since activations are large.
+        widths: row widths of all matrices; batches are filled up until products of these start at
+            multiples of 64 bytes.
+        one_by_one: whether clients are computed one after the other.
+        least: examples that a batch must have.
+    """
+
+    shapes: Sequence[tuple[int, ...]]
+    num_parameters: int
+    images: bool
+    widths: Sequence[int] = ()
+    one_by_one: bool = False
+    least: int = 1
+
+    @abstractmethod
+    def initial(self, generator: torch.Generator) -> Tensor:
+        """Return initial parameters (D,)."""
+
+    @abstractmethod
+    def lockstep(self, examples: int) -> bool:
+        """Return whether it pays to compute several parameter vectors at once, on so many examples
+        each."""
+
+    @abstractmethod
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Return the scores of classes.
+
+        Args:
+            parameters: (P, >= D).
+            x: (P, M, *input shape).
+
+        Returns:
+            (P, M, classes).
+        """
+
+    @abstractmethod
+    def accumulate_gradients(
+        self,
+        parameters: Tensor,
+        x: Tensor,
+        y: Tensor,
+        sample_weights: Tensor,
+        out: list[Any],
+        clients: int,
+        beta: float,
+        alpha: float,
+        keys: Callable[[int], int] = int,
+    ) -> Tensor:
+        """Set out <- beta * out + alpha * gradient of the clients' losses, and return the losses.
+
+        The loss of a client is sum_b sample_weights[b] * cross-entropy(b). Examples of weight 0 at
+        the end of a batch are padding.
+
+        Args:
+            parameters: (P, >= D).
+            x: (P, Q * B, *input shape).
+            y: (P, Q * B) class indices.
+            sample_weights: (P, Q * B).
+            out: blocks of rows, each as `views` gives them, changed in place. They take up the
+                clients in order; the last ones, if any are left over, go without. With Q = 1 it
+                may be the parameters themselves: a step of gradient descent.
+            clients: P * Q.
+            keys: of the random numbers of a client, by its place.
+
+        Returns:
+            (P, Q * B) the weighted loss of every example.
+        """
+
+    @abstractmethod
+    def views(self, rows: Tensor) -> Any:
+        """Return the parameter tensors in rows (R, >= D) as views, for `accumulate_gradients`."""
+
+    @abstractmethod
+    def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:
+        """Return the bytes that there are at once, beside the examples, when they are scored."""
+
+    @abstractmethod
+    def gradient_bytes(self, input_shape: tuple[int, ...], clients: int, examples: int) -> int:
+        """Return the bytes that there are at once, beside the examples and the results, when
+        gradients of clients with so many examples each are computed."""
