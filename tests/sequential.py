@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
+from serving import Server
 from torch import nn
 
 from benchmark.aggregators import Rule, Updates
@@ -20,9 +21,9 @@ from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.contract import feasibility
 from benchmark.attacks import Batch, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
+from benchmark.federation import FedAvg
 from benchmark.federation.streams import generator, key
 from benchmark.models.modules import build_model
-from benchmark.simulation.server import Server
 from benchmark.simulation.workload import Workloads
 
 
@@ -205,7 +206,7 @@ class Reference:
         self.rank = {client: rank for rank, client in enumerate(compromised)}
         active = compromised[: cell.schedule.count(round, cell.f)]
         self.attackers = byzantine = [c for c in here if c in active]
-        context = self.server.context(round, self.model[None], self.server_step(round))
+        context = self.server.context(round, self.model[None])
         own, losses = {}, {}
         for client in here:
             attacks = client in byzantine and cell.schedule.constant
@@ -223,7 +224,7 @@ class Reference:
 
     def client(self, client, round):
         """A client's update and its loss."""
-        if self.fl.algorithm == "fedavg":
+        if isinstance(self.fl, FedAvg):
             return self.locally_trained(client, round)
         coins = generator(self.cell.seed, "flips", client, round)
         x, y, weights = self.examples(client, self.batch(client, round), coins)
@@ -407,7 +408,7 @@ class Reference:
         return f if f >= 0 else None
 
     def server_step(self, round):
-        if self.fl.algorithm == "fedavg":
+        if isinstance(self.fl, FedAvg):
             return self.fl.server_learning_rate
         return -rate(self.fl, round) * self.fl.server_learning_rate
 

@@ -248,10 +248,14 @@ class Knows:
     workload = property(lambda self: self)
     dataset = property(lambda self: self)
     model = property(lambda self: self)
-    num_classes, span, images, parameters = 10, SPAN, False, None
+    num_classes, span, images, one_by_one = 10, SPAN, False, False
 
     def logits(self, parameters, x):
         return one_hot(self.says(x[0]), 10).float()[None]
+
+
+def rate(knows, x, y):
+    return success_rate(knows, knows, None, x, y)
 
 
 @pytest.mark.parametrize("cls", [BadNets, ImageTrigger, DBA, ModelReplacement, Neurotoxin])
@@ -262,13 +266,13 @@ def test_examples_of_the_target_class_do_not_count(cls, target):
     x = drawn(30, 1, 8, 8)
     attack = cls(target=target)
     right = Knows(attack, lambda shown: y[y != target])
-    assert success_rate(right, x, y) == 0.0
-    assert success_rate(Knows(attack, lambda s: torch.full((len(s),), target)), x, y) == 1.0
+    assert rate(right, x, y) == 0.0
+    assert rate(Knows(attack, lambda s: torch.full((len(s),), target)), x, y) == 1.0
     third = Knows(attack, lambda s: torch.where(torch.arange(len(s)) % 3 == 0, target, y[: len(s)]))
     hits = [i % 3 == 0 or y[i] == target for i in range(27)]
-    assert success_rate(third, x, y) == pytest.approx(np.mean(hits))
+    assert rate(third, x, y) == pytest.approx(np.mean(hits))
     only = torch.full((30,), target)
-    assert np.isnan(success_rate(right, x, only))  # there is nothing else
+    assert np.isnan(rate(right, x, only))  # there is nothing else
 
 
 @pytest.mark.parametrize("attack", [*POISONING, *TRAINED], ids=str)
@@ -290,8 +294,8 @@ def test_the_model_is_shown_the_whole_trigger(attack):
 def test_all_examples_count_where_every_class_becomes_another(compose):
     y = torch.arange(30) % 10
     attack = BadNets(mode="all_to_all")
-    assert success_rate(Knows(attack, lambda s: (y + 1) % 10), drawn(30, 1, 8, 8), y) == 1.0
-    assert success_rate(Knows(attack, lambda s: y), drawn(30, 1, 8, 8), y) == 0.0
+    assert rate(Knows(attack, lambda s: (y + 1) % 10), drawn(30, 1, 8, 8), y) == 1.0
+    assert rate(Knows(attack, lambda s: y), drawn(30, 1, 8, 8), y) == 0.0
 
 
 # ------------------------------------------------------------------------------------ the settings

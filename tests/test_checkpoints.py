@@ -17,9 +17,10 @@ from cells import composing, originals, thinned
 
 from benchmark.executors import Work
 from benchmark.grid.catalogue import choices, component
-from benchmark.simulation import simulate
+from benchmark.simulation import engine, simulate
 from benchmark.simulation.device import Engine
-from benchmark.simulation.run import Run
+from benchmark.simulation.observers import Saving
+from benchmark.simulation.state import State
 from benchmark.store.cells import Store
 from benchmark.store.checkpoints import Checkpoints
 
@@ -32,13 +33,17 @@ class Stop(BaseException):
     """What the system does to a process, at the worst moment that still has a checkpoint."""
 
 
-class Stopping(Checkpoints):
+class Stopping(Saving):
     """Saves after one round, and stops after the next."""
 
-    def due(self, round, rounds):
-        if round > self.every:
+    def on_round(self, run):
+        if run.state.round_number > self.every:
             raise Stop
-        return round == self.every
+        super().on_round(run)
+
+
+def saving(folder, every, kind=Saving):
+    return [kind(Checkpoints(folder), every)]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def compose():
 
 def interrupted(cells, folder, after=EVERY):
     with pytest.raises(Stop):
-        list(simulate(cells, checkpoints=Stopping(folder, after)))
+        list(simulate(cells, observers=saving(folder, after, Stopping)))
 
 
 def check_resumed(cells, folder, monkeypatch):
@@ -66,9 +71,9 @@ def check_resumed(cells, folder, monkeypatch):
     assert {o.status for o in expected.values()} == {"done"}
     interrupted(cells, folder)
     assert len(list((folder / "checkpoints").iterdir())) == len(cells)
-    rounds, finish = [], Run.finish_round
-    monkeypatch.setattr(Run, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
-    found = {o.cell.key: o for o in simulate(cells, checkpoints=Checkpoints(folder, EVERY))}
+    rounds, finish = [], engine.finish_round
+    monkeypatch.setattr(engine, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
+    found = {o.cell.key: o for o in simulate(cells, observers=saving(folder, EVERY))}
     assert sorted(rounds) == [3] * len(cells)
     for key, outcome in found.items():
         assert outcome.traceback is None
@@ -128,8 +133,8 @@ def test_cells_of_a_block_go_on_from_where_each_of_them_was(compose, tmp_path):
     cells = [compose(f"seed={seed}") for seed in range(3)]
     interrupted(cells[:1], tmp_path, after=1)
     interrupted(cells[2:], tmp_path, after=2)
-    checkpoints, expected = Checkpoints(tmp_path, EVERY), {o.cell.key: o for o in simulate(cells)}
-    for outcome in simulate(cells, checkpoints=checkpoints):
+    expected = {o.cell.key: o for o in simulate(cells)}
+    for outcome in simulate(cells, observers=saving(tmp_path, EVERY)):
         assert str(outcome.metrics) == str(expected[outcome.cell.key].metrics)
 
 
@@ -153,7 +158,7 @@ def test_a_damaged_checkpoint_is_not_used(compose, tmp_path, capsys, how):
     interrupted([cell], tmp_path)
     (path,) = (tmp_path / "checkpoints").iterdir()
     meddled(path, how)
-    (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, 1000))
+    (outcome,) = simulate([cell], observers=saving(tmp_path, 1000))
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{path} is damaged" in said and "starts anew" in said
     (expected,) = simulate([cell])
@@ -168,9 +173,9 @@ def test_a_checkpoint_of_another_version_is_not_used(compose, tmp_path, capsys, 
     monkeypatch.setattr("benchmark.store.checkpoints.SCHEMA", 0)
     interrupted([cell], tmp_path)
     monkeypatch.undo()
-    (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, 1000))
+    (outcome,) = simulate([cell], observers=saving(tmp_path, 1000))
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "is of schema 0, this version reads 2; moved to" in said
+    assert said.count("\n") == 1 and "is of schema 0, this version reads 3; moved to" in said
     assert outcome.metrics["round"] == list(range(4))
     assert len(list((tmp_path / "quarantine").iterdir())) == 1  # that version may still read it
 
@@ -181,7 +186,7 @@ def test_a_checkpoint_of_another_cell_is_not_used(compose, tmp_path, capsys):
     interrupted([cell], tmp_path)
     (path,) = (tmp_path / "checkpoints").iterdir()
     path.rename(path.with_name(f"{other.key}.safetensors"))
-    (outcome,) = simulate([other], checkpoints=Checkpoints(tmp_path, 1000))
+    (outcome,) = simulate([other], observers=saving(tmp_path, 1000))
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"is of another cell, {cell.key}; moved to" in said
     (expected,) = simulate([other])
@@ -214,14 +219,13 @@ def test_no_memory_for_all_checkpoints_at_once(compose, tmp_path, monkeypatch, c
     cells = [compose(f"seed={seed}") for seed in range(2)]
     expected = {o.cell.key: str(o.metrics) for o in simulate(cells)}
     interrupted(cells, tmp_path)
-    rounds, finish = [], Run.finish_round
-    monkeypatch.setattr(Run, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
+    rounds, finish = [], engine.finish_round
+    monkeypatch.setattr(engine, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
     if name == "restore":
-        monkeypatch.setattr(Run, "restore", once(error, Run.restore))
+        monkeypatch.setattr(State, "placed", once(error, State.placed))
     else:
-        monkeypatch.setattr(Checkpoints, "due", lambda self, round, rounds: True)
-        monkeypatch.setattr(Run, "state", once(error, Run.state))
-    outcomes = simulate(cells, checkpoints=Checkpoints(tmp_path, 9))
+        monkeypatch.setattr(Saving, "on_round", once(error, Saving.on_round))
+    outcomes = simulate(cells, observers=saving(tmp_path, 9))
     found = {o.cell.key: str(o.metrics) for o in outcomes}
     assert found == expected and set(rounds) == {3}
     assert capsys.readouterr().err == ""
@@ -233,7 +237,7 @@ def test_a_checkpoint_that_cannot_be_read_now_stays(compose, tmp_path, monkeypat
     error = OSError(errno.EIO, "Input/output error")
     monkeypatch.setattr("safetensors.safe_open", once(error, safetensors.safe_open))
     with pytest.raises(OSError, match="Input/output error"):
-        list(simulate([cell], checkpoints=Checkpoints(tmp_path, EVERY)))
+        list(simulate([cell], observers=saving(tmp_path, EVERY)))
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
@@ -244,7 +248,7 @@ def test_a_cell_without_memory_keeps_its_checkpoint(compose, tmp_path, monkeypat
     interrupted([cell], tmp_path)
     work = Work(Engine(checkpoint_every=EVERY), str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "restore", once(MemoryError(), None))
+        patch.setattr(State, "placed", once(MemoryError(), None))
         (report,) = work([cell])
     assert report.status == "failed" and report.reason.startswith("out of memory, even alone")
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
@@ -285,7 +289,7 @@ def test_nothing_is_unpickled(compose, tmp_path, monkeypatch):
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, refused)
     monkeypatch.setattr(torch, "load", refused)
-    (outcome,) = simulate([cell], checkpoints=Checkpoints(tmp_path, EVERY))
+    (outcome,) = simulate([cell], observers=saving(tmp_path, EVERY))
     assert outcome.status == "done"
 
 
@@ -323,5 +327,5 @@ def reached(folder):
     for path in folder.glob("*.safetensors") if folder.exists() else ():
         with safe_open(os.fspath(path), framework="pt") as file:
             text = json.loads(file.metadata()["text"])
-        return text["structure"]["dict"]["round"]
+        return text["structure"]["dict"]["state"]["dict"]["round_number"]
     return 0

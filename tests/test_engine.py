@@ -25,9 +25,10 @@ from benchmark.grid.composer import Composer
 from benchmark.models.architectures import Logistic
 from benchmark.models.modules import build_model
 from benchmark.simulation import simulate
+from benchmark.simulation.cast import compromised
 from benchmark.simulation.device import Engine
 from benchmark.simulation.evaluation import evaluate, score
-from benchmark.simulation.run import Run, compromised
+from benchmark.simulation.run import begin
 from benchmark.simulation.workload import Workloads
 
 HERE = __name__
@@ -621,13 +622,13 @@ def test_an_initial_model_that_is_not_finite_fails(compose):
 def test_answers_that_are_no_numbers_are_wrong(compose, scores):
     cell = compose(*SMALL, "attack=targeted_label_flip")
     workload = Workloads("cpu").of(cell)
-    run = Run(cell, workload)
+    model = begin(cell, workload).state.model
     x, y = workload.splits["test"]
     with mock.patch.object(
         workload.model, "logits", lambda p, x: torch.full((1, x.shape[1], 10), scores)
     ):
-        assert score(run, x, y)[0] == 0
-        record = evaluate(run, 1)
+        assert score(workload.model, model, x, y)[0] == 0
+        record = evaluate(cell, workload, model, 1)
     assert record["test_accuracy"] == 0 and record["attack_success_rate"] == 0
 
 

@@ -21,9 +21,8 @@ from benchmark.analysis import load
 from benchmark.config.errors import ConfigError
 from benchmark.executors import Executor, Inline, Processes, Ray, Report, Submitit, Work, dispatch
 from benchmark.executors.cluster import Job, _task, _told
-from benchmark.simulation import simulate
+from benchmark.simulation import engine, simulate
 from benchmark.simulation.device import Engine
-from benchmark.simulation.run import Run
 from benchmark.store.cells import Store
 
 TINY = ["model=logistic", "fl.num_clients=10", "fl.num_byzantine=1", "fl.rounds=2",
@@ -119,11 +118,11 @@ def test_what_others_have_stored_meanwhile_is_not_computed(cells, tmp_path, monk
 def test_a_failure_does_not_replace_what_others_have_done(cells, tmp_path, monkeypatch, how):
     """Another process stores the cell while it is computed here, where there is no memory."""
     (cell,) = cells[:1]
-    finish, there = Run.finish_round, Store(tmp_path)
+    finish, there = engine.finish_round, Store(tmp_path)
 
     def fail(run, round):
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "finish_round", finish)
+            patch.setattr(engine, "finish_round", finish)
             (outcome,) = simulate([cell])
         there.write(**vars(outcome))
         raise MemoryError("taken by others")
@@ -135,7 +134,7 @@ def test_a_failure_does_not_replace_what_others_have_done(cells, tmp_path, monke
             yield from ((place, None, "its node was switched off") for place in range(len(groups)))
 
     if how == "raised":
-        monkeypatch.setattr(Run, "finish_round", fail)
+        monkeypatch.setattr(engine, "finish_round", fail)
         found = dispatched([cell], Inline(), tmp_path)
     else:
         with pytest.raises(MemoryError):
@@ -164,17 +163,18 @@ def test_an_exception_of_the_work_is_a_loss(cells, tmp_path, monkeypatch):
     assert text.startswith("Traceback") and "ArithmeticError: of the machine" in text
 
 
-@pytest.mark.parametrize("where", ["start_round", "_updates", "finish_round", "workloads"])
+@pytest.mark.parametrize("where", ["enter_round", "_compute", "finish_round", "workloads"])
 def test_an_exit_in_a_cell_is_its_failure(cells, tmp_path, monkeypatch, where):
     """A rule, a schedule or a model that calls sys.exit() does not end the sweep."""
-    owner = {"_updates": "simulation.engine", "workloads": "executors.base.Work"}
-    owner = f"benchmark.{owner.get(where, 'simulation.run.Run')}.{where}"
+    owner = {"workloads": "executors.base.Work"}.get(where, "simulation.engine")
+    owner = f"benchmark.{owner}.{where}"
     before = None if where == "workloads" else pkgutil.resolve_name(owner)
 
-    def leave(run, round):
-        if any(r.cell.seed == 1 for r in (run if where == "_updates" else [run])):
+    def leave(*given):
+        runs = [task.run for task in given[1]] if where == "_compute" else given[:1]
+        if any(run.cell.seed == 1 for run in runs):
             sys.exit("no licence")
-        return before(run, round)
+        return before(*given)
 
     monkeypatch.setattr(owner, leave if before else property(lambda work: sys.exit("no licence")))
     if before is None:  # it belongs to no single cell
@@ -191,7 +191,7 @@ def test_an_interrupt_in_a_cell_stays_one(cells, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "finish_round", interrupt)
+    monkeypatch.setattr(engine, "finish_round", interrupt)
     with pytest.raises(KeyboardInterrupt):
         dispatched(cells[:1], Inline(), tmp_path)
 
@@ -382,7 +382,7 @@ def test_a_job_out_of_time_too_often(cells, tmp_path, monkeypatch, work, error):
         raise error("timed-out too many times")
 
     before = signal.signal(signal.SIGUSR2, end)
-    monkeypatch.setattr(Run, "finish_round", lambda *_: signal.raise_signal(signal.SIGUSR2))
+    monkeypatch.setattr(engine, "finish_round", lambda *_: signal.raise_signal(signal.SIGUSR2))
     try:
         with pytest.raises(error):
             if work == "job":

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 import pandas as pd
 import pytest
 import yaml
-from benchmark.federation.settings import FL
 from cells import GROUPS
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -20,6 +19,7 @@ from benchmark.attacks import ALittleIsEnough, Attack, InnerProductManipulation,
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
+from benchmark.federation import FedAvg, FedSGD
 from benchmark.grid.axes import _lines, axes_of, expand, first_of
 from benchmark.grid.composer import Composer
 from benchmark.grid.execution import execute
@@ -415,7 +415,7 @@ def test_how_and_where_has_no_part_in_the_key(composer):
 
 
 OTHER = {
-    "algorithm": "fl=fedavg",
+    "_target_": "fl=fedavg",
     "num_clients": "fl.num_clients=21",
     "num_honest": "fl.num_honest=16",
     "byzantine_fraction": "fl.byzantine_fraction=0.3",
@@ -443,7 +443,8 @@ OTHER = {
 
 
 def test_every_setting_has_a_part_in_the_key(composer):
-    assert {field.name for field in fields(FL)} == set(OTHER)
+    own = {field.name for kind in (FedAvg, FedSGD) for field in fields(kind)}
+    assert {"_target_", *own} == set(OTHER)
     others = [[line] if isinstance(line, str) else line for line in OTHER.values()]
     others += [
         ["seed=1"], ["attack.scale=2"], ["attack=none"], ["aggregator=multi_krum"],
@@ -647,7 +648,7 @@ ERRORS = {
         ["+attack.scael=3"],
         r"^attack\.scael: no such setting of SignFlip; did you mean attack\.scale\? it has ",
     ),
-    "added key of the algorithm": (["+fl.epochs=3"], r"^fl\.epochs: no such setting of FL"),
+    "added key of the algorithm": (["+fl.epochs=3"], r"^fl\.epochs: no such setting of FedSGD"),
     "misspelt group": (
         ["+experiments=demo"], r"^experiments: no such .*\+experiment\? at the top .*seed",
     ),

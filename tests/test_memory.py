@@ -141,7 +141,7 @@ def predicted(*names: str) -> dict:
             seeds = range(4 if name == "several" else 1)
             cells = [compose(*common, *settings, f"seed={seed}") for seed in seeds]
             workload = workloads.of(cells[0])
-            work = lambda block=cells, at=workload: _block(block, at, None)  # noqa: E731
+            work = lambda block=cells, at=workload: _block(block, at, ())  # noqa: E731
             first = work()  # so that kernels are compiled, and shards drawn
             assert {outcome.traceback for outcome in first} == {None}
             ratios[name] = peak_memory(work) / block_bytes(cells, workload)

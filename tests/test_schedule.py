@@ -8,7 +8,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from benchmark.simulation.clients import gradients
 from cells import composing, trained, usual
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,8 @@ from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.federation.streams import generator
-from benchmark.simulation.run import Run, compromised, keeps_rows
+from benchmark.simulation.cast import compromised, is_constant
+from benchmark.simulation.run import begin, deliver, enter_round, finish_round, learners_of
 from benchmark.simulation.workload import Workloads
 
 HERE = __name__
@@ -144,8 +144,10 @@ def test_who_is_the_same_row_in_every_round(compose):
     ):  # fmt: skip
         assert not made.always and not made.constant
     assert Schedule(churn=0.1).always and not Schedule(churn=0.1).constant
-    assert keeps_rows(compose(*SMALL)) and not keeps_rows(compose(*SMALL, "fl.client_fraction=0.5"))
-    assert not keeps_rows(compose(*SMALL, "schedule=churn"))
+    assert is_constant(compose(*SMALL)) and not is_constant(
+        compose(*SMALL, "fl.client_fraction=0.5")
+    )
+    assert not is_constant(compose(*SMALL, "schedule=churn"))
 
 
 # ------------------------------------------------------------------------------------ in training
@@ -280,13 +282,14 @@ def test_an_attack_with_history_remembers_rounds_in_which_it_was_not_led(compose
             return view.own, state
 
     cell = compose(*SMALL, "schedule=periodic", "schedule.start=3", "schedule.every=4")
-    run = Run(replace(cell, attack=Looks()), Workloads("cpu").of(cell))
+    run = begin(replace(cell, attack=Looks()), Workloads("cpu").of(cell))
     models = []
     for round in range(1, 9):
-        models.append(run.parameters[0, : run.width].clone())
-        run.start_round(round)
-        gradients([run], round)
-        run.finish_round(round)
+        models.append(run.state.model[0, : run.rows.width].clone())
+        enter_round(run, round)
+        learners = learners_of(run, round)
+        deliver(run, learners, *cell.fl.work.compute([learners]))
+        finish_round(run, round)
     assert [round for round, *_ in seen] == [3, 7]
     for round, model, previous in seen:
         np.testing.assert_array_equal(model, models[round - 1])
@@ -329,8 +332,9 @@ def test_momenta_that_stay_with_the_rows_would_be_others(compose):
     settings = [*SMALL, "fl.momentum=0.9", "attack=zero", *SCHEDULES["churn"]]
     cell = compose(*settings)
     (right,) = trained(cell)
-    nothing = mock.Mock()
-    with mock.patch.object(Run, "remember", nothing), mock.patch.object(Run, "recall", nothing):
+    module = "benchmark.simulation.run"
+    rows = lambda cell, state, cast, rows: [rows.computed]  # noqa: E731
+    with mock.patch(f"{module}.remember"), mock.patch(f"{module}.recall", rows):
         (wrong,) = trained(cell)
     assert abs(right["test_loss"][-1] - wrong["test_loss"][-1]) > 1e-3
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import initialize_config_dir
+from serving import Server
 
 from benchmark.aggregators import Chain, Mean, Rule
 from benchmark.config.loading import conf_dir
@@ -16,7 +17,6 @@ from benchmark.grid.composer import Composer
 from benchmark.simulation import evaluation, simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.feasibility import problem_of
-from benchmark.simulation.server import Server
 from benchmark.simulation.workload import Workloads
 
 SMALL = ["fl.num_clients=11", "fl.num_byzantine=2", "fl.batch_size=8", "fl.rounds=4"]
@@ -98,11 +98,11 @@ def test_a_gradient_on_root_data_is_what_a_client_would_send():
     made = cell("fl.weight_decay=0.01", "fl.momentum=0.9", rule=Curious())
     server, workload, model, x, y = server_of(made)
     w = model[0, : workload.model.num_parameters].double().numpy()
-    first = server.context(1, model, -0.1).root_update()
+    first = server.context(1, model).root_update()
     batch = server.root
     wanted = gradient(w, x[batch], y[batch], 0.01)
     np.testing.assert_allclose(first, 0.1 * wanted, atol=2e-7)
-    second = server.context(2, model, -0.1).root_update()
+    second = server.context(2, model).root_update()
     wanted = 0.9 * first.numpy() + 0.1 * gradient(w, x[batch], y[batch], 0.01)
     np.testing.assert_allclose(second, wanted, atol=2e-7)
 
@@ -111,7 +111,7 @@ def test_a_clipped_gradient_on_root_data():
     made = cell("fl.gradient_clip=0.05", rule=Curious())
     server, workload, model, x, y = server_of(made)
     w = model[0, : workload.model.num_parameters].double().numpy()
-    update = server.context(1, model, -0.1).root_update()
+    update = server.context(1, model).root_update()
     batch = server.root
     wanted = gradient(w, x[batch], y[batch])
     np.testing.assert_allclose(update, wanted * 0.05 / np.linalg.norm(wanted), atol=2e-7)
@@ -121,10 +121,12 @@ def test_a_clipped_gradient_on_root_data():
 def test_local_training_on_root_data(length):
     made = cell("fl=fedavg", length, "fl.learning_rate=0.2", rule=Curious())
     server, workload, model, x, y = server_of(made)
-    update = server.context(3, model, 1.0).root_update()
+    update = server.context(3, model).root_update()
     start = model[0, : workload.model.num_parameters].double().numpy()
     w = start.copy()
-    batches = server._batches(3, 6 if "epochs" in length else 4)  # 20 examples: 8 + 8 + 4
+    work = made.fl.work
+    batches = server.learner(3, model).batches.local(0, 3, work.epochs, work.steps)
+    batches = [batch[batch >= 0] for batch in batches]  # 20 examples: 8 + 8 + 4
     assert [len(batch) for batch in batches[:3]] == [8, 8, 4]
     assert sorted(np.concatenate(batches[:3])) == sorted(server.root)  # an epoch is everything once
     for batch in batches:
@@ -133,9 +135,9 @@ def test_local_training_on_root_data(length):
 
 
 def test_root_losses_layers_and_forward_passes():
-    made = cell(rule=Curious())
+    made = cell("fl.learning_rate=0.25", rule=Curious())
     server, workload, model, x, y = server_of(made)
-    context = server.context(1, model, -0.25)
+    context = server.context(1, model)
     w = model[:, : workload.model.num_parameters]
     both = torch.cat([w, 2 * w])
     wanted = [loss(row.double().numpy(), x[server.root], y[server.root]) for row in both]
@@ -171,7 +173,7 @@ def test_root_data_are_validation_examples_that_validation_leaves_out():
     sizes = []
     score = evaluation.score
     with mock.patch.object(
-        evaluation, "score", lambda run, x, y: (sizes.append(len(y)), score(run, x, y))[1]
+        evaluation, "score", lambda *given: (sizes.append(len(given[3])), score(*given))[1]
     ):
         trained(curious)
         trained(modest)

@@ -18,7 +18,6 @@ from commands import command
 from benchmark.analysis import load
 from benchmark.analysis.results import COLUMNS, LABELS
 from benchmark.commands import status
-from benchmark.simulation.run import METRICS, TIMINGS
 from benchmark.store.cells import Store
 
 TINY = ["model=logistic", "fl.rounds=2", "fl.evaluate_every=1", "fl.num_clients=8"]
@@ -59,6 +58,14 @@ def stored(tmp_path_factory):
     return outputs, sweep, ended
 
 
+MEASURED = {
+    *("round", "test_accuracy", "test_loss", "validation_accuracy", "validation_loss"),
+    *("train_loss", "aggregation_error", "byzantine_weight", "byzantine_clients", "f_lowered"),
+    *("discarded", "discarded_honest", "discarded_byzantine"),
+}
+TIMINGS = ["round", "gradients", "attack", "aggregation", "evaluation"]
+
+
 def test_what_a_sweep_says(stored):
     outputs, _, ended = stored
     assert ended.out.splitlines() == [
@@ -93,11 +100,11 @@ def test_a_folder_holds_a_cell(stored):
         assert summary["reason"] is None and summary["num_classes"] == 10
         assert summary["seconds"] > 0
         metrics = pq.read_table(folder / "metrics.parquet").to_pydict()
-        assert tuple(metrics) == METRICS and metrics["round"] == [0, 1, 2]
+        assert metrics.keys() >= MEASURED and metrics["round"] == [0, 1, 2]
         assert np.isfinite(metrics["test_loss"]).all() and np.isnan(metrics["train_loss"][0])
         assert metrics["byzantine_clients"] == [0, summary["f"], summary["f"]]
         timings = pq.read_table(folder / "timings.parquet").to_pydict()
-        assert tuple(timings) == TIMINGS and timings["round"] == [1, 2]
+        assert [*timings] == TIMINGS and timings["round"] == [1, 2]
         assert all(value >= 0 for name in TIMINGS[1:] for value in timings[name])
 
 
