@@ -52,8 +52,8 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
         try:
             structured[key] = value
         except OmegaConfBaseException:
-            shown = "null" if value is None else value
-            raise ConfigError(f"{where}.{key}={shown} must be {expected(schema, key)}") from None
+            right = expected(schema, key)
+            raise ConfigError(f"{where}.{key}={_written(value)} must be {right}") from None
     missing = [key for key in structured if OmegaConf.is_missing(structured, key)]
     for key in components - parts.keys():
         if known[key].default is MISSING and known[key].default_factory is MISSING:
@@ -61,3 +61,12 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
     if missing:
         raise ConfigError(f"{where}.{missing[0]}: has no default, set it")
     return schema(**plain(structured), **parts)
+
+
+def _written(value: Any) -> str:
+    """Return a plain value as an override has it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_written(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return "null" if value is None else str(value)
