@@ -228,7 +228,7 @@ class FedSECA(Rule):
     @override
     def step(self, updates: Updates, f: int, state: Any, context: Context) -> Stepped:
         n = len(updates)
-        agreement = torch.zeros(n, n, dtype=torch.float64, device=updates.clients.device)
+        agreement: Any = 0.0
         for _, part in updates.blocks():
             signs = torch.sign(part)
             agreement = agreement + (signs @ signs.T).double()

@@ -4,6 +4,8 @@ On a CPU kernels of our own compute them, as for `gram`. Elsewhere, and for othe
 computes the same.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit, prange
@@ -53,8 +55,7 @@ def chunk_products(x: torch.Tensor, size: int) -> np.ndarray:
 
 def _precisely(x: torch.Tensor) -> np.ndarray:
     """Return the products of one chunk (n, size), computed in float64."""
-    n = len(x) + 1
-    total = torch.zeros(n, n, dtype=torch.float64, device=x.device)
+    total: Any = 0.0
     for start in range(0, x.shape[1], _PIECE):
         part = x[:, start : start + _PIECE].double()
         mean = part.mean(0, keepdim=True)
