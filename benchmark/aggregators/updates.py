@@ -229,8 +229,6 @@ class Updates:
     def _in_clients(self, weights: np.ndarray, mixing: np.ndarray | None) -> np.ndarray:
         if mixing is None:
             return weights
-        if mixing.ndim == 2:
-            return weights @ mixing
-        out = np.zeros((*weights.shape[:-1], len(self.clients)))
-        np.add.at(out.T, mixing, weights.T)  # a client may be taken several times
-        return out
+        if mixing.ndim == 1:  # as a product, in which several shares of one client are added alike
+            mixing = np.eye(len(self.clients))[mixing]
+        return weights @ mixing
