@@ -28,8 +28,8 @@ class Cell:
     Components and algorithm are None if a value was rejected, which only `problem` then tells.
     """
 
-    config: dict
-    labels: dict
+    config: dict[str, Any]
+    labels: dict[str, str]
     problem: str | None
     scenario: str
     attack: Attack = _NONE

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +14,9 @@ from benchmark.config.hydra_internals import plain_value
 from benchmark.grid.composition import compose, config_loader, is_group
 from benchmark.grid.overrides import as_name, demand_listed, text
 
+Axes = dict[str, list[Any]]  # settings and their values
+Lines = list[tuple[str, ...]]  # overrides that are given together
+
 TWINS = (  # settings that replace each other
     ("fl.byzantine_fraction", "fl.num_byzantine"),
     ("fl.num_clients", "fl.num_honest"),
@@ -23,9 +26,9 @@ TWINS = (  # settings that replace each other
 
 def expand(
     overrides: list[str],
-    axes: Iterable[dict] = (),
-    zipped: Iterable[dict] = (),
-    defaults: dict | None = None,
+    axes: Iterable[dict[str, Any]] = (),
+    zipped: Iterable[dict[str, Any]] = (),
+    defaults: dict[str, Any] | None = None,
 ) -> list[list[str]]:
     """Return the jobs of a grid, each a list of overrides.
 
@@ -42,7 +45,8 @@ def expand(
         ConfigError: if an override sweeps in a way that has no finite list of values, or zipped
             lists differ in length.
     """
-    given, named = {}, {}
+    given: dict[str, tuple[str, list[Any]]] = {}
+    named: dict[str, Lines] = {}
     for key, (lines, values) in _alternatives(overrides).items():
         named[key] = lines
         given[key.lstrip("+~")] = key, values
@@ -57,7 +61,7 @@ def expand(
             named[" ".join(together)] = [sum(row, ()) for row in zip(*columns, strict=True)]
             taken |= together.keys()
     blocks = _with_given([_listed(block) for block in axes], given)
-    jobs = {}
+    jobs: dict[tuple[str, ...], None] = {}
     for block in blocks or [{}]:
         lists = dict(named)
         for key, values in _without_taken(block, taken).items():
@@ -75,13 +79,13 @@ def expand(
     return [list(job) for job in jobs]
 
 
-def _with_given(blocks: list[dict], given: dict[str, tuple[str, list]]) -> list[dict]:
+def _with_given(blocks: list[Axes], given: dict[str, tuple[str, list[Any]]]) -> list[Axes]:
     """Return the blocks of a union with the values that the command line gives, see `expand`."""
     for key in dict.fromkeys(key for block in blocks for key in block if key in given):
         values = given[key][1]
         known = [value for block in blocks for value in block.get(key, ())]
         new = [value for value in values if value not in known]
-        result = []
+        result: list[Axes] = []
         for block in blocks:
             if key not in block:
                 chooses = key.partition(".")[0] in block  # what may have no such setting
@@ -96,7 +100,7 @@ def _with_given(blocks: list[dict], given: dict[str, tuple[str, list]]) -> list[
     return blocks
 
 
-def _only_adds(block: dict, other: dict, key: str) -> bool:
+def _only_adds(block: Axes, other: Axes, key: str) -> bool:
     """Return whether a block of other values for `key` only adds settings to another block."""
     shared = other.keys() - {key}
     return (
@@ -107,20 +111,22 @@ def _only_adds(block: dict, other: dict, key: str) -> bool:
     )
 
 
-def axes_of(config: DictConfig) -> tuple[list[dict], list[dict]]:
+def axes_of(config: DictConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the blocks of axes of a preset, and axes that vary together.
 
     Raises:
         ConfigError: if the grid is no mapping with lists of mappings for `union` and `zip`.
     """
-    grid = raw(config.get("grid")) or {}
-    lists = {}
+    written: Any = raw(config.get("grid")) or {}
+    grid = cast(dict[str, Any], written if isinstance(written, dict) else {"union": True})
+    lists: dict[str, Any] = {}
     for name in ("union", "zip"):
-        lists[name] = grid.pop(name, None) or [] if isinstance(grid, dict) else None
+        lists[name] = grid.pop(name, None) or []
         if not isinstance(lists[name], list) or not all(isinstance(b, dict) for b in lists[name]):
             raise ConfigError(f"grid.{name} must be a list of mappings: setting -> values")
     grid.pop("where", None)
-    blocks = [grid | block for block in lists["union"]] or ([grid] if grid else [])
+    blocks: list[dict[str, Any]] = [grid | block for block in lists["union"]]
+    blocks = blocks or ([grid] if grid else [])
     return blocks, lists["zip"]
 
 
@@ -130,9 +136,11 @@ def raw(node: Any) -> Any:
     if not OmegaConf.is_config(node):
         return node
     written: Any = OmegaConf.to_container(node, resolve=False)
-    if not isinstance(written, dict | list):
-        return written
-    keys: list[Any] = list(written) if isinstance(written, dict) else [*range(len(written))]
+    keys: list[Any] = []
+    if isinstance(written, dict):
+        keys = [*cast(dict[Any, Any], written)]
+    elif isinstance(written, list):
+        keys = [*range(len(cast(list[Any], written)))]
     for key in keys:
         if OmegaConf.is_interpolation(node, key):
             with suppress(OmegaConfBaseException):
@@ -140,17 +148,18 @@ def raw(node: Any) -> Any:
                 written[key] = raw(found) if OmegaConf.is_config(found) else written[key]
         elif isinstance(written[key], dict | list):
             written[key] = raw(node[key])
-    return written
+    return cast(Any, written)
 
 
-def _alternatives(overrides: list[str]) -> dict[str, tuple[list[tuple[str]], list]]:
+def _alternatives(overrides: list[str]) -> dict[str, tuple[Lines, list[Any]]]:
     """Return what each override stands for, by what it sets: lines, several if it sweeps, and the
     plain values."""
-    found, lines = {}, list(map(as_name, overrides))
+    found: dict[str, tuple[Lines, list[Any]]] = {}
+    lines = list(map(as_name, overrides))
     for override in OverridesParser.create(config_loader=config_loader()).parse_overrides(lines):
         key = override.get_key_element()
         if not override.is_sweep_override():
-            found[key] = [(override.input_line,)], [override.value()]
+            found[key] = [(str(override.input_line),)], [override.value()]
             continue
         demand_listed(override)
         values = [plain_value(value) for value in override.sweep_iterator()]
@@ -158,7 +167,7 @@ def _alternatives(overrides: list[str]) -> dict[str, tuple[list[tuple[str]], lis
     return found
 
 
-def _lines(key: str, values: list, given: str | None = None) -> list[tuple[str]]:
+def _lines(key: str, values: list[Any], given: str | None = None) -> Lines:
     if not values:
         raise ConfigError(f"{given or f'grid.{key}=[]'}: there is no value to try")
     if is_group(key.lstrip("+")):  # its choices are names, whatever they look like
@@ -171,24 +180,25 @@ def first_of(overrides: list[str]) -> DictConfig:
     return compose([lines[0][0] for lines, _ in _alternatives(overrides).values()])
 
 
-def _without_taken(axes: dict, taken: set) -> dict:
+def _without_taken(axes: dict[str, Any], taken: set[str]) -> Axes:
     """Return the axes that are not named elsewhere, neither themselves nor by their twin."""
     replaced = taken.union(*(pair for pair in TWINS if taken.intersection(pair)))
     return {key: values for key, values in _listed(axes).items() if key.lstrip("+") not in replaced}
 
 
-def _listed(axes: dict) -> dict[str, list]:
+def _listed(axes: dict[str, Any]) -> Axes:
     return {key: values if isinstance(values, list) else [values] for key, values in axes.items()}
 
 
 def spelled(value: Any) -> str:
     """Return a plain value as a label shows it."""
     if isinstance(value, list):
-        return "[" + ",".join(spelled(v) for v in value) + "]"
+        return "[" + ",".join(map(spelled, cast(list[Any], value))) + "]"
     if isinstance(value, dict) and "_target_" in value:
-        kind = str(value["_target_"]).rpartition(".")[2]
-        settings = [f"{k}={spelled(v)}" for k, v in value.items() if k != "_target_"]
+        component = cast(dict[str, Any], value)
+        kind = str(component["_target_"]).rpartition(".")[2]
+        settings = [f"{k}={spelled(v)}" for k, v in component.items() if k != "_target_"]
         return f"{kind}[{','.join(settings)}]" if settings else kind
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
+    return str(cast(Any, value))

@@ -1,6 +1,7 @@
 """Value overrides, applied to a configuration that Hydra has composed from groups."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -72,6 +73,6 @@ def _demand_known(config: DictConfig, override: Override) -> None:
         if not isinstance(node, DictConfig) or last not in node:
             raise unknown_setting(key, config)
     elif parent == "pre_aggregator" and not override.is_delete():  # has stages, no settings
-        stages = OmegaConf.select(config, parent) or {}
+        stages: Any = OmegaConf.select(config, parent) or {}
         if last not in stages and not isinstance(override.value(), dict):
             raise unknown_setting(key, config)

@@ -7,7 +7,7 @@ it has made, and puts most cells together from those of others.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -72,7 +72,8 @@ class Composer:
             ConfigError: if a setting is unknown or of the wrong type, or differs from that of other
                 cells though it is read once for all.
         """
-        groups, names, values, by_part = [], [], [], {}
+        groups, names, values = list[str](), list[str](), list[str]()
+        by_part: dict[str, list[str]] = {}
         for line in map(as_name, job):
             override, chooses = self._memory.overrides.get(line) or self._parse(line)
             if chooses:
@@ -190,6 +191,7 @@ def _once(config: DictConfig, top: str) -> Any:
 def _disagreement(top: str, ours: Any, theirs: Any) -> str:
     """Return why a setting that is read once cannot differ between cells."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
+        ours, theirs = cast(dict[str, Any], ours), cast(dict[str, Any], theirs)
         key = next(k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k))
         return _disagreement(f"{top}.{key}", ours.get(key), theirs.get(key))
     if top in ("grid", "sweep_defaults") or top.startswith("sweep_defaults."):

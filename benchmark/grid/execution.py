@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from benchmark.config.errors import FAILURES, ConfigError, Fault
 from benchmark.data import DataError
-from benchmark.grid.plan import Plan, _first, plan_of, verdict
+from benchmark.grid.plan import Plan, first_note, plan_of, verdict
 from benchmark.grid.report import Result
 from benchmark.system.progress import Progress
 
@@ -78,4 +78,4 @@ def _compute(plan: Plan, result: Result) -> None:
             result.add(cell, "failed", fault)
             plan.store.write(cell, "failed", reason=fault, traceback=fault.traceback)
     for notes in noted.values():
-        result.notes += _first(notes, "cells")
+        result.notes += first_note(notes, "cells")

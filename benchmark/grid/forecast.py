@@ -87,7 +87,7 @@ def forecast(plan: Plan) -> Iterator[str]:
 
 def _counts(plan: Plan) -> list[str]:
     refused = {
-        status: [(cell, str(cell.problem)) for cell in plan.refused if verdict(cell) == status]
+        status: [(cell, cell.problem) for cell in plan.refused if verdict(cell) == status]
         for status in ("infeasible", "failed")
     }
     counts = {"done": plan.done, "diverged": len(plan.diverged)} | {

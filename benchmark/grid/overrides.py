@@ -87,9 +87,10 @@ def text(value: Any) -> str:
     """Return a plain value as an override writes it; a text that refers to settings, `${seed}`,
     goes on doing so."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{text(k)}:{text(v)}" for k, v in value.items()) + "}"
+        pairs = cast(dict[Any, Any], value).items()
+        return "{" + ",".join(f"{text(k)}:{text(v)}" for k, v in pairs) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(text, value)) + "]"
+        return "[" + ",".join(map(text, cast(list[Any], value))) + "]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, str) and (_NO_TEXT.fullmatch(value) or not _PLAIN.fullmatch(value)):

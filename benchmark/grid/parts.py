@@ -78,7 +78,7 @@ class Builder:
 
     def _stages(self, config: DictConfig, base: Base) -> Built | Rejected:
         """Return the stages of a chain, in a mapping from their names."""
-        chain = config.pre_aggregator or {}
+        chain: Any = config.pre_aggregator or {}
         stages = {
             str(name): self._component(chain[name], f"pre_aggregator.{name}") for name in chain
         }

@@ -85,7 +85,7 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
         raise ConfigError(f"outputs={config.outputs} must be a folder")
     store = Store(config.outputs)
     composer = Composer(config)
-    by_key = {}
+    by_key: dict[str, tuple[Cell, list[list[str]]]] = {}
     for job in jobs:
         cell = composer.cell(job)
         by_key.setdefault(cell.key, (cell, []))[1].append(job)
@@ -130,11 +130,11 @@ def _refuse(plan: Plan, outputs: str) -> None:
         raise faults[0].error(faults[0])
     plan.todo = [cell for cell, problem in asked if not problem]
     noted = {note: None for cell in plan.todo for note in workloads.of(cell).notes(cell)}
-    plan.notes += _first(list(noted), "partitions")
+    plan.notes += first_note(list(noted), "partitions")
     plan.refused += [replace(cell, problem=problem) for cell, problem in asked if problem]
 
 
-def _first(notes: list[str], kind: str) -> list[str]:
+def first_note(notes: list[str], kind: str) -> list[str]:
     """The first of some notes alike, if there is any, and how many more there are."""
     more = f" (the like is true of {len(notes) - 1} more {kind})" if len(notes) > 1 else ""
     return [note + more for note in notes[:1]]

@@ -23,10 +23,10 @@ class Result:
         notes: in how far this is not what was asked for.
     """
 
-    cells: list
+    cells: list[Cell]
     stored: int
-    counts: Counter
-    problems: list
+    counts: Counter[str]
+    problems: list[tuple[Cell, str, str | None]]
     store: Store
     notes: list[str]
 
@@ -78,7 +78,7 @@ def report(result: Result, function: str | None = None) -> None:
         print(text)
 
 
-def counted(status: str, problems: list[tuple[Cell, str]]) -> list[str]:
+def counted(status: str, problems: list[tuple[Cell, str | None]]) -> list[str]:
     """How many cells have a status, in a line for each reason."""
     return [
         f"{status}: {len(cells)} cell{'s' * (len(cells) > 1)}: {reason}"
@@ -86,8 +86,8 @@ def counted(status: str, problems: list[tuple[Cell, str]]) -> list[str]:
     ]
 
 
-def _by_reason(problems: list[tuple[Cell, str]]) -> dict[str, list[Cell]]:
-    found = {}
+def _by_reason(problems: list[tuple[Cell, str | None]]) -> dict[str | None, list[Cell]]:
+    found: dict[str | None, list[Cell]] = {}
     for cell, reason in problems:
         found.setdefault(reason, []).append(cell)
     return found

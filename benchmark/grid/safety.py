@@ -45,7 +45,8 @@ def demand_harmless(config: DictConfig, overrides: list[str]) -> None:
     if hydra["job"]["env_set"]:
         raise ConfigError(f"hydra.job.env_set={hydra['job']['env_set']}: set it in the environment")
     for name in ("job_logging", "hydra_logging"):  # handlers are imported, and may write anywhere
-        if (hydra[name] or {}).get("root") is not None:
+        logging: dict[str, Any] = hydra[name] or {}
+        if logging.get("root") is not None:
             raise ConfigError(f"hydra.{name}.root must be null: nothing is logged")
     for name in ("callbacks", "launcher", "sweeper"):
         for target in _targets(hydra[name]):
