@@ -21,7 +21,7 @@ from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.contract import feasibility
 from benchmark.attacks import Batch, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
-from benchmark.federation import FedAvg
+from benchmark.federation.fedavg import FedAvg
 from benchmark.federation.streams import generator, key
 from benchmark.models.modules import build_model
 from benchmark.simulation.workload import Workloads

@@ -19,7 +19,8 @@ from benchmark.attacks import ALittleIsEnough, Attack, InnerProductManipulation,
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
-from benchmark.federation import FedAvg, FedSGD
+from benchmark.federation.fedavg import FedAvg
+from benchmark.federation.fedsgd import FedSGD
 from benchmark.grid.axes import _lines, axes_of, expand, first_of
 from benchmark.grid.composer import Composer
 from benchmark.grid.execution import execute

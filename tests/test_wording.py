@@ -36,8 +36,9 @@ KINDS = {  # of the algorithm and of components
     "a finite number or null": ("fl.gradient_clip=abc",),
     "true or false": ("fl.dampening=abc", "aggregator.strict=abc", "aggregator.strict=null"),
     "text": ("fl.schedule=[1]", "aggregator.distance=[1]"),
-    "a list of whole numbers": ("fl.milestones=3", "fl.milestones=[a]", "fl.milestones={a:1}",
+    "a list of whole numbers": ("fl.milestones=3", "fl.milestones=[a]",
                                 "model.hidden=5", "model.hidden=null"),
+    "a list": ("fl.milestones={a:1}", "model.hidden={a:1}"),
 }  # fmt: skip
 
 

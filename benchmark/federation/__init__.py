@@ -1,8 +1,6 @@
-"""Federated algorithms: what a client does, what the server does, and who takes part."""
+"""What federated algorithms are put together from; each algorithm is a module of its own."""
 
 from benchmark.federation.algorithm import Algorithm
-from benchmark.federation.fedavg import FedAvg
-from benchmark.federation.fedsgd import FedSGD
 from benchmark.federation.sampling import Sampler, UniformSampling
 from benchmark.federation.server import ServerOptimizer, ServerSGD
 from benchmark.federation.transforms import Clip, Momentum, Transform
@@ -12,8 +10,6 @@ __all__ = [
     "Algorithm",
     "ClientWork",
     "Clip",
-    "FedAvg",
-    "FedSGD",
     "Gradient",
     "LocalTraining",
     "Momentum",

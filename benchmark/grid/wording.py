@@ -59,6 +59,9 @@ def _unknown_choice(error: Exception) -> str | None:
 def _refused(error: Exception) -> str | None:
     """Return what a setting of a dataclass should be, if it was given something else."""
     cause = error.__cause__ or error.__context__
+    merged = re.match(r"Error merging override \+{0,2}(.*)", str(error), re.DOTALL)
+    if merged and "Cannot merge DictConfig with ListConfig" in str(cause):
+        return f"{merged[1]} must be a list"
     if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
         return None
     line = re.match(r"Error merging override \+{0,2}(?!~)(.*)", str(error), re.DOTALL)
