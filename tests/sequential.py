@@ -246,9 +246,9 @@ class Reference:
             optimizer.zero_grad()
             drawn = key(self.cell.seed, f"module, step {step}", client, round)
             loss = self.loss(module, x, y, weights, drawn)
-            loss.backward()
-            optimizer.step()
             losses.append(float(loss.detach()))
+            (loss + proximal(fl, module, before)).backward()
+            optimizer.step()
         after = flat([p.detach() for p in trainable(module)])
         return after - before, float(np.mean(losses))
 
@@ -509,6 +509,11 @@ def mirrored(x, mask):
 def round_off(x):
     """Without the last bits of a product that should be whole."""
     return round(x, 9)
+
+
+def proximal(fl, module, before):
+    """FedProx's term of the loss: mu / 2 |w - w_server|^2."""
+    return getattr(fl, "mu", 0.0) / 2 * ((flat(trainable(module)) - before) ** 2).sum()
 
 
 def rate(fl, round):

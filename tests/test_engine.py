@@ -243,6 +243,7 @@ FEDAVG = {
     "sampled clients and label flip": ["fl.client_fraction=0.6", "attack=label_flip"],
     "weighted mean": ["aggregator=mean", "aggregator.weighted=true"],
     "mirror images": ["fl.horizontal_flip=both"],
+    "proximal term": ["fl=fedprox", "fl.mu=2", "fl.weight_decay=0.3", "fl.momentum=0.5"],
     "label flip": ["attack=label_flip"],
     "noise": ["attack=random"],
     "model replacement": ["attack=model_replacement", "fl.server_learning_rate=0.5"],
@@ -261,6 +262,7 @@ def test_fedsgd(compose, settings):
 @pytest.mark.parametrize("name", usual(
     ["epochs", "steps", "weight decay and steps", "server learning rate", "momentum",
      "server momentum", "sampled clients with momentum", "weighted mean", "mirror images",
+     "proximal term",
      "label flip", "model replacement", "natural clients", "two hidden layers and weight decay"],
     FEDAVG,
 ))  # fmt: skip
