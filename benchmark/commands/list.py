@@ -113,9 +113,9 @@ def state_after(thing, n: int, side: int, rounds: int = _ROUNDS) -> Any:
     if isinstance(thing, Attack):
         return _after_attacks(thing, n, side, rounds)
     memory, f = thing.init(), 1 if not feasibility(thing, n, 1) else 0
-    for round in range(rounds):
-        drawn = Round.drawn(n, 0, _parameters(side), 1.0, 0.5, round)
-        context = drawn.context(round).only(thing)
+    for number in range(rounds):
+        drawn = Round.drawn(n, 0, _parameters(side), 1.0, 0.5, number)
+        context = drawn.context(number).only(thing)
         if isinstance(thing, Rule):
             _, memory, _ = thing.step(Updates(drawn.honest), f, memory, context)
         else:
@@ -137,18 +137,18 @@ class _Going(Attack):
 
 def _after_attacks(attack: Attack, n: int, side: int, rounds: int) -> Any:
     going, f = _Going(attack), 3
-    for round in range(rounds):
-        drawn = Round.drawn(n, f, _parameters(side), 1.0, 0.5, round)
-        context = replace(drawn.context(round), round=round + 1)
+    for number in range(rounds):
+        drawn = Round.drawn(n, f, _parameters(side), 1.0, 0.5, number)
+        context = replace(drawn.context(number), round=number + 1)
         going(
             drawn.honest,
             f=f,
             own=drawn.own,
             rule=Mean(),
             context=context,
-            previous=drawn.root if round else None,
+            previous=drawn.root if number else None,
             local=_local(f, side, context),
-            seed=round,
+            seed=number,
         )
     return going.state
 

@@ -91,8 +91,8 @@ def cost(defences: list[str], fraction: float, sizes: list[tuple[int, int]]) -> 
     rows = []
     for n, d in sizes:
         f = int(fraction * n)
-        round = Round.drawn(n, 0, d, 1.0, 0.5, 0)
-        x, context = round.honest, round.context(0)
+        drawn = Round.drawn(n, 0, d, 1.0, 0.5, 0)
+        x, context = drawn.honest, drawn.context(0)
         one_pass = seconds(lambda x=x: x.sum(0), 3)
         for name in defences:
             rule = chain(name)

@@ -43,12 +43,14 @@ class _Memory:
         parts: by groups, name and value overrides.
         chains: rules with their stages, and what is wrong with a cell that has such parts.
         scenarios: digests.
+        agreeing: groups and value overrides whose settings beside the cells' own agree with all.
     """
 
     overrides: dict[str, tuple[Override, bool]] = field(default_factory=dict)
     parts: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     chains: dict[tuple[int, ...], tuple[Chain, str | None]] = field(default_factory=dict)
     scenarios: dict[tuple[int, ...], str] = field(default_factory=dict)
+    agreeing: set[tuple[Any, ...]] = field(default_factory=set)
 
 
 class Composer:
@@ -90,8 +92,12 @@ class Composer:
                 return self._part(base, top, values)
             return self._part(base.source(top), top, by_part.get(top, ()))
 
-        for top in [top for top in by_part if top not in PARTS] + [*self._common]:
-            part(top)  # to be checked only
+        beside = [top for top in by_part if top not in PARTS]
+        lines = values if linked else [line for top in beside for line in by_part[top]]
+        if (base.groups, *lines) not in self._memory.agreeing:
+            for top in [*beside, *self._common]:
+                part(top)  # to be checked only
+            self._memory.agreeing.add((base.groups, *lines))
         return self._cell({top: part(top) for top in PARTS})
 
     def _parse(self, line: str) -> tuple[Override, bool]:
