@@ -1,6 +1,6 @@
 """What the server tells a rule about the round besides the updates, and checks of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
@@ -24,7 +24,7 @@ class Layer:
     shape: tuple[int, ...]
 
 
-def layers_of(shapes: list[tuple[int, ...]]) -> tuple[Layer, ...]:
+def layers_of(shapes: Sequence[tuple[int, ...]]) -> tuple[Layer, ...]:
     """Return the layers of a model whose parameter tensors have these shapes, in this order."""
     stops = list(accumulate(map(prod, shapes)))
     return tuple(map(Layer, [0, *stops], stops, shapes))

@@ -28,11 +28,11 @@ class Batches:
         self.purpose = purpose
         self.batch_size = batch_size
         self._epochs: dict[int, tuple[int, np.ndarray]] = {}
-        self._single: tuple[int, np.ndarray | None] = (0, None)
-        self._local: tuple[int, dict] = (0, {})
+        self._single: tuple[int, np.ndarray] = (0, np.zeros((0, 0), np.int64))
+        self._local: tuple[int, dict[int, np.ndarray]] = (0, {})
 
     def single(self, round_number: int) -> np.ndarray:
-        """(clients, batch_size) examples of every client in a round's one step.
+        """Return the examples (clients, batch size) of every client in a round's one step.
 
         A client goes through its data in a random order, anew each time less than a batch is left.
         """
@@ -55,10 +55,11 @@ class Batches:
     def local(
         self, client: int, round_number: int, epochs: int | None, steps: int | None
     ) -> np.ndarray:
-        """(steps, batch_size) examples of a round of local training, -1 where a batch is short.
+        """Return the examples (steps, batch size) of a client's round of local training.
 
-        Every epoch goes through the client's data in a new random order; the last batch of an
-        epoch may be short. With `steps`, epochs follow each other until there are so many batches.
+        Every epoch goes through the client's data in a new random order. The last batch of an
+        epoch may be short: then -1 fills it up. One of `epochs` and `steps` is given; with steps,
+        epochs follow each other until there are so many batches.
         """
         if self._local[0] != round_number:
             self._local = (round_number, {})
@@ -67,7 +68,7 @@ class Batches:
             shard, size = self.shards[client], self.batch_size
             per_epoch = -(-len(shard) // size)
             stream = generator(self.seed, self.purpose, client, round_number)
-            passes = epochs if epochs is not None else -(-steps // per_epoch)
+            passes = epochs or -(-(steps or 0) // per_epoch)
             rows = np.full((passes, per_epoch * size), -1, dtype=np.int64)
             for row in rows:
                 row[: len(shard)] = stream.permutation(shard)

@@ -86,7 +86,7 @@ class Gradient(ClientWork):
         first, count = group[0], len(group[0].clients)
         network = first.network
         many = self.company(network, count, first.apart) is not None
-        padded = [*group, *group[-1:] * (-len(group) % _MATRICES)] if many else group
+        padded = [*group, *[group[-1]] * (-len(group) % _MATRICES)] if many else list(group)
         indices = np.stack(
             [
                 learners.batches.single(learners.round_number)[learners.clients]
@@ -200,7 +200,8 @@ class LocalTraining(ClientWork):
         by_length = sorted(plans, key=lambda plan: -len(plan.batches))
         models, losses = self._trained(by_length)
         rows = {id(plan): row for row, plan in enumerate(by_length)}
-        means, start = [], 0
+        means: list[Tensor] = []
+        start = 0
         for learners in group:
             mine = plans[start : start + len(learners.clients)]
             start += len(mine)

@@ -17,7 +17,8 @@ def find_device(name: str, setting: str = "engine.device") -> torch.device:
     there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     try:
         one = torch.ones(1, dtype=torch.float64, device=name)  # used: `meta` has no numbers
-        return float(one) and one.device
+        float(one)  # an asynchronous device computes it only now
+        return one.device
     except (RuntimeError, AssertionError, TypeError) as error:
         known = name in {*there, "cuda"} and len(there) > 1
         reason = str(error).splitlines()[0] if known else "no such device"
@@ -30,7 +31,7 @@ def find_device(name: str, setting: str = "engine.device") -> torch.device:
 def use_float32() -> None:
     """Have single precision computed as such; by default a GPU rounds what it convolves to TF32,
     of ten bits. A module of the user may have chosen so for products too."""
-    torch.backends.fp32_precision = "ieee"
+    torch.backends.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue] unlisted
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
 

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,13 +13,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark.config.checks import failure
-from benchmark.config.errors import FAILURES, ConfigError
+from benchmark.config.errors import FAILURES
 from benchmark.federation.cell import Cell
 from benchmark.federation.learners import Learners
 from benchmark.federation.work import ClientWork
 from benchmark.models.sequential import ModelError
 from benchmark.simulation.device import Engine, computed_on, use_float32
-from benchmark.simulation.memory import block_bytes, held_bytes
+from benchmark.simulation.memory import block_bytes, demand_memory, held_bytes
 from benchmark.simulation.observers import Observer
 from benchmark.simulation.run import (
     Run,
@@ -37,6 +37,7 @@ from benchmark.simulation.workload import Workload, Workloads, group_name
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 4 << 20
+_NUMBA_THREADS: int = numba.get_num_threads()  # at the start: all there are
 OUT_OF_MEMORY = "out of memory, even alone"  # how the reason of such a failure begins
 
 
@@ -45,7 +46,7 @@ class Outcome:
     """What became of a cell.
 
     Attributes:
-        cell: the `grid.Cell`.
+        cell: what was trained.
         status: `done`, `diverged` or `failed`.
         metrics, timings: columns with one entry a round, unless it failed.
         reason: why it diverged or failed.
@@ -56,16 +57,16 @@ class Outcome:
         notes: in how far data and attack were not what was asked for.
     """
 
-    cell: object
+    cell: Cell
     status: str
-    metrics: dict | None = None
-    timings: dict | None = None
+    metrics: dict[str, list[float]] | None = None
+    timings: dict[str, list[float]] | None = None
     reason: str | None = None
     traceback: str | None = None
     seconds: float = 0.0
     num_classes: int | None = None
-    computed: dict | None = None
-    notes: list = field(default_factory=list)
+    computed: dict[str, str | int] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 class OutOfMemory(Exception):
@@ -73,7 +74,7 @@ class OutOfMemory(Exception):
 
 
 def simulate(
-    cells: list,
+    cells: list[Cell],
     engine: Engine | None = None,
     workloads: Workloads | None = None,
     observers: Sequence[Observer] = (),
@@ -87,7 +88,7 @@ def simulate(
 
 
 def simulate_blocks(
-    cells: list,
+    cells: list[Cell],
     engine: Engine | None = None,
     workloads: Workloads | None = None,
     observers: Sequence[Observer] = (),
@@ -115,7 +116,7 @@ def simulate_blocks(
     for block in blocks_of(cells, engine, workloads):
         # In this order: when numba starts its threads it sets OpenMP's number too, and so torch's.
         threadpool_limits(engine.threads)  # NumPy's and SciPy's
-        numba.set_num_threads(min(engine.threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(engine.threads, _NUMBA_THREADS))
         torch.set_num_threads(engine.threads)
         use_float32()
         outcomes = _block(block, workloads.of(block[0]), observers)
@@ -123,9 +124,10 @@ def simulate_blocks(
         yield [replace(outcome, computed=computed) for outcome in outcomes]
 
 
-def _with_models(cells: list, workloads: Workloads) -> tuple[list, list[Outcome]]:
-    """The cells whose models fit their data, and the failures of the others."""
-    fitting, failed = [], []
+def _with_models(cells: list[Cell], workloads: Workloads) -> tuple[list[Cell], list[Outcome]]:
+    """Return the cells whose models fit their data, and the failures of the others."""
+    fitting: list[Cell] = []
+    failed: list[Outcome] = []
     for cell in cells:
         try:
             workloads.of(cell)
@@ -135,16 +137,18 @@ def _with_models(cells: list, workloads: Workloads) -> tuple[list, list[Outcome]
     return fitting, failed
 
 
-def groups_of(cells: list) -> list[list]:
-    """The cells in groups that can be computed in one program."""
-    groups = {}
+def groups_of(cells: list[Cell]) -> list[list[Cell]]:
+    """Return the cells in groups that can be computed in one program."""
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(group_name(cell), []).append(cell)
     return list(groups.values())
 
 
-def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1) -> list[list]:
-    """The cells in blocks to be trained in lockstep.
+def blocks_of(
+    cells: list[Cell], engine: Engine, workloads: Workloads, parts: int = 1
+) -> list[list[Cell]]:
+    """Return the cells in blocks to be trained in lockstep.
 
     Args:
         cells: feasible ones.
@@ -156,11 +160,11 @@ def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1)
         ConfigError: if a single cell needs more than its part of `engine.memory_gb`.
     """
     budget = engine.memory_gb * 2**30
-    blocks = []
+    blocks: list[list[Cell]] = []
     for group in groups_of(cells):
         workload = workloads.of(group[0])
         need = memory_of(group, workloads)
-        _demand(need, engine)
+        demand_memory(need, engine.memory_gb)
         count = math.ceil(len(group) / max(1, budget // parts // need))
         if engine.device == "cpu":
             rows = max(held_bytes(cell, workload) for cell in group)
@@ -172,25 +176,9 @@ def blocks_of(cells: list, engine: Engine, workloads: Workloads, parts: int = 1)
     return blocks
 
 
-def memory_of(group: list, workloads: Workloads) -> int:
-    """Bytes of the largest cell of a group, see `memory`."""
+def memory_of(group: list[Cell], workloads: Workloads) -> int:
+    """Return the bytes of the largest cell of a group, see `memory`."""
     return max(block_bytes([cell], workloads.of(group[0])) for cell in group)
-
-
-def demand_memory(cell, engine: Engine, workloads: Workloads) -> None:
-    """Demand that there is memory for a cell.
-
-    Raises:
-        ConfigError: if not.
-    """
-    _demand(memory_of([cell], workloads), engine)
-
-
-def _demand(need: int, engine: Engine) -> None:
-    if need > engine.memory_gb * 2**30:
-        raise ConfigError(
-            f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
-        )
 
 
 @torch.no_grad()
@@ -213,7 +201,7 @@ def _lockstep(
     failed: list[Outcome] = []
     runs: list[Run] = []
     for cell in cells:
-        _guarded(cell, failed, lambda cell=cell: runs.append(begin(cell, workload)))
+        _guarded(cell, failed, partial(_begin, runs, cell, workload))
     with _everybodys_memory():
         for observer in observers:
             for run in runs:
@@ -241,9 +229,14 @@ def _lockstep(
     ]
 
 
+def _begin(runs: list[Run], cell: Cell, workload: Workload) -> None:
+    runs.append(begin(cell, workload))
+
+
 def _train(runs: list[Run], failed: list[Outcome], observers: Sequence[Observer]) -> list[Run]:
     """Train from the round where these runs are to the last; return those that did not fail."""
-    rounds, diverged = runs[0].cell.fl.rounds, []
+    rounds = runs[0].cell.fl.rounds
+    diverged: list[Run] = []
     for number in range(runs[0].state.round_number + 1, rounds + 1):
         began = time.perf_counter()
         if number:
@@ -267,9 +260,11 @@ def _train(runs: list[Run], failed: list[Outcome], observers: Sequence[Observer]
 
 def _learn(runs: list[Run], number: int, failed: list[Outcome]) -> list[Run]:
     """Have all clients, and root data, compute their updates; return the runs that got there."""
-    began = time.perf_counter()
-    work, lost = runs[0].cell.fl.work if runs else None, []
-    groups: dict[Hashable, list[_Task]] = {}
+    if not runs:
+        return []
+    began, work = time.perf_counter(), runs[0].cell.fl.work
+    lost: list[Run] = []
+    groups: dict[tuple[bool, bool, Hashable], list[_Task]] = {}
     for index, run in enumerate(runs):
         run.loss = torch.tensor(math.nan)  # of a round of which only the attacker was sampled
         for task in _tasks(run, number):
@@ -322,7 +317,7 @@ def _compute(work: ClientWork, tasks: list[_Task]) -> None:
             deliver(task.run, learners, loss)
 
 
-def _guarded(cell, failed: list, work) -> bool:
+def _guarded(cell: Cell, failed: list[Outcome], work: Callable[[], None]) -> bool:
     """Do a cell's work; an exception is that cell's failure and nobody else's."""
     try:
         work()

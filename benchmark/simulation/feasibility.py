@@ -11,10 +11,10 @@ from typing import cast
 from benchmark.aggregators.contract import feasibility
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.schedule import Schedule
-from benchmark.config.errors import BrokenContract, ConfigError, reason_of
+from benchmark.config.errors import BrokenContract, reason_of
 from benchmark.federation.cell import Cell
 from benchmark.simulation.device import Engine
-from benchmark.simulation.memory import block_bytes
+from benchmark.simulation.memory import block_bytes, demand_memory
 from benchmark.simulation.workload import Workload, Workloads
 
 
@@ -190,11 +190,7 @@ def memory(cell: Cell, workloads: Workloads, engine: Engine) -> str | None:
 
 
 def _demand_memory(cell: Cell, workloads: Workloads, engine: Engine) -> None:
-    need = block_bytes([cell], workloads.of(cell))
-    if need > engine.memory_gb * 2**30:
-        raise ConfigError(
-            f"engine.memory_gb={engine.memory_gb} is too little: a cell needs {need / 2**30:.2g}"
-        )
+    demand_memory(block_bytes([cell], workloads.of(cell)), engine.memory_gb)
 
 
 OF_THE_CELL = (settings, declarations, rule, schedule, attack)

@@ -11,6 +11,7 @@ import math
 
 from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Knowledge
+from benchmark.config.errors import ConfigError
 from benchmark.federation.cell import Cell
 from benchmark.simulation.evaluation import chunk_of
 from benchmark.simulation.state import buffer_rows, kept_in_rows, padded
@@ -26,6 +27,18 @@ def block_bytes(cells: list[Cell], workload: Workload) -> int:
     company = cells[0].fl.work.company(workload.model, _computing(cells[0]), False)
     one_by_one = max(_passing_bytes(cell, workload) for cell in cells)
     return held + max(max(gradients) if company is None else sum(gradients), one_by_one)
+
+
+def demand_memory(need: int, memory_gb: float) -> None:
+    """Demand that there are so many bytes.
+
+    Raises:
+        ConfigError: if not.
+    """
+    if need > memory_gb * 2**30:
+        raise ConfigError(
+            f"engine.memory_gb={memory_gb} is too little: a cell needs {need / 2**30:.2g}"
+        )
 
 
 def held_bytes(cell: Cell, workload: Workload) -> int:

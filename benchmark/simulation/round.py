@@ -118,6 +118,7 @@ def aggregate(
     counts = _counts(cell, workload, ids[order])
     updates = Updates(vectors, order, counts, ids[order], lost=k - h - b)
     vector, rule_state, report = cell.rule.step(updates, declared, state.rule, context)
+    assert report is not None  # a chain has refused any other
     record["byzantine_weight"] = _share(cell.rule, report, np.arange(h, h + b)) if b else 0.0
     if report.coefficients is None or report.coefficients.any():  # else it trusts nobody
         record["f_lowered"] = _declared(cell, k) - declared + report.lowered
@@ -206,6 +207,7 @@ def _view(
         coins = key(seed, "attacker's coins", 0, number)
         known = outsiders_context(context, Knowledge.ROOT in attack.reads, coins)
         declared = _feasible_f(cell, cast, arrived, k)
+        assert declared is not None  # else there was nothing to do, see `_hopeless`
         counts = _counts(cell, workload, ids[order])
         return Oracle(
             cell.rule, declared, state.rule, known, k, order, counts, ids[order], cast.present - k

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,12 @@ from benchmark.config.keys import canonical
 from benchmark.data import Dataset
 from benchmark.data.partitions import Parts
 from benchmark.federation.batches import Batches
+from benchmark.federation.cell import Cell
 from benchmark.federation.streams import generator
 from benchmark.models.modules import build_model
 from benchmark.simulation.device import find_device
+
+Splits = dict[str, tuple[torch.Tensor, torch.Tensor]]  # examples and labels
 
 
 class Workload:
@@ -33,18 +37,20 @@ class Workload:
         ValueError: if the model does not fit the data.
     """
 
-    def __init__(self, dataset, splits: dict, architecture, device: torch.device):
+    def __init__(
+        self, dataset: Dataset, splits: Splits, architecture: Any, device: torch.device
+    ) -> None:
         self.dataset, self.splits, self.device = dataset, splits, device
         self.span = float(dataset.train_x.min()), float(dataset.train_x.max())
         self.model = build_model(
             architecture, dataset.input_shape, dataset.num_classes, splits["train"][0][:4]
         )
-        self.at_start: dict = {}
-        self._shards: dict = {}
-        self._batches: dict = {}
+        self.at_start: dict[tuple[int, bytes, str], dict[str, float]] = {}
+        self._shards: dict[tuple[str, int, int], Parts] = {}
+        self._batches: dict[tuple[str, int, int, int], Batches] = {}
 
-    def shards(self, cell) -> list[np.ndarray]:
-        """The training examples of each client of a cell, by its partition, n and seed.
+    def shards(self, cell: Cell) -> Parts:
+        """Return the training examples of each client of a cell, by its partition, n and seed.
 
         Raises:
             ValueError: if the data cannot be split so.
@@ -56,13 +62,13 @@ class Workload:
             self._shards[name] = _checked(parts, cell.partition, len(self.dataset.train_y), cell.n)
         return self._shards[name]
 
-    def notes(self, cell) -> list[str]:
-        """In how far the data of a cell are not what was asked for."""
+    def notes(self, cell: Cell) -> list[str]:
+        """Return in how far the data of a cell are not what was asked for."""
         note = getattr(self.shards(cell), "note", None)
         return [note] if note else []
 
-    def batches(self, cell) -> Batches:
-        """The batches of a cell, shared by cells with the same shards and seed."""
+    def batches(self, cell: Cell) -> Batches:
+        """Return the batches of a cell, shared by cells with the same shards and seed."""
         name = (canonical(cell.config["partition"]), cell.n, cell.seed, cell.fl.batch_size)
         if name not in self._batches:
             self._batches[name] = Batches(self.shards(cell), cell.seed, cell.fl.batch_size)
@@ -79,14 +85,14 @@ class Workloads:
         ConfigError: if there is no such device.
     """
 
-    def __init__(self, device: str):
+    def __init__(self, device: str) -> None:
         self.device = find_device(device)
-        self._data: dict = {}
-        self._known: dict = {}
-        self._problems: dict = {}
+        self._data: dict[str, tuple[Dataset, Splits]] = {}
+        self._known: dict[tuple[str, str], Workload] = {}
+        self._problems: dict[str | tuple[str, str], str | None] = {}
 
-    def of(self, cell) -> Workload:
-        """The workload of a cell.
+    def of(self, cell: Cell) -> Workload:
+        """Return the workload of a cell.
 
         Raises:
             DataError: if the data are missing or corrupt.
@@ -99,7 +105,7 @@ class Workloads:
             self._known[name] = Workload(*self._data[data], cell.model, self.device)
         return self._known[name]
 
-    def _load(self, cell) -> None:
+    def _load(self, cell: Cell) -> None:
         data = canonical(cell.config["data"])
         if data in self._data:
             return
@@ -111,33 +117,37 @@ class Workloads:
                 f"not a {type(dataset).__name__}"
             )
         splits = {
-            name: tuple(
-                torch.from_numpy(np.ascontiguousarray(getattr(dataset, f"{name}_{part}"))).to(
-                    self.device
-                )
-                for part in ("x", "y")
+            name: (
+                self._tensor(getattr(dataset, f"{name}_x")),
+                self._tensor(getattr(dataset, f"{name}_y")),
             )
             for name in ("train", "validation", "test")
         }
         self._data[data] = dataset, splits
 
-    def data_problem(self, cell) -> str | None:
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def data_problem(self, cell: Cell) -> str | None:
         """Return why the data of a cell are missing or corrupt, a `Fault`; or None."""
         name = canonical(cell.config["data"])
         if name not in self._problems:
             self._problems[name] = reason_of("data", self._load, cell)
         return self._problems[name]
 
-    def model_problem(self, cell) -> str | None:
+    def model_problem(self, cell: Cell) -> str | None:
         """Return why the model of a cell does not fit its data, which are there; or None."""
         name = (canonical(cell.config["data"]), canonical(cell.config["model"]))
         if name not in self._problems:
-            self._problems[name] = reason_of("model", lambda: self.of(cell) and None)
+            self._problems[name] = reason_of("model", self._build, cell)
         return self._problems[name]
 
+    def _build(self, cell: Cell) -> None:
+        self.of(cell)
 
-def _checked(parts, partition, total: int, n: int) -> Parts:
-    """The parts that a partition makes of `total` examples, as int64 arrays.
+
+def _checked(parts: Any, partition: Any, total: int, n: int) -> Parts:
+    """Return the parts that a partition makes of `total` examples, as int64 arrays.
 
     Raises:
         BrokenContract: if they are not what `data.partitions` demands.
@@ -172,8 +182,8 @@ def _checked(parts, partition, total: int, n: int) -> Parts:
     return made
 
 
-def group_name(cell) -> str:
-    """Equal for cells that can be computed in one batch."""
+def group_name(cell: Cell) -> str:
+    """Return a name that is equal for cells that can be computed in one batch."""
     fl = asdict(cell.fl)
     for name in ("num_clients", "num_byzantine", "declared_byzantine"):
         fl.pop(name)
