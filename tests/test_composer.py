@@ -159,10 +159,21 @@ def test_every_file_of_every_group_builds(row, tmp_path):
             name += f"@{row['schedule']}"
         assert cell.labels[group] == ("" if nothing else name)
         # A file spells out the settings of what it names, so that people find them.
-        text = yaml.safe_load((conf_dir() / group / f"{row[group]}.yaml").read_text())
-        if "_target_" in text:
+        file = conf_dir() / group / f"{row[group]}.yaml"
+        if "_target_" in yaml.safe_load(file.read_text()):
             component = parts.get(group) or getattr(cell, group)
-            assert text.keys() - {"_target_", "defaults"} == {f.name for f in fields(component)}
+            assert set(spelled_out(file)) - {"_target_"} == {f.name for f in fields(component)}
+
+
+def spelled_out(file):
+    """The settings in a file and in those that it builds on."""
+    text = yaml.safe_load(file.read_text())
+    for name in text.pop("defaults", ()):
+        if name.startswith("/"):
+            yield from spelled_out(conf_dir() / f"{name[1:].partition('@')[0]}.yaml")
+        elif name != "_self_":
+            yield from spelled_out(file.with_name(f"{name}.yaml"))
+    yield from text
 
 
 def test_a_file_is_a_choice_and_nothing_else_is(hydra):
