@@ -125,7 +125,8 @@ def test_components_of_ones_own_hold_others(theirs):
     assert built.value.first.z == 2.0 and built.value.second is None
     assert built.value.others == [module.Inner(4), [module.Inner(4)], 7]
     assert built.value.table == {"x": 1}
-    assert built.config["others"] == [inner | {"names": []}, [inner | {"names": []}], 7]
+    full = inner | {"names": [], "_source_": built.config["_source_"]}
+    assert built.config["others"] == [full, [full], 7]
     assert build(built.config, "attack") == built
     with pytest.raises(ConfigError, match=r"^attack\.first: has no default, set it$"):
         build({"_target_": "their_parts.Outer"}, "attack", named_settings)

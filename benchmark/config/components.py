@@ -2,7 +2,8 @@
 
 Components (attack, rule, stage, data, partition, model) are frozen dataclasses; their fields are
 the schema of their YAML. All fields are part of a cell's key but those whose metadata say that they
-only tell `where` to find things. A field may hold another component, or a list of them.
+only tell `where` to find things. A field may hold another component, or a list of them. The key
+covers the source of components that are not the suite's own as well, or the version they declare.
 """
 
 import importlib
@@ -12,11 +13,12 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 from benchmark.config.checks import failure, group_of, one_line, types_of
 from benchmark.config.errors import FAILURES, ConfigError
+from benchmark.config.keys import CODE, digest
 from benchmark.config.schemas import plain, typed
 
 PACKAGES = "BENCHMARK_PACKAGES"  # environment variable: the user's packages, a,b
@@ -106,8 +108,9 @@ Settings = Callable[[str, str], dict[str, Any]]  # maps a group and a name to wh
 def build(node: Any, where: str, settings: Settings | None = None) -> Component:
     """Import the `_target_` of a configuration node and build it from the other keys.
 
-    Mappings with a `_target_` among these, and in lists among these, are built before it; and so
-    are names of choices, where a field's type says of which group: `attack` for `Attack`.
+    What a stored node says of the code of a component is passed over, see `code_of`. Mappings with
+    a `_target_` among the settings, and in lists among these, are built before it; and so are names
+    of choices, where a field's type says of which group: `attack` for `Attack`.
 
     Args:
         node: the mapping.
@@ -121,18 +124,19 @@ def build(node: Any, where: str, settings: Settings | None = None) -> Component:
     given = plain(node)
     if not isinstance(given, dict):
         raise ConfigError(f"{where}={given} must be a mapping with a _target_")
-    values = cast(dict[str, Any], dict(given))
+    values = {key: value for key, value in cast(dict[str, Any], given).items() if key not in CODE}
     target = values.pop("_target_", None)
     found = imported(target, f"{where}._target_")
     if where != "model" and not inspect.isclass(found):  # calling it here might do anything
         raise ConfigError(f"{where}._target_={target} must be a class")
+    named = {"_target_": target, **code_of(found)}
     parts = parts_of(found, values, where, settings)
     components = {key: part.value for key, part in parts.items()}
     configs = {key: part.config for key, part in parts.items()}
     if is_dataclass(found):
         others = {key: value for key, value in values.items() if key not in parts}
         built = typed(found, others, where, components)
-        return Component(built, {"_target_": target, **plain_settings(built), **configs})
+        return Component(built, {**named, **plain_settings(built), **configs})
     later = where == "model" and not hasattr(found, "build")  # makes a torch module, once it can
     try:
         inspect.signature(found).bind(**values, **(_LATER if later else {}))
@@ -140,7 +144,34 @@ def build(node: Any, where: str, settings: Settings | None = None) -> Component:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None
     values |= components
     made = partial(found, **values) if later else found(**values)
-    return Component(made, {"_target_": target, **values, **configs})
+    return Component(made, {**named, **values, **configs})
+
+
+@cache
+def code_of(component: Any) -> dict[str, str]:
+    """Return what tells the code of a class or function in a key; nothing if it is the suite's.
+
+    That is the `version` which it declares itself, or a digest of the source of its module: of the
+    class alone if it stands in a script.
+
+    Raises:
+        ConfigError: if it declares no version and there is no source.
+    """
+    if component.__module__.partition(".")[0] == "benchmark":
+        return {}
+    version = vars(component).get("version")
+    if isinstance(version, str | int | float) and "version" not in types_of(component):
+        return {"_version_": str(version)}
+    script = component.__module__ == "__main__"
+    try:
+        source = inspect.getsource(component if script else sys.modules[component.__module__])
+    except (OSError, TypeError, KeyError):
+        name = f"{component.__module__}.{component.__qualname__}"
+        raise ConfigError(
+            f"{name} has no source that can be read, so nobody would see that it has changed: "
+            "give it an attribute, version = 1"
+        ) from None
+    return {"_source_": digest(source, 12)}
 
 
 def parts_of(
@@ -209,8 +240,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(part) for key, part in value.items()}
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    target = {"_target_": _shortest_name(type(value))} if group_of(type(value)) else {}
-    return target | plain_settings(value)
+    kind = type(value)
+    named = {"_target_": _shortest_name(kind), **code_of(kind)} if group_of(kind) else {}
+    return named | plain_settings(value)
 
 
 def _shortest_name(component: type) -> str:

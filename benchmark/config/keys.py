@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 KEY_SCHEMA = 6  # raise it when the same config of a cell comes to mean another computation
+CODE = ("_source_", "_version_")  # say what the code of a component was that is not the suite's
+# Groups whose choices usually change nothing but their own part, in which cells of a figure differ.
+SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")
 
 
 def canonical(config: Any) -> str:
@@ -20,3 +24,33 @@ def digest(config: Any, length: int) -> str:
 def key_of(config: dict[str, Any]) -> str:
     """The key of the cell with this config: a hash of it and of the schema's version."""
     return digest({"schema": KEY_SCHEMA, **config}, 20)
+
+
+def scenario_of(config: dict[str, Any]) -> str:
+    """The digest of what cells share that are drawn into one figure."""
+    shared = {key: value for key, value in config.items() if key not in (*SEPARATE, "seed")}
+    honest = config["fl"]["num_honest"]
+    varying = ("num_byzantine", "declared_byzantine", *(("num_clients",) if honest else ()))
+    shared["fl"] = {key: value for key, value in config["fl"].items() if key not in varying}
+    return digest(shared | {"num_honest": honest, "schema": KEY_SCHEMA}, 12)
+
+
+def without_code(config: Any) -> Any:
+    """The config of a cell, or a part of it, without what it says of the code of components."""
+    if isinstance(config, dict):
+        return {key: without_code(part) for key, part in config.items() if key not in CODE}
+    if isinstance(config, list | tuple):
+        return [without_code(part) for part in config]
+    return config
+
+
+def differing_code(ours: Any, theirs: Any) -> Iterator[str]:
+    """The components whose code differs in two configs that are the same without it."""
+    if isinstance(ours, dict):
+        if any(ours.get(key) != theirs.get(key) for key in CODE):
+            yield ours["_target_"]
+        for key in [key for key in ours if key not in CODE]:
+            yield from differing_code(ours[key], theirs[key])
+    elif isinstance(ours, list | tuple):
+        for mine, other in zip(ours, theirs, strict=True):
+            yield from differing_code(mine, other)

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmark.config.errors import ConfigError
+from benchmark.config.keys import SEPARATE
 from benchmark.grid.axes import axes_of
 from benchmark.grid.composition import chosen, compose, file_of
 
@@ -21,9 +22,6 @@ SINGLE = (
     *("attack", "schedule", "aggregator", "data", "partition", "model"),
     *("fl", "engine", "executor"),
 )
-
-# Groups whose choices usually change nothing but their own part.
-SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")
 
 
 class Base:

@@ -18,10 +18,10 @@ from benchmark.aggregators.contract import Rule, Stage
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import ConfigError
-from benchmark.config.keys import KEY_SCHEMA, digest
+from benchmark.config.keys import SEPARATE, scenario_of
 from benchmark.federation.cell import Cell
 from benchmark.grid.axes import axes_of, raw
-from benchmark.grid.bases import SEPARATE, Base, Bases
+from benchmark.grid.bases import Base, Bases
 from benchmark.grid.changes import change
 from benchmark.grid.composition import config_loader, is_group
 from benchmark.grid.overrides import as_name
@@ -140,7 +140,7 @@ class Composer:
             labels["attack"] += f"@{labels['schedule']}"
         alike = tuple(id(parts[top]) for top in ("data", "partition", "model", "fl"))
         if alike not in self._memory.scenarios:
-            self._memory.scenarios[alike] = _scenario(config)
+            self._memory.scenarios[alike] = scenario_of(config)
         scenario = self._memory.scenarios[alike]
         values: dict[str, Any] = {}
         for top, part in parts.items():
@@ -172,15 +172,6 @@ def _demand_kinds(values: dict[str, Any]) -> None:
     for kind, top in ((Attack, "attack"), (Schedule, "schedule")):
         if not isinstance(values[top], kind):
             raise ConfigError(f"{top}._target_: {type(values[top]).__name__} is no {kind.__name__}")
-
-
-def _scenario(config: dict[str, Any]) -> str:
-    """Return the digest of what cells share that are drawn into one figure."""
-    shared = {key: value for key, value in config.items() if key not in (*SEPARATE, "seed")}
-    honest = config["fl"]["num_honest"]
-    varying = ("num_byzantine", "declared_byzantine", *(("num_clients",) if honest else ()))
-    shared["fl"] = {key: value for key, value in config["fl"].items() if key not in varying}
-    return digest(shared | {"num_honest": honest, "schema": KEY_SCHEMA}, 12)
 
 
 def _once(config: DictConfig, top: str) -> Any:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark.config.checks import one_line
 from benchmark.config.components import build, has_target, plain_settings
 from benchmark.config.errors import FAILURES, ConfigError, Fault
-from benchmark.config.keys import canonical
+from benchmark.config.keys import CODE, canonical
 from benchmark.federation.algorithm import as_algorithm
 from benchmark.grid.axes import spelled
 from benchmark.grid.bases import Base
@@ -140,7 +140,9 @@ class Builder:
         if config is base.config or mine == standard:
             return name
         ours = self._component(mine, where).config
-        theirs = ours | dict.fromkeys(ours.keys() - {"_target_"})  # of a stage that was added
+        theirs = ours | dict.fromkeys(
+            ours.keys() - {"_target_", *CODE}
+        )  # of a stage that was added
         if standard is not None:
             try:
                 theirs = self._component(standard, where).config
@@ -148,7 +150,8 @@ class Builder:
                 theirs = {"_target_": standard.get("_target_")}
         if ours.get("_target_") != theirs.get("_target_"):
             name, theirs = str(ours.get("_target_")).rpartition(".")[2], {}
-        differing = {k: v for k, v in ours.items() if k != "_target_" and theirs.get(k) != v}
+        own = {k: v for k, v in ours.items() if k != "_target_" and k not in CODE}
+        differing = {k: v for k, v in own.items() if theirs.get(k) != v}
         written: Any = OmegaConf.to_container(mine, resolve=True)  # components perhaps by name
         differing |= {k: written.get(k, v) for k, v in differing.items() if has_target(v)}
         settings = ",".join(f"{k}={spelled(v)}" for k, v in differing.items())

@@ -1,5 +1,6 @@
 """From jobs to a plan: compose, check, drop what is stored."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig
 from benchmark.config.checks import one_line
 from benchmark.config.components import build
 from benchmark.config.errors import FAILURES, ConfigError, Fault
+from benchmark.config.keys import canonical, differing_code, without_code
 from benchmark.config.schemas import typed
 from benchmark.data import DataError
 from benchmark.federation.cell import Cell
@@ -96,12 +98,44 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
     for cell in cells:
         if status.get(cell.key) not in FINAL:
             (plan.refused if cell.problem else plan.todo).append(cell)
+    plan.notes += _notes_on_code(plan.todo, store)
     plan.executor = _executor(config)
     if plan.todo and not (alone and plan.refused):
         _refuse(plan, str(store.folder))
     if alone and plan.refused and not isinstance(plan.refused[0].problem, Fault):
         raise ConfigError(plan.refused[0].problem)  # a component's fault is stored with a traceback
     return plan
+
+
+def _notes_on_code(cells: list[Cell], store: Store) -> list[str]:
+    """The components that have changed since cells were stored, which are planned again.
+
+    Only components that are not the suite's own can: what a key says of their code is compared.
+    """
+    planned = [cell for cell in cells if without_code(cell.config) != cell.config]
+    if not planned:
+        return []
+    alike: dict[str, list[str]] = {}
+    for record in store.index.records():
+        if record["status"] in FINAL:
+            alike.setdefault(_looks(record["labels"], record), []).append(record["key"])
+    changed: Counter[str] = Counter()
+    for cell in planned:
+        facts = {"seed": cell.seed, "n": cell.n, "f": cell.f}
+        asked = canonical(without_code(cell.config))
+        stored = map(store.config, alike.get(_looks(cell.labels, facts), ()))
+        same = [config for config in stored if canonical(without_code(config)) == asked]
+        changed.update({name for config in same for name in differing_code(cell.config, config)})
+    return [
+        f"{name} has changed since {count} cell{'s were' if count > 1 else ' was'} stored: "
+        f"{'they are' if count > 1 else 'it is'} trained again"
+        for name, count in changed.items()
+    ]
+
+
+def _looks(labels: dict[str, str], facts: dict[str, Any]) -> str:
+    """What tells most cells apart without their configs."""
+    return canonical([labels, *(facts[name] for name in ("seed", "n", "f"))])
 
 
 def _refuse(plan: Plan, outputs: str) -> None:

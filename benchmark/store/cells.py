@@ -132,6 +132,12 @@ class Store:
         except UnknownSchema as error:
             raise ConfigError(str(error)) from None
 
+    def config(self, key: str) -> Entries | None:
+        """Return the config of a stored cell; None if it cannot be read."""
+        with suppress(OSError, Damaged):
+            return parsed(self.cells / key / "config.yaml", config_of)
+        return None
+
     def last_round(self, key: str) -> dict[str, float]:
         """Return the metrics of the last round of a cell; empty if it was not trained.
 
