@@ -12,6 +12,8 @@ import os
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("benchmark.testing")
+
 settings.register_profile("same_examples", derandomize=True)
 settings.load_profile("same_examples")
 

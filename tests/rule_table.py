@@ -5,9 +5,6 @@ The contract of test_rules.py holds for every line; a new rule or stage adds one
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
 from benchmark.aggregators import (
     ARC,
     CAF,
@@ -33,7 +30,6 @@ from benchmark.aggregators import (
     ClippedClustering,
     Clipping,
     Clustering,
-    Context,
     CosineFilter,
     DBSCANClustering,
     DeepSight,
@@ -67,20 +63,7 @@ from benchmark.aggregators import (
     Zeno,
     ZenoPlusPlus,
 )
-from benchmark.aggregators.context import layers_of
-from benchmark.aggregators.contract import Detector
-
-N, F, D = 15, 3, 37  # all of the table is feasible, and no two Krum scores are equal by necessity
-
-EXEMPTIONS = {
-    "order": "which client is which matters: it draws by place, or trusts a certain client",
-    "mean": "equal vectors need not give that vector: it adds noise, takes signs, clips, reverses",
-    "majority": "f vectors away from all others, which are equal, still pull a little",
-    "zero": "zero vectors need not give zero",
-    "range": "the aggregate may leave the range of the vectors in a coordinate",
-    "scale": "a setting, the model or root data are in units of the updates",
-    "coordinates": "the number of coordinates matters: it draws some, or looks at the layers",
-}
+from benchmark.testing.rules import EXEMPTIONS
 
 
 @dataclass(frozen=True)
@@ -246,86 +229,3 @@ TABLE = [
     entry("dnc + median", Chain([DnC(), Median()])),
 ]
 NAMES = [line.name for line in TABLE]
-
-
-def same_kind(x):
-    """A tensor, the rows of whatever x is."""
-    if isinstance(x, torch.Tensor):
-        return x.detach()
-    rows = [row.detach().numpy() if isinstance(row, torch.Tensor) else row for row in x]
-    return torch.as_tensor(np.array(rows))
-
-
-def knowledge(x, **given):
-    """A context with everything that a rule may need, for vectors like x (n, d): a model, layers,
-    root data whose loss is the squared distance of a model to a target, a linear classifier."""
-    d = same_kind(x).shape[1]
-    classes = 3 if d >= 13 else 1
-    inputs = 3 if d >= 13 else d - 1
-    shapes = [(d - 12,), (3, 3), (3,)] if d >= 13 else [(1, d - 1), (1,)]
-    model = torch.linspace(-1, 1, d, dtype=torch.float64)
-    target = torch.linspace(1, 0.5, d, dtype=torch.float64)
-
-    def logits(models, examples):
-        output = models[:, -classes * (inputs + 1) :].to(examples)
-        weights = output[:, :-classes].reshape(len(models), classes, inputs)
-        return examples @ weights.mT + output[:, None, -classes:]
-
-    known = {
-        "model": model,
-        "server_step": -0.1,
-        "layers": layers_of(shapes),
-        "root_update": lambda: model - target,
-        "root_loss": lambda models: (
-            ((models[:, :1000].double() - target[:1000]) ** 2).mean(1).numpy()
-        ),
-        "logits": logits,
-        "input_shape": (inputs,),
-    }
-    return Context(**(known | given))
-
-
-def call(thing, x, f=0, **given):
-    """The rule or stage on x, with a context that has everything."""
-    if not thing.needs - {"clients"}:
-        return thing(x, f=f)
-    return thing(x, f=f, context=knowledge(x, **given))
-
-
-def behind(stage, x, f=0):
-    """The vectors that go on behind a stage, detectors among them."""
-    given = stage.filtered if isinstance(stage, Detector) else stage
-    return given(x, f=f, context=knowledge(x)) if stage.needs - {"clients"} else given(x, f=f)
-
-
-def sample(style, n, f, d):
-    """(n, d) vectors, ordinary or such as an attacker may send."""
-    rng = np.random.default_rng([n, f, d])
-    x = rng.normal(size=(n, d))
-    if style == "one at 1e30, first":
-        x[0] *= 1e30
-    if style == "one at 1e30, last":
-        x[-1] *= 1e30
-    if style == "long rows of many magnitudes":
-        x[:f] *= 10.0 ** rng.uniform(1, 12, size=(f, 1))
-    if style == "near 1000 with spread 0.01":
-        x = 1000 + 0.01 * x
-    if style == "duplicates":
-        x[rng.permutation(n)[: n // 2]] = x[0]
-    if style == "colluding":
-        x[:f] = x[f:].mean(0) - x[f:].std(0)
-    if style == "many zeros":
-        x[rng.random(size=x.shape) < 0.6] = 0
-    return x
-
-
-STYLES = [
-    "ordinary",
-    "one at 1e30, first",
-    "one at 1e30, last",
-    "long rows of many magnitudes",
-    "near 1000 with spread 0.01",
-    "duplicates",
-    "colluding",
-    "many zeros",
-]

@@ -11,7 +11,6 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import gram
-from rule_table import STYLES, D, F, N, sample
 
 from benchmark.aggregators import (
     FABA,
@@ -37,6 +36,7 @@ from benchmark.aggregators import (
     WeightsRule,
 )
 from benchmark.aggregators.contract import feasibility
+from benchmark.testing.rule_inputs import STYLES, D, F, N, sample
 
 quick = settings(max_examples=25, deadline=None)
 

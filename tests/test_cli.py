@@ -123,7 +123,8 @@ def test_every_command_answers_help(monkeypatch, capsys, name):
     said = capsys.readouterr().out
     assert f"byzantine-benchmark {name} " in said and "python -m" not in said
     settings = {"vectors": "heterogeneity: 1.0", "scaling": "memory_gb_s: 200", "list": "attacks"}
-    assert settings.get(name, "data=" if name == "prepare" else "[outputs=FOLDER]") in said
+    settings |= {"check": "_target_=my_package.MyRule", "prepare": "data="}
+    assert settings.get(name, "[outputs=FOLDER]") in said
 
 
 def test_commands_are_listed_and_others_refused(monkeypatch, capsys):

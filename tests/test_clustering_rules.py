@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from labels import label
 from reference import clustering as reference
 from reference import mean
-from rule_table import STYLES, call, knowledge, sample
 
 from benchmark.aggregators import (
     FLAME,
@@ -33,6 +32,7 @@ from benchmark.aggregators.auror import _two_means
 from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.aggregators.vectors import angles
+from benchmark.testing.rule_inputs import STYLES, call, knowledge, sample
 
 quick = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

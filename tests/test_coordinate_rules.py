@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from reference import coordinates
-from rule_table import STYLES, sample
 
 from benchmark.aggregators import (
     FABA,
@@ -47,6 +46,7 @@ from benchmark.aggregators.vectors import clipping_scale, thresholds
 from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import named_settings
+from benchmark.testing.rule_inputs import STYLES, sample
 
 quick = settings(max_examples=15, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

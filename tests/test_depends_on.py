@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from rule_table import STYLES, TABLE, D, F, N, knowledge, sample
+from rule_table import TABLE
 
 from benchmark.aggregators import Chain, Rule, Stage, Updates
 from benchmark.aggregators.contract import Detector
 from benchmark.kernels.gram import gram
+from benchmark.testing.rule_inputs import STYLES, D, F, N, knowledge, sample
 
 KINDS = ("products", "coordinates", "everything")
 ROUNDS = 3

@@ -135,6 +135,7 @@ def test_a_sweep_is_trained_and_stored(redirections, code, tmp_path):
 COMMANDS = {
     "run": ["seed=0,1"], "plots": [], "status": [], "verify": [], "list": ["aggregators"],
     "remove": ["where=seed == 1"], "prepare": ["data=digits"],
+    "check": ["_target_=benchmark.aggregators.Median"],
     "vectors": ["draws=1", "defences=[mean]", "attacks=[alie]", "cost_n=[5]", "cost_d=[9]"],
     "scaling": ["quick=true", "rules=[mean]"],
 }  # fmt: skip
@@ -143,7 +144,10 @@ COMMANDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command(name, tmp_path):
-    given = [*COMMANDS[name], *([] if name in ("list", "prepare") else [f"outputs={tmp_path}"])]
+    given = [
+        *COMMANDS[name],
+        *([] if name in ("check", "list", "prepare") else [f"outputs={tmp_path}"]),
+    ]
     assert shell("", "-m", "benchmark.run", *SWEEP, f"outputs={tmp_path}").returncode == 0
     command = ["-m", f"benchmark.{name}", *(SWEEP if name == "run" else []), *given]
     for redirections, code in ((">&- 2>&-", 0), (">/dev/full", 1)):

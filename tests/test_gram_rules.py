@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labels import label
 from reference import gram as reference
-from rule_table import STYLES, sample
 
 from benchmark.aggregators import (
     ARC,
@@ -49,6 +48,7 @@ from benchmark.aggregators.spectral import top_direction
 from benchmark.aggregators.state import packed, unpacked
 from benchmark.kernels.subset import smallest_diameter, smallest_variance
 from benchmark.measure.robustness import kappa_hat
+from benchmark.testing.rule_inputs import STYLES, sample
 
 quick = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import history as reference
-from rule_table import STYLES, sample
 from test_state import same, through_a_file
 
 from benchmark.aggregators import (
@@ -31,6 +30,7 @@ from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.fldetector import attacked
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import packed
+from benchmark.testing.rule_inputs import STYLES, sample
 
 quick = settings(max_examples=8, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from cells import composing, originals
-from rule_table import TABLE, knowledge
+from rule_table import TABLE
 
 from benchmark.aggregators import GAS, Context, Krum, Rule, Updates
 from benchmark.aggregators.state import packed
 from benchmark.commands.list import state_after
 from benchmark.measure.memory import peak_memory
+from benchmark.testing.rule_inputs import knowledge
 
 SHAPE, F = (25, 400_000), 3  # 40 MB: what else a process allocates is small beside it
 MANY = (500, 50_000)  # 100 MB, whose inner products take 2 MB

@@ -5,7 +5,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from rule_table import TABLE, D, F, N, knowledge
+from rule_table import TABLE
 
 from benchmark.aggregators import (
     FLAME,
@@ -28,6 +28,7 @@ from benchmark.aggregators import (
 )
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.searching import standins
+from benchmark.testing.rule_inputs import D, F, N, knowledge
 
 H, OWN = N - F, 5  # honest vectors, and those that the attacker knows in their place
 CHAINS = [

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import attacks_searching as reference
-from rule_table import TABLE, D, F, N, knowledge
+from rule_table import TABLE
 
 import benchmark
 from benchmark.aggregators import (
@@ -42,6 +42,7 @@ from benchmark.attacks import (
 )
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.searching import most_damaging, standins
+from benchmark.testing.rule_inputs import D, F, N, knowledge
 
 quick = settings(max_examples=20, deadline=None)
 H = N - F

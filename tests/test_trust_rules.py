@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from labels import label
 from reference import mean
 from reference import trust as reference
-from rule_table import STYLES, call, knowledge, sample
 
 from benchmark.aggregators import (
     CRFL,
@@ -27,6 +26,7 @@ from benchmark.aggregators import (
     Zeno,
     ZenoPlusPlus,
 )
+from benchmark.testing.rule_inputs import STYLES, call, knowledge, sample
 
 quick = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -14,6 +14,7 @@ COMMANDS = {
     "remove": "delete stored cells by a condition",
     "prepare": "fetch a data set",
     "list": "print the catalogue of rules, stages or attacks",
+    "check": "hold a component of one's own to the suite's contract",
     "vectors": "compare rules on synthetic vectors, without training",
     "scaling": "measure how time and memory grow, estimate a cluster",
 }
