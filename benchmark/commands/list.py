@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
+from typing_extensions import override
 
 from benchmark.aggregators import Mean
+from benchmark.aggregators.context import Context
 from benchmark.aggregators.contract import Rule, feasibility
 from benchmark.aggregators.state import packed
 from benchmark.aggregators.updates import Updates
 from benchmark.attacks.base import Attack, Knowledge
 from benchmark.attacks.training import Local
+from benchmark.attacks.view import View
 from benchmark.config.commands import spelled
 from benchmark.config.errors import ConfigError
 from benchmark.grid.catalogue import choices, component, file_of, finds_names, is_variant
@@ -61,13 +64,14 @@ _NOTES = {
 }
 
 
-def requirement(thing, limit: int = 200) -> str:
-    """For which n and f it is defined, from its own check."""
+def requirement(thing: Any, limit: int = 200) -> str:
+    """Return for which n and f a rule, a stage or an attack is defined, found by its own check."""
     counts = range(1, 7)
-    least = [
+    found = [
         next((n for n in range(1, limit) if not feasibility(thing, n, f)), None) for f in counts
     ]
-    if None in least:
+    least = [n for n in found if n is not None]
+    if len(least) < len(found):
         return "n beyond " + str(limit)
     slope = least[1] - least[0]
     offset = least[0] - slope
@@ -78,8 +82,8 @@ def requirement(thing, limit: int = 200) -> str:
     return f"n >= {slope}f + {offset}" if offset else f"n >= {slope}f"
 
 
-def state(thing) -> str:
-    """How many numbers it remembers between rounds, in terms of n and d."""
+def state(thing: Any) -> str:
+    """Return how many numbers a component keeps between rounds, in terms of n and d."""
     sizes = [(9, 8), (18, 8), (9, 12), (18, 12)]  # clients, and the side of images
     if _nothing(state_after(thing, *sizes[0], rounds=2)):
         return "none"
@@ -107,9 +111,11 @@ def _numbers(state: Any) -> int:
     return sum(int(np.prod(array.shape)) for array in packed(state)[1].values())
 
 
-def state_after(thing, n: int, side: int, rounds: int = _ROUNDS) -> Any:
-    """The state of a rule, a stage or an attack after some rounds with n clients and a linear model
-    of ten classes and side * side inputs."""
+def state_after(thing: Any, n: int, side: int, rounds: int = _ROUNDS) -> Any:
+    """Return the state of a rule, a stage or an attack after some rounds.
+
+    There are n clients, and a linear model of ten classes and side * side inputs.
+    """
     if isinstance(thing, Attack):
         return _after_attacks(thing, n, side, rounds)
     memory, f = thing.init(), 1 if not feasibility(thing, n, 1) else 0
@@ -124,13 +130,26 @@ def state_after(thing, n: int, side: int, rounds: int = _ROUNDS) -> Any:
 
 
 class _Going(Attack):
-    """An attack that goes on with its state where it is called."""
+    """An attack that keeps its state from call to call."""
 
-    def __init__(self, attack: Attack):
+    def __init__(self, attack: Attack) -> None:
         self._attack, self.state = attack, attack.init()
-        self.reads, self.check, self.init = attack.reads, attack.check, lambda: self.state
 
-    def step(self, view, state):
+    @property
+    @override
+    def reads(self) -> frozenset[Knowledge]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._attack.reads  # as of this attack, no constant of the class
+
+    @override
+    def check(self, n: int, f: int) -> str | None:
+        return self._attack.check(n, f)
+
+    @override
+    def init(self) -> Any:
+        return self.state
+
+    @override
+    def step(self, view: View, state: Any) -> tuple[torch.Tensor, Any]:
         sent, self.state = self._attack.step(view, state)
         return sent, self.state
 
@@ -153,10 +172,11 @@ def _after_attacks(attack: Attack, n: int, side: int, rounds: int) -> Any:
     return going.state
 
 
-def _local(f: int, side: int, context) -> Local:
-    """Byzantine clients with two random images of each class."""
+def _local(f: int, side: int, context: Context) -> Local:
+    """Return Byzantine clients that hold two random images of each class."""
     rng = np.random.default_rng(side)
     shard = 2 * _CLASSES
+    assert context.model is not None and context.server_step is not None  # as in every `Round`
     images = torch.from_numpy(rng.random((f * shard, 1, side, side), np.float32))
     labels = torch.arange(f * shard) % _CLASSES
     return Local(
@@ -172,7 +192,7 @@ def _local(f: int, side: int, context) -> Local:
 
 
 def kind(attack: Attack) -> str:
-    """What it works through, and whether it is targeted."""
+    """Return what an attack works through, and whether it is targeted."""
     own = Knowledge.DATA in attack.reads
     return ("data" if attack.poisons else "training" if own else "vectors") + (
         ", targeted" if attack.targeted else ""
@@ -180,31 +200,33 @@ def kind(attack: Attack) -> str:
 
 
 def knows(attack: Attack) -> str:
-    """What it declares to read."""
+    """Return what an attack declares to read."""
     return ", ".join(sorted(attack.reads)) or "nothing"
 
 
-def knows_in_part(attack: Attack) -> str:
-    """What it reads if it knows its own clients' updates only; empty if it has no such form."""
+def knows_in_part(attack: Any) -> str:
+    """Return what an attack reads with knowledge=byzantine; empty if it has no such form."""
     if "knowledge" not in {field.name for field in fields(attack)}:
         return ""
     return knows(replace(attack, knowledge="byzantine"))
 
 
 def what(group: str, name: str) -> str:
-    """The comment at the head of its file, or the first sentence of its class."""
+    """Return the comment at the head of a choice's file, or the first paragraph of its class."""
     head = takewhile(lambda line: line.startswith("#"), file_of(group, name).open())
     comment = " ".join(line.strip("# \n") for line in head)
-    return comment or " ".join(type(component(group, name)).__doc__.partition("\n\n")[0].split())
+    return comment or " ".join(
+        (type(component(group, name)).__doc__ or "").partition("\n\n")[0].split()
+    )
 
 
-def settings(thing) -> str:
-    """Its settings and their values."""
+def settings(thing: Any) -> str:
+    """Return the settings of a component and their values."""
     return ", ".join(f"{f.name}={text(getattr(thing, f.name))}" for f in fields(thing))
 
 
-def here(source) -> str:
-    """Whether the data of a source are on this machine."""
+def here(source: Any) -> str:
+    """Return whether the data of a source are on this machine, and where."""
     if not hasattr(source, "available"):
         return "yes, nothing to fetch"
     folder = source.available()
@@ -212,7 +234,7 @@ def here(source) -> str:
 
 
 def table(group: str) -> Table:
-    """The catalogue of a group of the configuration."""
+    """Return the catalogue of a group of the configuration."""
     shown = Table(show_lines=False)
     for column in ("name", *_COLUMNS[group]):
         shown.add_column(column, no_wrap=column in ("name", "requires", "kind"))
@@ -243,7 +265,7 @@ _FACTS = {
 
 @finds_names
 def main(arguments: list[str]) -> None:
-    """Print a catalogue."""
+    """Print the catalogue that the argument names."""
     if len(arguments) != 1 or arguments[0] not in _GROUPS:
         raise ConfigError(f"say which: {spelled('list')} {' | '.join(_GROUPS)}")
     console = console_of(160)

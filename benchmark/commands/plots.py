@@ -15,10 +15,13 @@ from benchmark.config.commands import spelled
 from benchmark.system.disk import make_folder, share
 
 
-def main(arguments):
-    """Write summary.csv, summary.md and the figures; print their paths, figures last, and what
-    cannot be drawn."""
-    settings = {"outputs": "outputs", "folder": None, "metric": None}
+def main(arguments: list[str]) -> int:
+    """Write the summary tables and the figures, and print their paths.
+
+    Returns:
+        The exit code: 1 if a figure cannot be drawn, which standard error then tells.
+    """
+    settings = {"outputs": "outputs", "folder": "", "metric": ""}
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name not in settings or not value:
@@ -48,7 +51,7 @@ def main(arguments):
     (folder / "summary.md").write_text(analysis.markdown(frame), encoding="utf-8")
     share(folder / "summary.csv")
     share(folder / "summary.md")
-    figures = []
+    figures: list[Path] = []
     for draw in (analysis.accuracy_versus_f, analysis.heat_maps):
         figures += draw(frame, folder, problems=problems)
     for kind in ("accuracy_vs_f", "heatmap", "attack_success"):

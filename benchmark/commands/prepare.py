@@ -13,8 +13,9 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.commands.settings import small_command
@@ -23,8 +24,8 @@ from benchmark.data import DataError
 from benchmark.grid.catalogue import finds_names, folders_of
 
 
-def parse(arguments: list[str], *folders: Path) -> tuple[str, object]:
-    """The name of the data set and its source, from `data=<name>` and `data.<field>=<value>`.
+def parse(arguments: list[str], *folders: Path) -> tuple[str, Any]:
+    """Return the name of a data set and its source, from `data=<name>` and `data.<field>=<value>`.
 
     Args:
         arguments: of the command line.
@@ -42,7 +43,7 @@ def parse(arguments: list[str], *folders: Path) -> tuple[str, object]:
     if names[0] not in choices:
         raise ValueError(f"data={names[0]}: should be one of {', '.join(choices)}")
 
-    config = OmegaConf.load(files[names[0]])
+    config = cast(DictConfig, OmegaConf.load(files[names[0]]))
     source = imported(config.pop("_target_"), "data._target_")
     known = [field.name for field in fields(source)]
     overrides = []
@@ -57,8 +58,8 @@ def parse(arguments: list[str], *folders: Path) -> tuple[str, object]:
         overrides.append(argument.removeprefix("data."))
     schema = OmegaConf.structured(source)
     try:
-        config = OmegaConf.merge(schema, config, OmegaConf.from_dotlist(overrides))
-        settings = OmegaConf.to_container(config, resolve=True)
+        merged = OmegaConf.merge(schema, config, OmegaConf.from_dotlist(overrides))
+        settings = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
         raise ValueError(f"data.{error.full_key}: {str(error).splitlines()[0]}") from error
     return names[0], source(**settings)
@@ -66,8 +67,8 @@ def parse(arguments: list[str], *folders: Path) -> tuple[str, object]:
 
 @small_command
 @finds_names
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+def main(arguments: list[str]) -> int:
+    """Fetch and verify the data set that the arguments name, and return the exit code."""
     name, source = parse(arguments, *folders_of("data"))
     if not hasattr(source, "prepare"):
         print(f"{name}: nothing to prepare, no download is needed")

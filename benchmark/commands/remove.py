@@ -10,14 +10,13 @@ from benchmark.store.cells import Store
 
 
 @small_command
-def main(arguments: list[str] | None) -> int:
-    """Delete cells; takes `where=CONDITION`, on the columns of `analysis.load`, and
-    `outputs=FOLDER`."""
+def main(arguments: list[str]) -> int:
+    """Delete the stored cells for which a condition holds, and print their number."""
     from benchmark.analysis import load
     from benchmark.grid.selection import matching
 
-    given = settings(arguments, where=None, outputs="outputs")
-    if given["where"] is None:
+    given = settings(arguments, where="", outputs="outputs")
+    if not given["where"]:
         raise ConfigError(f"say which: {spelled('remove')} where=\"attack == 'alie'\"")
     frame = load(given["outputs"]).drop_duplicates("key", keep="last")
     keys = frame["key"][matching(frame, given["where"], "where")]

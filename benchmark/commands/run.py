@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,13 +23,13 @@ from benchmark.grid.inspection import inspect
 from benchmark.grid.overrides import from_shell, typed_overrides
 from benchmark.grid.wording import in_our_words
 
-_ended: dict = {}  # how the task ended; Hydra passes no results on
+_ended: dict[str, Any] = {}  # how the task ended; Hydra passes no results on
 _WITHOUT_FILES = ("defaults", "defaults-tree", "plugins")  # --info that composes nothing
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _hydra_main(config: DictConfig) -> None:
-    """Without -m: the one cell, or the grid of a preset. With another launcher: one of the jobs."""
+    """Train one cell or the grid of a preset; with -m, by another launcher, one of the jobs."""
     from benchmark.grid.perform import perform
     from benchmark.grid.plan import is_grid, jobs_of
 
@@ -83,7 +84,7 @@ def _hand_over(given: list[str]) -> None:
 
 
 def main() -> None:
-    """Run, and turn errors that are the user's into one line."""
+    """Run the command, and tell a user's errors in one line."""
     _ended.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise; how errors are shown is decided here
     try:
@@ -103,7 +104,7 @@ def main() -> None:
 
 
 def _line_of(error: Exception) -> str | None:
-    """Return what an error that is the user's says, in one line; None if it is a bug."""
+    """Return the line that tells a user's error, or None if the error is a bug."""
     from benchmark.data import DataError  # takes a while
 
     if isinstance(error, ConfigError | DataError):

@@ -33,7 +33,7 @@ _QUICK_NOTE = (
 
 @dataclass
 class Settings:
-    """See conf/scaling.yaml."""
+    """Settings of the measurements and of the cluster; conf/scaling.yaml explains each."""
 
     quick: bool
     rules: list[str]
@@ -56,7 +56,7 @@ class Settings:
 
 
 def settings_of(overrides: list[str]) -> Settings:
-    """The settings of a command line, `quick` applied.
+    """Return the settings of a command line, with smaller sizes if `quick` is set.
 
     Raises:
         ConfigError: if one is unknown, of the wrong type or impossible.
@@ -94,13 +94,15 @@ def _check(settings: Settings) -> None:
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each rule and axis: the measured `exponents` of time and the `law`'s over the same
-    sizes, from the rule's `cost`."""
+    """Return the exponents of time, a row for each rule and axis.
+
+    `exponent` is fitted to the measured times, `law` to the rule's `cost` at the same sizes.
+    """
     rows = []
     for (axis, rule), part in table.groupby(["axis", "rule"], sort=False):
         cost, law = "cells", 1.0
         if axis != "cells":
-            costs = [stage.cost for stage in chain(rule).stages]
+            costs = [stage.cost for stage in chain(str(rule)).stages]
             cost = " + ".join(dict.fromkeys(costs))
             sizes = part[["n", "d"]].itertuples(index=False)
             law = exponent(part["size"], [work(cost, *size) for size in sizes])
@@ -120,24 +122,24 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def show(fitted: pd.DataFrame) -> None:
-    """Print the exponents."""
+    """Print the table of exponents."""
     shown = Table(
         title="time ~ size^exponent, fitted to the largest three sizes; law: the same "
         "fitted to the cost"
     )
     for column in ("rule", "axis", "exponent", "law", "cost", "up to", "time there", "peak beside"):
         shown.add_column(column, justify="left" if column in ("rule", "axis", "cost") else "right")
-    for row in fitted.itertuples():
-        law = "" if np.isnan(row.law) else f"{row.law:.2f}"
+    for row in fitted.to_dict("records"):
+        law = "" if np.isnan(row["law"]) else f"{row['law']:.2f}"
         shown.add_row(
-            row.rule,
-            row.axis,
-            f"{row.exponent:.2f}",
+            row["rule"],
+            row["axis"],
+            f"{row['exponent']:.2f}",
             law,
-            row.cost,
-            f"{row.largest:,}",
-            f"{row.seconds:.3g} s",
-            f"{row.peak_mb:.3g} MB",
+            row["cost"],
+            f"{row['largest']:,}",
+            f"{row['seconds']:.3g} s",
+            f"{row['peak_mb']:.3g} MB",
         )
     console = console_of(120)
     console.print(shown)
@@ -146,7 +148,7 @@ def show(fitted: pd.DataFrame) -> None:
 @catalogue.finds_names
 @torch.no_grad()
 def main(arguments: list[str]) -> None:
-    """Measure, print, and write all of it to the folder scaling of the outputs."""
+    """Measure time and memory, and write tables, figure and estimate to `outputs`/scaling."""
     settings = settings_of(arguments)
     folder = catalogue.results_folder(settings.outputs, "scaling")
     rules, fraction, repeats = settings.rules, settings.fraction, settings.repeats

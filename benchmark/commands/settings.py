@@ -11,14 +11,18 @@ from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 
 
-def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, str | None]:
-    """The settings NAME=VALUE of a small command; by default those of the command line.
+def settings(arguments: list[str], **defaults: str) -> dict[str, str]:
+    """Return the settings NAME=VALUE of a small command.
+
+    Args:
+        arguments: of the command line.
+        defaults: the values of all settings there are; one that is optional is empty.
 
     Raises:
-        ConfigError: if one is unknown or has no value.
+        ConfigError: if a setting is unknown or has no value.
     """
     values = dict(defaults)
-    for argument in sys.argv[1:] if arguments is None else arguments:
+    for argument in arguments:
         name, _, value = argument.partition("=")
         if name not in values or not value:
             known = " and ".join(f"{name}=..." for name in values)
@@ -27,12 +31,15 @@ def settings(arguments: list[str] | None, **defaults: str | None) -> dict[str, s
     return values
 
 
-def small_command(main: Callable) -> Callable:
-    """Give a command's main function `--help`, and make one line and exit code 1 of errors that
-    are the user's."""
+def small_command(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
+    """Give a command's main function `--help`, and tell a user's errors in one line.
+
+    The new function takes the arguments of the process by default. It returns the exit code, 1
+    after an error.
+    """
 
     @wraps(main)
-    def told(arguments: list[str] | None = None) -> int:
+    def command(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:] if arguments is None else arguments
         if {"-h", "--help"} & {*arguments}:
             print(_help_of(main))
@@ -43,11 +50,11 @@ def small_command(main: Callable) -> Callable:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
-    return told
+    return command
 
 
-def _help_of(main: Callable) -> str:
-    """Return a command's help: its module's docstring, and its file of settings if it has one."""
+def _help_of(main: Callable[..., object]) -> str:
+    """Return the docstring of a command's module, and the file of its settings if it has one."""
     doc = inspect.unwrap(main).__globals__["__doc__"].strip()
     file = re.search(r"conf/(\w+\.yaml)", doc)
     settings = (conf_dir() / file[1]).read_text(encoding="utf-8").strip() if file else ""

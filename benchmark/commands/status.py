@@ -13,14 +13,14 @@ from benchmark.store.cells import Store
 
 
 @small_command
-def main(arguments: list[str] | None) -> int:
-    """Count the cells of the store; takes `outputs=FOLDER`."""
+def main(arguments: list[str]) -> int:
+    """Print the number of cells of each status, and the reasons of those that are not done."""
     folder = settings(arguments, outputs="outputs")["outputs"]
     store = Store(folder)
     records, planned = {r["key"]: r for r in store.index.records()}, store.planned()
     if not (records or planned or store.index.damaged or store.damaged_plans):
         raise ConfigError(f"outputs={folder}: nothing there; {spelled('run')} fills it")
-    counts, reasons = Counter(), Counter()
+    counts, reasons = Counter[str](), Counter[tuple[str, str]]()
     for record in records.values():
         counts[record["status"]] += 1
         if record["status"] != "done":

@@ -29,7 +29,7 @@ _N, _D = 20, 100_000  # the size that is held while the other one grows
 
 @dataclass
 class Settings:
-    """See conf/vectors.yaml."""
+    """Settings of the comparison; conf/vectors.yaml explains each."""
 
     n: int
     f: int
@@ -47,7 +47,7 @@ class Settings:
 
 
 def settings_of(overrides: list[str]) -> Settings:
-    """The settings of a command line.
+    """Return the settings of a command line, with the default defences filled in.
 
     Raises:
         ConfigError: if one is unknown, of the wrong type or impossible.
@@ -82,7 +82,7 @@ def _check(settings: Settings) -> None:
 
 
 def cost(defences: list[str], fraction: float, sizes: list[tuple[int, int]]) -> pd.DataFrame:
-    """Time and peak memory of every defence on n vectors of d numbers.
+    """Measure time and peak memory of every defence on n vectors of d numbers.
 
     Returns:
         A row for each defence, n and d: `seconds`, `memory` beyond the vectors in units of them,
@@ -116,7 +116,7 @@ def cost(defences: list[str], fraction: float, sizes: list[tuple[int, int]]) -> 
 
 
 def show(table: pd.DataFrame, settings: Settings) -> None:
-    """Print the summary, the best defence first."""
+    """Print the summary, the defence with the smallest worst error first."""
     n, f = settings.n, settings.f
     limit = f"{f / (n - 2 * f):.2f}" if 2 * f < n else "none"
     shown = Table(
@@ -127,24 +127,29 @@ def show(table: pd.DataFrame, settings: Settings) -> None:
         shown.add_column(column, justify="left" if column in ("defence", "under") else "right")
     number = lambda value: "" if pd.isna(value) else f"{value:.3g}"  # noqa: E731
     done = table[table["mean_error"].notna()].sort_values("worst_error")
-    for row in done.itertuples():
-        numbers = number(row.mean_error), number(row.worst_error)
-        star = " *" if remembers(chain(row.defence)) else ""
+    for row in done.to_dict("records"):
+        star = " *" if remembers(chain(row["defence"])) else ""
         shown.add_row(
-            row.defence + star, *numbers, row.worst_attack, number(row.kappa_hat), number(row.kappa)
+            row["defence"] + star,
+            number(row["mean_error"]),
+            number(row["worst_error"]),
+            row["worst_attack"],
+            number(row["kappa_hat"]),
+            number(row["kappa"]),
         )
     console = console_of(120)
     console.print(shown)
     console.print("* remembers earlier rounds, of which there are none here: see it in training")
-    for row in table[table["mean_error"].isna()].itertuples():
-        console.print(f"{row.defence}: {row.reason}", markup=False, highlight=False)
+    for row in table[table["mean_error"].isna()].to_dict("records"):
+        console.print(f"{row['defence']}: {row['reason']}", markup=False, highlight=False)
 
 
 @catalogue.finds_names
 @torch.no_grad()
 def main(arguments: list[str]) -> None:
-    """Compare, print, and write tables and figures to the folder vectors of the outputs."""
+    """Compare the defences, and write tables and figures to `outputs`/vectors."""
     settings = settings_of(arguments)
+    assert settings.defences is not None  # settings_of fills them in
     folder = catalogue.results_folder(settings.outputs, "vectors")
     rows, table = compare(
         settings.n,

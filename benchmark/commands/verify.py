@@ -13,8 +13,8 @@ from benchmark.store.format import UnknownSchema
 
 
 @small_command
-def main(arguments: list[str] | None) -> int:
-    """Check the store; takes `outputs=FOLDER`. Returns 1 if something was wrong."""
+def main(arguments: list[str]) -> int:
+    """Check all stored cells and plans; return 1 if one is damaged or of another schema."""
     store = Store(settings(arguments, outputs="outputs")["outputs"])
     keys = store.keys()
     store.planned()
@@ -49,7 +49,10 @@ def main(arguments: list[str] | None) -> int:
 
 
 def _problems(store: Store, keys: list[str]) -> Iterator[tuple[Path, str | None]]:
-    """Damaged cells and plans, and what is wrong; None of cells that are not read and remain."""
+    """Yield the path of each damaged cell or plan and its problem.
+
+    The problem is None for a cell of another schema, which is not read and stays.
+    """
     for key in keys:
         try:
             problem = store.problem(key)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -20,14 +20,17 @@ from benchmark.simulation.device import Engine
 from benchmark.store.cells import Store
 from benchmark.store.format import FINAL
 
+if TYPE_CHECKING:
+    from benchmark.executors import Executor
+
 
 def is_grid(config: DictConfig) -> bool:
-    """Whether a preset names axes."""
+    """Return whether a preset names axes."""
     return any(axes_of(config))
 
 
 def jobs_of(overrides: list[str], config: DictConfig, sweep: bool) -> list[list[str]]:
-    """The jobs that overrides and the preset among them ask for.
+    """Return the jobs that overrides and the preset among them ask for.
 
     Args:
         overrides: of the command line.
@@ -35,7 +38,7 @@ def jobs_of(overrides: list[str], config: DictConfig, sweep: bool) -> list[list[
         sweep: whether to add the default axes; a preset's grid is complete without.
     """
     axes, zipped = axes_of(config)
-    defaults = {}
+    defaults: dict[str, Any] = {}
     if sweep and not axes:
         defaults = raw(config.sweep_defaults)
     return expand(overrides, axes, zipped, defaults)
@@ -68,17 +71,17 @@ class Plan:
 
     @property
     def done(self) -> int:
-        """How many have been trained before."""
+        """The number of cells that have been trained before."""
         return list(self.status.values()).count("done")
 
     @property
     def diverged(self) -> list[Cell]:
-        """Those that have diverged before; they are not trained again."""
+        """The cells that have diverged before; they are not trained again."""
         return [cell for cell in self.cells if self.status.get(cell.key) == "diverged"]
 
 
 def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Plan:
-    """The plan for jobs; nothing is written.
+    """Return the plan for jobs; nothing is written.
 
     Args and errors: see `execute`.
     """
@@ -169,17 +172,17 @@ def _refuse(plan: Plan, outputs: str) -> None:
 
 
 def first_note(notes: list[str], kind: str) -> list[str]:
-    """The first of some notes alike, if there is any, and how many more there are."""
+    """Return the first of some notes alike with the number of the others, if there is any."""
     more = f" (the like is true of {len(notes) - 1} more {kind})" if len(notes) > 1 else ""
     return [note + more for note in notes[:1]]
 
 
 def verdict(cell: Cell) -> str:
-    """The status of a cell that cannot be trained."""
+    """Return the status of a cell that cannot be trained."""
     return "failed" if isinstance(cell.problem, Fault) else "infeasible"
 
 
-def _executor(config: DictConfig):
+def _executor(config: DictConfig) -> "Executor":
     from benchmark.executors import Executor
 
     try:

@@ -10,7 +10,7 @@ fails not at all.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ class Search:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     space: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("trials", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"search.{name}={getattr(self, name)} must be positive")
@@ -53,7 +53,7 @@ class Search:
 
 
 def learn(jobs: list[list[str]], config: DictConfig) -> str:
-    """Search for each combination of what jobs have besides the seed; what to print in the end.
+    """Search for each combination of what jobs have besides the seed; return what to print.
 
     The trials go to `searches/<digest>.csv` below the outputs.
 
@@ -62,7 +62,9 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
     """
     search = typed(Search, config.search, "search")
     seedless = {tuple(line for line in job if not line.startswith("seed=")): None for job in jobs}
-    composer, lines, tables = Composer(config), [], []
+    composer = Composer(config)
+    lines: list[str] = []
+    tables: list[pd.DataFrame] = []
     cells = [composer.cell([*job, f"seed={search.seeds[0]}"]) for job in seedless]
     for job, cell in zip(map(list, seedless), cells, strict=True):
         title = cell.title.rpartition(" seed=")[0]
@@ -88,7 +90,7 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
 
 
 def space_of(cell: Cell, search: Search) -> dict[str, Any]:
-    """The distributions of the settings of a cell's attack.
+    """Return the distributions of the settings of a cell's attack.
 
     Raises:
         ConfigError: if there are none, or one is malformed or of no setting of the attack.
@@ -106,39 +108,40 @@ def space_of(cell: Cell, search: Search) -> dict[str, Any]:
             f"search.space has nothing for attack={name} (it has {there}): add a setting, "
             f"'+search.space.{name}.SETTING={{low: 0.1, high: 10, log: true}}'"
         )
-    space = {}
+    space: dict[str, Any] = {}
     for setting, values in search.space[name].items():
         where = f"search.space.{name}.{setting}"
         if not hasattr(cell.attack, setting):
             raise ConfigError(f"{where}: {cell.attack.title} has no such setting")
         if isinstance(values, list) and values:
-            space[setting] = CategoricalDistribution(values)
+            space[setting] = CategoricalDistribution(cast(list[Any], values))
             continue
         if not isinstance(values, dict) or not {"low", "high"} <= values.keys():
             raise ConfigError(f"{where}={values} must be a list of choices or have low and high")
-        whole = all(isinstance(values[key], int) for key in ("low", "high"))
+        bounds = cast(dict[str, Any], values)
+        whole = all(isinstance(bounds[key], int) for key in ("low", "high"))
         try:
-            space[setting] = (IntDistribution if whole else FloatDistribution)(**values)
+            space[setting] = (IntDistribution if whole else FloatDistribution)(**bounds)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}={values}: {error}") from None
     return space
 
 
 def _infeasible(job: list[str], cell: Cell, search: Search, composer: Composer) -> str | None:
-    """Why a cell that is infeasible is so not for its attack's own settings only."""
-    if cell.attack is None:
-        return cell.problem
+    """Return why a cell is infeasible with every setting of its attack; None if it is not."""
+    if cell.attack is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return cell.problem  # a setting of the attack was rejected
     space = space_of(cell, search).items()
     one = {name: getattr(d, "low", getattr(d, "choices", (None,))[0]) for name, d in space}
     return composer.cell(_with(job, one, search.seeds[0])).problem
 
 
-def _with(job: list[str], setting: dict, seed: int) -> list[str]:
+def _with(job: list[str], setting: dict[str, Any], seed: int) -> list[str]:
     return [*job, *(f"attack.{name}={text(v)}" for name, v in setting.items()), f"seed={seed}"]
 
 
 def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd.DataFrame:
-    """The trials: settings, and mean and spread of the accuracies over the seeds."""
+    """Return the trials: settings, and mean and spread of the accuracies over the seeds."""
     try:
         import optuna
     except ImportError:
@@ -150,7 +153,7 @@ def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=search.batch)
     study = optuna.create_study(direction="minimize", sampler=sampler)
     own = {name: getattr(cell.attack, name) for name in space}
-    rows = []
+    rows: list[dict[str, Any]] = []
     while len(rows) <= search.trials:
         count = min(search.batch, search.trials + 1 - max(1, len(rows)))
         asked = [study.ask(space) for _ in range(count)]
@@ -170,28 +173,30 @@ def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd
 
 
 def _short(value: Any) -> Any:
-    """Three digits are enough, and equal proposals then are equal cells."""
+    """Return a number with three digits, so that proposals that are almost equal are one cell."""
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def _accuracies(job, settings: list[dict], seeds: list[int], config) -> Iterator[dict]:
-    """For each of several settings the last accuracies, mean over seeds; NaN if a cell failed."""
+def _accuracies(
+    job: list[str], settings: list[dict[str, Any]], seeds: list[int], config: DictConfig
+) -> Iterator[dict[str, float]]:
+    """Yield the last accuracies of each of several settings: mean over seeds, NaN if one failed."""
     jobs = [[_with(job, setting, seed) for seed in seeds] for setting in settings]
     result = execute([each for some in jobs for each in some], config)
     composer = Composer(config)
     for some in jobs:
         last = [_last(result.store, composer.cell(each).key) for each in some]
-        score = {}
+        score: dict[str, float] = {}
         for name in ("validation_accuracy", "test_accuracy"):
             values = np.array([metrics.get(name, np.nan) for metrics in last])
             score |= {
-                name: values.mean(),
-                f"{name}_std": values.std(ddof=1) if len(seeds) > 1 else 0.0,
+                name: float(values.mean()),
+                f"{name}_std": float(values.std(ddof=1)) if len(seeds) > 1 else 0.0,
             }
         yield score
 
 
-def _last(store: Store, key: str) -> dict:
+def _last(store: Store, key: str) -> dict[str, float]:
     """Return the metrics of the last round of a cell. One that diverged is an attacker's full
     success: no answer of its model is right."""
     metrics = store.last_round(key)
@@ -201,7 +206,7 @@ def _last(store: Store, key: str) -> dict:
 
 
 def _verdict(table: pd.DataFrame) -> str:
-    """The worst trial beside the first, the attack's own settings, in one line."""
+    """Return the worst trial beside the first, the attack's own settings, in one line."""
     done = table["validation_accuracy"].notna()
     if not done.any():
         return "all trials failed"

@@ -4,17 +4,22 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from benchmark.config.checks import one_line
 from benchmark.config.errors import ConfigError
 from benchmark.federation.cell import Cell
 from benchmark.grid.axes import TWINS
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
 _METHODS = ("isin", "isna", "notna", "abs", "startswith", "endswith", "contains")
 
 
 def selected(cells: list[Cell], where: str | None, shard: str | None) -> list[Cell]:
-    """The cells for which a condition is true, of one shard.
+    """Return the cells of one shard for which a condition is true.
 
     Args:
         cells: of a grid.
@@ -43,12 +48,13 @@ def selected(cells: list[Cell], where: str | None, shard: str | None) -> list[Ce
 
 
 def merged(cells: Iterable[tuple[Cell, list[list[str]]]]) -> list[str]:
-    """Which values of a setting come to the same cells, in a line for each setting and n.
+    """Return which values of a setting come to the same cells, in a line for each setting and n.
 
     Args:
         cells: each with the jobs that are this cell.
     """
-    found, count, asked = {}, Counter(), Counter()
+    found: dict[tuple[int, str], dict[str, None]] = {}
+    count, asked = Counter[int](), Counter[int]()
     for cell, jobs in cells:
         count[cell.n] += 1
         asked[cell.n] += len(jobs)
@@ -62,15 +68,15 @@ def merged(cells: Iterable[tuple[Cell, list[list[str]]]]) -> list[str]:
             if len(values) > 1:
                 same = f"f={cell.f}" if key in TWINS[0] else "the same"
                 found.setdefault((cell.n, key), {})[" and ".join(values) + f" are {same}"] = None
-    cells = {n: f"{several} cell{'s' * (several != 1)}" for n, several in count.items()}
+    made = {n: f"{several} cell{'s' * (several != 1)}" for n, several in count.items()}
     return [
-        f"n={n}: {key}={', '.join(groups)}: {asked[n]} jobs are {cells[n]}"
+        f"n={n}: {key}={', '.join(groups)}: {asked[n]} jobs are {made[n]}"
         for (n, key), groups in found.items()
     ]
 
 
-def table(cells: list[Cell]):
-    """A data frame of cells: labels, n, f, byzantine_fraction, seed, and `fl.` settings."""
+def table(cells: list[Cell]) -> "pd.DataFrame":
+    """Return a data frame of cells: labels, n, f, byzantine_fraction, seed, and `fl.` settings."""
     import pandas as pd
 
     return pd.DataFrame(
@@ -89,8 +95,8 @@ def table(cells: list[Cell]):
     )
 
 
-def matching(frame, where: str, name: str):
-    """(rows,) whether a condition holds, an array of truth values.
+def matching(frame: "pd.DataFrame", where: str, name: str) -> "np.ndarray":
+    """Return for each row whether a condition holds, (rows,) truth values.
 
     Raises:
         ConfigError: if the condition is none on the frame's columns.
@@ -99,7 +105,7 @@ def matching(frame, where: str, name: str):
         if "@" in where or "__" in where:  # pandas would look up names of Python's
             raise ValueError("@ and __ are not allowed")
         _demand_harmless(where)
-        found = frame.eval(where, local_dict={}, global_dict={}, engine="python")
+        found: Any = frame.eval(where, local_dict={}, global_dict={}, engine="python")
         if str(getattr(found, "dtype", None)) != "bool" or len(found) != len(frame):
             raise ValueError("it must be true or false for every cell")
     except Exception as error:

@@ -1,11 +1,12 @@
 """Exponents: those of measured points, and those of the laws that they should follow."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _LARGEST = 3  # sizes that are fitted: below them constant costs hide the law
 
 
-def exponent(sizes: np.ndarray, values: np.ndarray) -> float:
+def exponent(sizes: ArrayLike, values: ArrayLike) -> float:
     """The slope of values against sizes on log-log axes, by least squares through the largest
     three; NaN of fewer than two, or where a value is not positive."""
     order = np.argsort(sizes)[-_LARGEST:]

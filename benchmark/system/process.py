@@ -62,11 +62,12 @@ def begin() -> io.TextIOWrapper:
     return cast(io.TextIOWrapper, sys.stdout)
 
 
-def enter(main: Callable[[], int | None]) -> NoReturn:
+def enter(main: Callable[[], int | str | None]) -> NoReturn:
     """Run a command's main function, and end this process with its exit code.
 
-    Without a code of its own, a command whose reader has left ends with that of SIGPIPE, 141; one
-    whose output got lost otherwise with 1 and a line. To be terminated is to be interrupted.
+    The code is 1 where the function returns the text of an error. Without a code of its own, a
+    command whose reader has left ends with that of SIGPIPE, 141; one whose output got lost
+    otherwise with 1 and a line. To be terminated is to be interrupted.
     """
     out = begin()
     gc.set_threshold(100_000)  # what is imported stays: looking through it takes much of the start
