@@ -133,7 +133,8 @@ def test_a_sweep_is_trained_and_stored(redirections, code, tmp_path):
 
 
 COMMANDS = {
-    "run": ["seed=0,1"], "plots": [], "status": [], "verify": [], "list": ["aggregators"],
+    "run": ["seed=0,1"], "plots": [], "status": [], "verify": [], "migrate": [],
+    "list": ["aggregators"],
     "remove": ["where=seed == 1"], "prepare": ["data=digits"],
     "check": ["_target_=benchmark.aggregators.Median"],
     "vectors": ["draws=1", "defences=[mean]", "attacks=[alie]", "cost_n=[5]", "cost_d=[9]"],

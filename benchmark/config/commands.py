@@ -11,6 +11,7 @@ COMMANDS = {
     "plots": "draw what is stored, and write its tables",
     "status": "count done, failed, infeasible and missing cells",
     "verify": "check stored cells against their checksums, set damaged ones aside",
+    "migrate": "give cells that an earlier version stored the keys of this one",
     "remove": "delete stored cells by a condition",
     "prepare": "fetch a data set",
     "list": "print the catalogue of rules, stages or attacks",

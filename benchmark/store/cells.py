@@ -34,7 +34,7 @@ import yaml
 
 from benchmark.config.commands import spelled
 from benchmark.config.errors import ConfigError
-from benchmark.config.keys import KEY_SCHEMA, key_of
+from benchmark.config.keys import KEY_SCHEMA, key_of, scenario_of
 from benchmark.store.format import (
     KEY_PATTERN,
     SCHEMA,
@@ -43,6 +43,7 @@ from benchmark.store.format import (
     UnknownSchema,
     config_of,
     discard,
+    mapping_of,
     names_of,
     old_name,
     parsed,
@@ -54,7 +55,7 @@ from benchmark.store.format import (
     summary_of,
 )
 from benchmark.store.index import Index
-from benchmark.store.parquet import as_arrays, columns_of, written
+from benchmark.store.parquet import Columns, as_arrays, columns_of, written
 from benchmark.system.disk import make_folder, replace, sync, write
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
@@ -217,12 +218,36 @@ class Store:
         if traceback is not None:
             files["traceback.txt"] = traceback.encode()
         files |= {f"{name}.parquet": written(arrays) for name, arrays in tables.items()}
+        columns = {name: array.tolist() for name, array in tables.get("metrics", {}).items()}
+        self._enter(summary, cell.config, files, columns)
+
+    def rewrite(self, key: str, config: Entries) -> None:
+        """Store what is stored of a cell under the key of another config, which has come to mean
+        the same; what is stored under the old key remains.
+
+        Raises:
+            Damaged, UnknownSchema: see `format.summary_of`.
+        """
+        folder = self.cells / key
+        summary = summary_of(folder)
+        names = {*os.listdir(folder)} - {"summary.json"}
+        files = {name: (folder / name).read_bytes() for name in sorted(names)}
+        files["config.yaml"] = yaml.dump(config, Dumper=_Dumper, sort_keys=False).encode()
+        summary.pop("checksum", None)
+        summary |= {"key": key_of(config), "key_schema": KEY_SCHEMA, "migrated_from": key}
+        summary["scenario"] = scenario_of(config)
+        metrics = files.get("metrics.parquet")
+        self._enter(summary, config, files, columns_of(metrics) if metrics else {})
+
+    def _enter(
+        self, summary: Entries, config: Entries, files: dict[str, bytes], columns: Columns
+    ) -> None:
+        """Write the files of a cell and its summary, with their checksums, and its record."""
         summary["files"] = {name: _sha256(content) for name, content in files.items()}
         summary["checksum"] = _sha256(_plain(summary))
         files["summary.json"] = json.dumps(summary, indent=1).encode()
-        stamp = self._replace(self.cells / cell.key, files)
-        columns = {name: array.tolist() for name, array in tables.get("metrics", {}).items()}
-        self.index.add(cell.key, stamp, record_of(summary, cell.config, columns))
+        stamp = self._replace(self.cells / summary["key"], files)
+        self.index.add(summary["key"], stamp, record_of(summary, config, columns))
 
     def problem(self, key: str) -> str | None:
         """Return what is wrong with a stored cell, None if nothing is.
@@ -262,7 +287,10 @@ class Store:
         """
         self._tidy()
         make_folder(self.cells, parents=True)
-        keys = sorted(cell.key for cell in cells)
+        self._plan([cell.key for cell in cells], command)
+
+    def _plan(self, keys: list[str], command: list[str]) -> None:
+        keys = sorted(keys)
         name = _plan_name(keys)
         text = json.dumps({"command": command, "keys": keys}, indent=1)
         folder = self.folder / "plans"
@@ -293,6 +321,21 @@ class Store:
                 except Damaged as error:
                     self.damaged_plans[path] = str(error)
         return keys
+
+    def replan(self, renamed: Mapping[str, str], aside: Path) -> None:
+        """Write plans that have keys of cells which were renamed anew, then move the old ones.
+
+        Args:
+            renamed: the new keys, by the old ones.
+            aside: the folder to move them to.
+        """
+        for path in sorted((self.folder / "plans").glob("*.json")):
+            with suppress(Damaged):  # which others tell
+                plan = parsed(path, mapping_of)
+                keys = parsed(path, _plan_keys)
+                if not renamed.keys().isdisjoint(keys):
+                    self._plan(list({renamed.get(key, key) for key in keys}), plan["command"])
+                    path.replace(aside / path.name)
 
     def _tidy(self) -> None:
         """Remove what was given up half-written; the folder may hold things that are not ours."""
