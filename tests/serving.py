@@ -23,7 +23,7 @@ class Server:
 
     def learner(self, round_number, model):
         """The root data as a client that starts from a model (1, >= D)."""
-        start = torch.zeros_like(self.state.model)
+        start = torch.zeros_like(self.state.root)
         width = self.workload.model.num_parameters
         start[:, :width] = model[:, :width]
         self.state = replace(self.state, model=start)

@@ -181,7 +181,7 @@ def test_an_algorithm_of_a_users_own(compose):
     # In the first round both start from the same model.
     torch.testing.assert_close(other[0][0], first[0][0] - 0.5 * 0.25, rtol=1e-4, atol=1e-6)
     (metrics,) = trained(cell)
-    assert np.isfinite(metrics["test_loss"]).all()
+    assert np.isfinite(metrics["test_loss"][-1])
 
 
 def test_a_setting_of_ones_own_is_checked_as_others_are(compose):

@@ -13,12 +13,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark.config.checks import failure
-from benchmark.config.errors import FAILURES
+from benchmark.config.errors import FAILURES, ConfigError, Fault
+from benchmark.data import DataError
 from benchmark.federation.cell import Cell
 from benchmark.federation.learners import Learners
 from benchmark.federation.work import ClientWork
-from benchmark.models.sequential import ModelError
 from benchmark.simulation.device import Engine, computed_on, use_float32
+from benchmark.simulation.feasibility import problem_on_data
 from benchmark.simulation.memory import block_bytes, demand_memory, held_bytes
 from benchmark.simulation.observers import Observer
 from benchmark.simulation.run import (
@@ -110,7 +111,7 @@ def simulate_blocks(
     """
     engine = engine or Engine()
     workloads = workloads or Workloads(engine.device)
-    cells, failed = _with_models(cells, workloads)
+    cells, failed = _sorted_out(cells, workloads)
     if failed:
         yield failed
     for block in blocks_of(cells, engine, workloads):
@@ -124,17 +125,21 @@ def simulate_blocks(
         yield [replace(outcome, computed=computed) for outcome in outcomes]
 
 
-def _with_models(cells: list[Cell], workloads: Workloads) -> tuple[list[Cell], list[Outcome]]:
-    """Return the cells whose models fit their data, and the failures of the others."""
-    fitting: list[Cell] = []
+def _sorted_out(cells: list[Cell], workloads: Workloads) -> tuple[list[Cell], list[Outcome]]:
+    """Return the cells that can be trained, and the failures of the others."""
+    sound: list[Cell] = []
     failed: list[Outcome] = []
     for cell in cells:
-        try:
-            workloads.of(cell)
-            fitting.append(cell)
-        except ModelError as error:
-            failed.append(Outcome(cell, "failed", reason=str(error), traceback=str(error)))
-    return fitting, failed
+        reason = problem_on_data(cell, workloads)
+        if reason is None:
+            sound.append(cell)
+        elif isinstance(reason, Fault):
+            if issubclass(reason.error, ConfigError | DataError):  # no cell's own
+                raise reason.error(reason)
+            failed.append(Outcome(cell, "failed", reason=reason, traceback=reason.traceback))
+        else:
+            failed.append(Outcome(cell, "failed", reason=reason, traceback=reason))
+    return sound, failed
 
 
 def groups_of(cells: list[Cell]) -> list[list[Cell]]:

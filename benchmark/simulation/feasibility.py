@@ -33,10 +33,15 @@ def problem_of(
             return reason
     if workloads is None:
         return None
-    for check in ON_ITS_DATA:
-        if reason := check(cell, workloads):
-            return reason
+    if reason := problem_on_data(cell, workloads):
+        return reason
     return None if engine is None else memory(cell, workloads, engine)
+
+
+def problem_on_data(cell: Cell, workloads: Workloads) -> str | None:
+    """Return the first reason why a cell that was composed cannot be trained on its data."""
+    reasons = (check(cell, workloads) for check in ON_ITS_DATA)
+    return next(filter(None, reasons), None)
 
 
 # ------------------------------------------------------------------------------ of the cell alone
