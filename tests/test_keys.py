@@ -96,3 +96,6 @@ def test_cells_are_trained_again_when_a_component_has_changed(write, tmp_path):
     assert command(*given).out.startswith("2 cells: nothing to train, 2 already stored")
     write(RULE)
     assert command(*given).out.startswith("2 cells: nothing to train, 2 already stored")
+    write(RULE + "# and again\n")
+    note = "my_rule.MyRule has changed since 1 cell was stored: it is trained again"
+    assert command(*given, "seed=0").out.splitlines()[0] == f"note: {note}"

@@ -7,6 +7,7 @@
                         traceback.txt     (only if failed)
     outputs/plans/<digest>.json           the keys that a command asked for
     outputs/index/                        see `index`
+    outputs/migrated/                     see `migrate`
 
 A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any
 moment leaves whole cells only. The cell before steps aside for that, and returns if the new one did
