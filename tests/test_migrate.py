@@ -5,7 +5,6 @@ from unittest import mock
 import pytest
 
 from benchmark.commands.migrate import main
-from benchmark.commands.settings import small_command
 from benchmark.config import keys
 from benchmark.config.keys import key_of
 from benchmark.federation.cell import Cell
@@ -59,7 +58,7 @@ def store_former(store, *configs, schema=5, status="done"):
 
 
 def migrate(store, capsys):
-    assert small_command(main)([f"outputs={store.folder}"]) == 0
+    assert main([f"outputs={store.folder}"]) == 0
     return capsys.readouterr().out
 
 
@@ -168,5 +167,5 @@ def test_cells_that_were_not_trained_are_migrated_as_well(store, capsys):
 
 
 def test_without_cells_it_is_an_error(tmp_path, capsys):
-    assert small_command(main)([f"outputs={tmp_path}"]) == 1
+    assert main([f"outputs={tmp_path}"]) == 1
     assert capsys.readouterr().err == f"error: outputs={tmp_path}: no cells there\n"

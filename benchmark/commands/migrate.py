@@ -15,9 +15,9 @@ from benchmark.store.migrate import migrate
 
 
 @small_command
-def main(arguments: list[str] | None) -> int:
-    """Migrate the store; takes `outputs=FOLDER`."""
-    store = Store(str(settings(arguments, outputs="outputs")["outputs"]))
+def main(arguments: list[str]) -> int:
+    """Migrate all stored cells, and print how many were and why others were not."""
+    store = Store(settings(arguments, outputs="outputs")["outputs"])
     keys = store.keys()
     if not keys:
         raise ConfigError(f"outputs={store.folder}: no cells there")
