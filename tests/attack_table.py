@@ -53,15 +53,7 @@ from benchmark.attacks import (
     WorstOf,
     Zero,
 )
-
-EXEMPTIONS = {
-    "order": "it singles out clients by their place: the order of the honest matters",
-    "seed": "it draws random numbers, or asks about vectors that it draws",
-    "finite": "what it sends is no finite number",
-    "scale": "some of its settings are in the units of the updates, or it trains: stretching all "
-    "updates does not stretch what it sends",
-    "float64": "it trains models: in single precision, and of more than one parameter",
-}
+from benchmark.testing.attacks import EXEMPTIONS
 
 TABLE = [
     ("none", NoAttack()),

@@ -1,10 +1,6 @@
 """Every attack: one contract for all, then each against its definition and by hand."""
 
-import copy
-import io
-import json
-import random
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from inspect import isclass
 from pathlib import Path
@@ -16,30 +12,13 @@ import pytest
 import reference
 import torch
 import yaml
-from attack_inputs import (
-    ATTRIBUTES,
-    CLASSES,
-    IMAGE,
-    D,
-    F,
-    H,
-    Poison,
-    batch,
-    context,
-    draw,
-    knowledge,
-    vectors,
-    view,
-    width,
-)
 from attack_table import ENTRIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labels import label
 
 from benchmark import attacks
-from benchmark.aggregators import FLANDERS, LASA, FLTrust, Infeasible, Krum, Mean, Median
-from benchmark.aggregators.state import packed, unpacked
+from benchmark.aggregators import FLANDERS, LASA, Infeasible, Krum, Mean, Median
 from benchmark.attacks import (
     Adaptive,
     ALittleIsEnough,
@@ -61,6 +40,19 @@ from benchmark.attacks import (
 from benchmark.config.loading import conf_dir, load
 from benchmark.kernels import noise
 from benchmark.kernels.moments import mean_and_std
+from benchmark.testing.attack_inputs import (
+    ATTRIBUTES,
+    D,
+    F,
+    H,
+    Poison,
+    context,
+    draw,
+    knowledge,
+    view,
+)
+from benchmark.testing.attacks import PROPERTIES, honest_for, send
+from benchmark.testing.contract import same
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -74,29 +66,9 @@ def one_thread():
     numba.set_num_threads(before)
 
 
-def every(*promises):
-    """All attacks that make these promises."""
-    chosen = [pytest.param(line.attack, id=line.name) for line in ENTRIES
-              if not line.exempt.intersection(promises)]  # fmt: skip
-    return pytest.mark.parametrize("attack", chosen)
-
-
-everything = every()
-
-
-def honest_for(attack, h=H, dtype=np.float64):
-    return draw(h, width(attack), 0, dtype)
-
-
-def send(attack, seen, state=None):
-    sent, state = attack.step(seen, attack.init() if state is None else state)
-    assert sent.shape == (seen.f, seen.like.shape[1])
-    return sent.clone(), state
-
-
-def same(one, other):
-    """Bit for bit, numbers that are none included."""
-    return np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True)
+everything = pytest.mark.parametrize(
+    "attack", [pytest.param(line.attack, id=line.name) for line in ENTRIES]
+)
 
 
 def one_line(error):
@@ -113,6 +85,24 @@ def test_the_table_has_every_public_attack():
     assert classes == {type(line.attack) for line in ENTRIES}
     assert len(classes) >= 20
     assert len({line.name for line in ENTRIES}) == len(ENTRIES)
+
+
+CASES = [
+    pytest.param(each, line.attack, id=f"{line.name}-{each.name}")
+    for line in ENTRIES
+    for each in PROPERTIES
+    if each.holds_for(line.attack, line.exempt)
+]
+
+
+@pytest.mark.parametrize(("held", "attack"), CASES)
+def test_contract(held, attack):
+    held.check(attack)
+
+
+@everything
+def test_the_catalogue_knows_paper_and_cost(attack):
+    assert attack.paper and attack.cost and attack.title == type(attack).__name__
 
 
 FILES = sorted(Path(conf_dir(), "attack").glob("*.yaml"))
@@ -137,98 +127,6 @@ def test_every_attack_has_a_configuration_of_its_own():
     assert sorted(targets) == sorted({type(line.attack).__name__ for line in ENTRIES})
 
 
-@everything
-def test_what_an_attack_declares(attack):
-    """Every omniscient attack has a partial-knowledge form; but for the choice among others, which
-    are chosen by what they do to the honest."""
-    assert is_dataclass(attack) and attack == copy.deepcopy(attack)
-    for field in fields(attack):
-        with pytest.raises(AttributeError):
-            setattr(attack, field.name, None)
-    assert attack.paper and attack.cost and attack.title == type(attack).__name__
-    assert isinstance(attack.reads, frozenset) and attack.reads <= set(Knowledge)
-    assert all(attack.check(n, f) is None for n, f in ((10, 3), (20, 4), (50, 10), (50, 24)))
-    assert attack.check_data(IMAGE, CLASSES) is None
-    if isinstance(attack, Informed):
-        partial = replace(attack, knowledge="byzantine")
-        assert Knowledge.OWN in partial.reads and Knowledge.HONEST not in partial.reads
-        with pytest.raises(ValueError, match="knowledge must be one of honest, byz") as error:
-            replace(attack, knowledge="everything")
-        assert one_line(error)
-    elif not isinstance(attack, WorstOf):
-        assert Knowledge.HONEST not in attack.reads
-
-
-KINDS = {
-    "tensor": torch.from_numpy,
-    "array": lambda x: x,
-    "list of tensors": lambda x: [torch.from_numpy(row) for row in x],
-    "list of arrays": list,
-}
-
-
-def like_with_like(attack, kind, dtype):
-    """What is sent is of the kind, the dtype and the device of the honest vectors, and new."""
-    honest, parts = honest_for(attack, dtype=dtype), knowledge(attack, dtype=dtype)
-    before = copy.deepcopy((honest, parts["own"], parts["model"], parts["previous"]))
-    make = KINDS[kind]
-    sent = attack(make(honest), f=F, **(parts | {"own": make(parts["own"])}))
-    assert type(sent) is (torch.Tensor if "tensor" in kind else np.ndarray)
-    assert sent.shape == (F, width(attack))
-    numbers = np.asarray(sent)
-    assert numbers.dtype == dtype
-    first = numbers[0].copy()
-    sent[1:] = 7  # the rows are the caller's own, and each other's neighbours, not twins
-    assert same(sent[0], first)
-    sent[0] = 7
-    after = honest, parts["own"], parts["model"], parts["previous"]
-    assert all(map(np.array_equal, before, after))
-    return numbers
-
-
-@everything
-def test_shape_and_kind_and_data_are_unchanged(attack):
-    one, *others = (like_with_like(attack, kind, np.float32) for kind in KINDS)
-    assert all(same(one, other) for other in others)
-
-
-@every("float64")
-def test_the_same_in_double_precision(attack):
-    single = like_with_like(attack, "tensor", np.float32)
-    double = like_with_like(attack, "array", np.float64)
-    assert np.isfinite(single).all() == np.isfinite(double).all()
-
-
-@every("finite")
-def test_what_is_sent_is_finite_and_nothing_if_there_is_nobody_to_send(attack):
-    honest, parts = honest_for(attack), knowledge(attack)
-    assert np.isfinite(attack(honest, f=F, **parts)).all()
-    for kind in (honest, torch.from_numpy(honest.astype(np.float32))):
-        sent = attack(kind, f=0)
-        assert sent.shape == (0, width(attack))
-        assert sent.dtype == kind.dtype and type(sent) is type(kind)
-
-
-def global_states():
-    legacy = np.random.get_state(legacy=False)  # noqa: NPY002
-    return str(legacy), random.getstate(), torch.random.get_rng_state().tolist()
-
-
-@everything
-def test_the_same_seed_sends_the_same_bits(attack):
-    """Nor are the global streams touched."""
-    honest, parts = honest_for(attack), knowledge(attack)
-    before = global_states()
-    once, again = (attack(honest, f=F, seed=3, **parts) for _ in range(2))
-    assert same(once, again) and global_states() == before
-
-
-@every("seed")
-def test_the_seed_is_for_those_that_draw(attack):
-    honest, parts = honest_for(attack), knowledge(attack)
-    assert same(*(attack(honest, f=F, seed=seed, **parts) for seed in (3, 4)))
-
-
 @pytest.mark.parametrize(
     "line", [line for line in ENTRIES if "seed" in line.exempt], ids=lambda line: line.name
 )
@@ -236,83 +134,6 @@ def test_those_that_draw_use_the_seed(line):
     honest, parts = honest_for(line.attack), knowledge(line.attack)
     first = line.attack(honest, f=F, **parts)
     assert not all(same(first, line.attack(honest, f=F, seed=s, **parts)) for s in range(1, 9))
-
-
-@everything
-def test_other_numbers_of_clients(attack):
-    """What `check` says happens, and nothing else."""
-    for h, f in ((1, 1), (2, 2), (5, 2), (9, 4), (20, 15), (3, 9)):
-        honest, parts = honest_for(attack, h), knowledge(attack, h, f)
-        reason = attack.check(h + f, f)
-        if reason:
-            with pytest.raises(Infeasible) as error:
-                attack(honest, f=f, **parts)
-            assert one_line(error) and str(error.value) == reason and f"n={h + f}, f={f}" in reason
-        else:
-            assert attack(honest, f=f, **parts).shape == (f, width(attack))
-
-
-@every("finite")
-def test_rounds_of_few_sampled_clients(attack):
-    """An attack that is defined for all clients must do something in every round."""
-    for h, f in ((0, 1), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2)):
-        sent, _ = send(attack, view(attack, h=h, f=f))
-        assert torch.isfinite(sent).all()
-
-
-@every("float64")
-def test_one_coordinate(attack):
-    for dtype in (np.float32, np.float64):
-        sent = attack(draw(H, 1, 0, dtype), f=F, **knowledge(attack, d=1, dtype=dtype))
-        assert sent.shape == (F, 1) and sent.dtype == dtype
-
-
-def stretched(attack, factor, dtype):
-    """What is sent where all vectors are longer by a factor; the rule is Krum's, or FLTrust."""
-    d = width(attack)
-    honest, own, model, previous, root = (
-        (v * factor).astype(dtype) for v in vectors(H, F, d, np.float64)
-    )
-    told = knowledge(attack) | {"own": own, "model": model[0], "previous": previous[0]}
-    told |= {"rule": FLTrust() if Knowledge.ROOT in attack.reads else Krum()}
-    return np.asarray(attack(honest, f=F, **told | {"context": context(root, d)}))
-
-
-@pytest.mark.parametrize(("dtype", "powers"), [
-    (np.float32, (-100, -66, -64, 64, 66, 100)), (np.float64, (-440, 440)),
-])  # fmt: skip
-@pytest.mark.parametrize(
-    "line", [line for line in ENTRIES if "finite" not in line.exempt], ids=lambda line: line.name
-)
-def test_very_long_and_very_short_vectors(line, dtype, powers):
-    """From 1e-30 to 1e30 in float32, and from 1e-132 to 1e132 in float64."""
-    if dtype == np.float64 and "float64" in line.exempt:
-        pytest.skip("in single precision only")
-    plain = stretched(line.attack, 1.0, dtype)
-    for power in powers:
-        sent = stretched(line.attack, 2.0**power, dtype)
-        assert sent.dtype == dtype and np.isfinite(sent).all()
-        if "scale" not in line.exempt:
-            tolerance = (1e-5 if dtype == np.float32 else 1e-10) * np.abs(plain).max()
-            np.testing.assert_allclose(sent / 2.0**power, plain, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("power", [-990, -560, 600, 990])
-@pytest.mark.parametrize(
-    "line", [e for e in ENTRIES if not {"finite", "float64"} & {*e.exempt}], ids=lambda e: e.name
-)
-def test_vectors_whose_squares_no_float_holds(line, power):
-    """What needs their squares says so, the others send the same in another unit."""
-    try:
-        sent = stretched(line.attack, 2.0**power, np.float64)
-    except ValueError as error:
-        wrong = "short: their squared lengths must be a" if power < 0 else "long: their squared "
-        assert str(error).startswith(f"updates are too {wrong}")
-        return
-    assert np.isfinite(sent).all()
-    if "scale" not in line.exempt:
-        plain = stretched(line.attack, 1.0, np.float64)
-        np.testing.assert_allclose(sent / 2.0**power, plain, rtol=0, atol=1e-10 * abs(plain).max())
 
 
 def test_means_and_deviations_of_the_largest_numbers():
@@ -348,49 +169,6 @@ def test_where_rounding_matters_the_vector_shrinks_until_it_fits(attack, spread)
         assert to_sent.sum() <= squares.sum(1).max() * (1 + 1e-9)
 
 
-@every("finite")
-def test_vectors_that_are_all_the_same(attack):
-    """No deviations, no distances, no directions; and if all are zero no lengths either."""
-    d = width(attack)
-    for honest, more in (
-        (np.zeros((H, d)), {"previous": np.zeros(d), "model": np.zeros(d)}),
-        (np.zeros((H, d)), {"previous": None}),
-        (np.repeat(draw(1, d), H, axis=0), {}),
-    ):
-        parts = knowledge(attack) | {"own": np.repeat(honest[:1], F, axis=0)} | more
-        assert np.isfinite(attack(honest, f=F, **parts)).all()
-
-
-@every("order")
-def test_the_order_of_the_honest_does_not_matter(attack):
-    honest, parts = honest_for(attack), knowledge(attack)
-    order = np.random.default_rng(0).permutation(H)
-    one, other = attack(honest, f=F, **parts), attack(honest[order], f=F, **parts)
-    np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-10)
-
-
-@everything
-def test_what_is_not_declared_is_not_used(attack):
-    """The result is the same, bit for bit, when every undeclared input is useless."""
-    sent, _ = send(attack, view(attack))
-    blind, _ = send(attack, view(attack, poisoned=set(Knowledge) - attack.reads))
-    assert same(sent, blind)
-
-
-@everything
-def test_a_view_holds_nothing_else(attack):
-    """Not even behind its back: neither kept for later, nor in memory that it shares."""
-    seen = view(attack, poisoned=set(Knowledge) - attack.reads)
-    held = {name for kind in attack.reads for name in ATTRIBUTES[kind]}
-    assert seen._held.keys() <= held
-    memory = torch.arange(12.0).reshape(4, 3)
-    like = View(4, 1, memory[:0], attack.reads, lambda i: i).like
-    assert like.shape == (0, 3) and like.untyped_storage().data_ptr() != memory.data_ptr()
-    if Knowledge.RULE in attack.reads:
-        public = {name for name in vars(seen.rule) if not name.startswith("_")}
-        assert public == {"rule", "declared", "n"}
-
-
 def test_a_view_calls_whatever_makes_a_part_and_only_once():
     """A function, a bound method or a partial; what is no callable is the part itself."""
     rows = torch.ones(2, 3)
@@ -422,36 +200,6 @@ def test_the_docstring_says_what_it_knows(attack):
     able = {Knowledge.ROOT, Knowledge.HONEST} if partial else set()
     for kind in set(Knowledge) - attack.reads - partial - able:
         assert words[kind] not in knows or isinstance(attack, WorstOf)
-
-
-@everything
-def test_what_is_declared_is_used(attack):
-    """Without it the result is another, or there is none."""
-    sent, _ = send(attack, view(attack))
-    for kind in attack.reads:
-        try:
-            other, _ = send(attack, view(attack, poisoned={kind}))
-        except (AssertionError, ValueError, TypeError):
-            continue
-        assert not same(sent, other), kind
-
-
-@everything
-def test_what_is_not_declared_is_forbidden(attack):
-    seen = view(attack)
-    for kind, names in ATTRIBUTES.items():
-        for name in names:
-            if kind in attack.reads:
-                assert getattr(seen, name) is not None
-                continue
-            with pytest.raises(Forbidden, match=f"'{name}' without declaring '.*{kind}") as error:
-                getattr(seen, name)
-            assert one_line(error)
-    for kind, name in ((Knowledge.HONEST, "honest"), (Knowledge.OWN, "byzantine")):
-        if kind not in attack.reads:
-            for statistic in ("mean", "mean_and_std", "known"):
-                with pytest.raises(Forbidden):
-                    getattr(seen, statistic)(name)
 
 
 @dataclass(frozen=True)
@@ -488,181 +236,10 @@ def test_poison_cannot_be_used():
             use(poison)
 
 
-@everything
-def test_a_step_leaves_the_view_as_it_was(attack):
-    """The rows are the server's buffer. Asking twice gives the same, whoever asked before."""
-    seen = view(attack)
-    names = [name for kind in attack.reads for name in ATTRIBUTES[kind]]
-    tensors = {name: getattr(seen, name) for name in names}
-    tensors = {name: part for name, part in tensors.items() if isinstance(part, torch.Tensor)}
-    before = {name: part.clone() for name, part in tensors.items()}
-    sent, _ = send(attack, seen)
-    again, _ = send(attack, seen)
-    fresh, _ = send(attack, view(attack))
-    assert same(sent, again) and same(sent, fresh)
-    assert all(torch.equal(before[name], tensors[name]) for name in tensors)
-
-
-@every("seed")
-def test_a_call_is_one_step(attack):
-    seen, parts = view(attack), knowledge(attack)
-    honest, own, model, previous, _ = vectors(H, F, width(attack), seed=1000)  # of round 1
-    parts |= {"own": own, "model": model[0], "previous": previous[0]}
-    if Knowledge.ROOT in attack.reads:
-        parts["context"] = replace(parts["context"], root_update=lambda: seen.root_update)
-    if Knowledge.DATA in attack.reads:
-        parts["local"] = seen.local
-    sent, _ = send(attack, seen)
-    called = attack(honest, f=F, **parts)
-    np.testing.assert_allclose(called, sent, rtol=1e-9, atol=1e-12)
-
-
 # --- state --------------------------------------------------------------------------------------
 
 
-def rounds(attack, count, first=1, state=None):
-    """Some rounds of other vectors, and of other numbers of clients: what was sent, the state."""
-    state, sent = attack.init() if state is None else state, []
-    for round in range(first, first + count):
-        h, f = H + round % 3, F - (round == 4)
-        vectors, state = send(attack, view(attack, h=h, f=f, round=round), state)
-        sent.append(vectors)
-    return sent, state
-
-
-def remembers(attack):
-    """Whether there is a state at all: two rounds from none end in none otherwise."""
-    return attack.init() is not None or rounds(attack, 2)[1] is not None
-
-
-def stored(state):
-    """The state after a way through JSON and a file of plain arrays."""
-    structure, arrays = packed(state)
-    file = io.BytesIO()
-    kinds = {name: isinstance(array, torch.Tensor) for name, array in arrays.items()}
-    np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
-    file.seek(0)
-    loaded = dict(np.load(file, allow_pickle=False))
-    arrays = {k: torch.from_numpy(v) if kinds[k] else v for k, v in loaded.items()}
-    return unpacked(json.loads(json.dumps(structure)), arrays)
-
-
-def same_state(one, other):
-    (structure, arrays), (other_structure, other_arrays) = packed(one), packed(other)
-    return structure == other_structure and all(
-        same(array, other_arrays[name]) for name, array in arrays.items()
-    )
-
-
-@everything
-def test_a_run_goes_on_from_a_checkpoint(attack):
-    """Three rounds, the state stored and read back, three more: as six rounds at a stretch."""
-    if not remembers(attack):
-        return
-    straight, end = rounds(attack, 6)
-    _, state = rounds(attack, 3)
-    resumed, other_end = rounds(attack, 3, 4, stored(state))
-    assert all(map(same, straight[3:], resumed))
-    assert same_state(end, other_end)
-
-
-@everything
-def test_a_state_is_never_changed(attack):
-    """From every state the same step twice, with steps of another round between."""
-    if not remembers(attack):
-        return
-    state = attack.init()
-    for round in range(1, 5):
-        kept = stored(state)
-        once, new = send(attack, view(attack, round=round), state)
-        frozen = stored(new)
-        send(attack, view(attack, round=round + 10), state)
-        send(attack, view(attack, round=round + 10), new)
-        again, newer = send(attack, view(attack, round=round), state)
-        assert same(once, again) and same_state(new, newer)
-        assert same_state(state, kept) and same_state(new, frozen)
-        state = new
-
-
-# --- training data ------------------------------------------------------------------------------
-
-
-@everything
-def test_poisoning_makes_a_batch_and_leaves_the_one_it_got(attack):
-    given, untouched = batch(), batch()
-    poisoned = attack.poison(given)
-    parts = ("x", "y", "weights", "examples")
-    assert all(same(getattr(given, part), getattr(untouched, part)) for part in parts)
-    changed = [part for part in parts if not same(getattr(poisoned, part), getattr(given, part))]
-    assert attack.poisons == bool(changed) and "examples" not in changed
-    for part in parts:
-        assert getattr(poisoned, part).shape == getattr(given, part).shape
-        assert getattr(poisoned, part).dtype == getattr(given, part).dtype
-    assert poisoned.y.min() >= 0 and poisoned.y.max() < CLASSES
-    again = attack.poison(batch())
-    assert all(same(getattr(poisoned, part), getattr(again, part)) for part in parts)
-
-
-@everything
-def test_who_is_targeted_says_what_for(attack):
-    x, y = batch(size=100).x, batch(size=100).y
-    if not attack.targeted:
-        with pytest.raises(NotImplementedError):
-            attack.challenge(x, y, CLASSES, (0.0, 1.0))
-        return
-    before = x.clone(), y.clone()
-    taken, shown, wanted = attack.challenge(x, y, CLASSES, (0.0, 1.0))
-    assert len(taken) == len(shown) == len(wanted) > 0
-    assert shown.shape[1:] == x.shape[1:] and wanted.min() >= 0 and wanted.max() < CLASSES
-    assert (wanted != y[taken]).any() and len(set(taken.tolist())) == len(taken)
-    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
-
-
 # --- errors -------------------------------------------------------------------------------------
-
-
-@everything
-def test_missing_knowledge_is_an_error_of_one_line(attack):
-    honest, arguments = honest_for(attack), {
-        Knowledge.OWN: "own", Knowledge.DATA: "local", Knowledge.RULE: "rule",
-        Knowledge.MODEL: "model",
-    }  # fmt: skip
-    if Knowledge.DATA in attack.reads:
-        del arguments[Knowledge.MODEL]  # it comes with what it takes to train
-    for kind in attack.reads & set(arguments):
-        parts = knowledge(attack)
-        del parts[arguments[kind]]
-        needs = "data' and 'model" if kind == Knowledge.DATA else kind
-        with pytest.raises(ValueError, match=f"needs '{needs}': pass {arguments[kind]}=") as error:
-            attack(honest, f=F, **parts)
-        assert one_line(error)
-
-
-@everything
-def test_impossible_arguments_are_an_error_of_one_line(attack):
-    honest, parts = honest_for(attack), knowledge(attack)
-    with pytest.raises(Infeasible, match="f must not be negative, got f=-1") as error:
-        attack(honest, f=-1)
-    assert one_line(error)
-    for f in (True, 1.0, 1.5, np.nan, "1", None):
-        with pytest.raises(ValueError, match="f must be a whole number, got") as error:
-            attack(honest, f=f)
-        assert one_line(error) and not isinstance(error.value, Infeasible)
-    broken = honest.copy()
-    broken[2, 3] = np.nan
-    for wrong in (
-        {"honest": broken},
-        {"honest": honest[0]},
-        {"own": parts["own"][:-1]},
-        {"own": parts["own"][:, :-1]},
-        {"own": parts["own"] * np.inf},
-        {"model": parts["model"][:-1]},
-        {"previous": parts["previous"][None]},
-    ):
-        arguments = {"honest": honest} | parts | wrong
-        with pytest.raises(ValueError) as error:
-            attack(arguments.pop("honest"), f=F, **arguments)
-        assert one_line(error)
 
 
 def test_a_rule_that_is_not_defined_is_an_error_of_one_line():
@@ -768,22 +345,6 @@ def test_feasible_numbers_of_clients(attack, h, f):
     assert np.isfinite(attack(draw(h, 3), f=f, own=draw(f, 3))).all()
 
 
-@everything
-def test_by_default_nobody_sends_what_honest_clients_would(attack):
-    """Neither their mean nor its own vector, wherever it is said to be defined."""
-    if attack.poisons or isinstance(attack, NoAttack):
-        return
-    for f in (1, 2, 3):
-        h = 20 - f
-        if attack.check(20, f):
-            continue
-        seen = knowledge(attack, h, f)
-        honest = honest_for(attack, h)
-        sent = np.asarray(attack(honest, f=f, **seen), float)
-        assert not np.allclose(sent, honest.mean(0)), f
-        assert not np.allclose(sent, seen["own"]), f
-
-
 # --- the view -----------------------------------------------------------------------------------
 
 
@@ -839,7 +400,7 @@ def test_the_clients_draw_for_themselves_and_in_common():
     assert not torch.equal(few.normal(), noise.normal(keys, D).double())  # keys are not used twice
     assert few.generator().random() == few.generator().random() == many.generator().random()
     assert few.normal().dtype == torch.float64 and few.normal().shape == (2, D)
-    later = view(attack, f=2, round=2)
+    later = view(attack, f=2, round_number=2)
     assert not torch.equal(later.normal(), few.normal())
     assert later.generator().random() != few.generator().random()
 

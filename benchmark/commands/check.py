@@ -2,28 +2,42 @@
 
 python -m benchmark.check _target_=my_package.MyRule [SETTING=VALUE ...] [exempt=[order,mean]]
 
-A rule or stage must be defined for n = 15 and f = 3. `exempt` names what it does not promise.
+It is a rule, a stage, an attack, an algorithm or a data source. A rule or stage must be defined for
+n = 15 and f = 3. `exempt` names what the component does not promise.
 """
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmark.aggregators.contract import Rule, Stage
+from benchmark.attacks import Attack
 from benchmark.commands.settings import small_command
 from benchmark.config.checks import one_line
 from benchmark.config.commands import spelled
 from benchmark.config.components import allow_typed, build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import named_settings
-from benchmark.testing import rules
+from benchmark.federation.algorithm import Algorithm
+from benchmark.testing import algorithms, attacks, data, rules
+
+
+@runtime_checkable
+class _Source(Protocol):
+    """Whatever loads data."""
+
+    def load(self) -> Any: ...
+
 
 _CONTRACTS: list[tuple[Any, Callable[..., Iterator[str | None]]]] = [
+    (Algorithm, algorithms.broken_properties),
+    (Attack, attacks.broken_properties),
     (Rule | Stage, rules.broken_properties),
+    (_Source, data.broken_properties),
 ]
 
 
@@ -42,10 +56,11 @@ def main(arguments: list[str] | None) -> int:
         raise ConfigError(f"exempt={exempt} must be a list of names, [order,mean]")
     allow_typed([f"component.{argument}" for argument in given])
     component = build(node, "component", named_settings).value
-    for kind, broken_properties in _CONTRACTS:
-        if isinstance(component, kind):
-            results = list(broken_properties(component, exempt))
-            broken = list(filter(None, results))
-            print("\n".join(broken) or f"ok: {len(results)} properties")
-            return 1 if broken else 0
-    raise ConfigError(f"_target_={node['_target_']} must be a rule or a stage")
+    held_to = [contract for kind, contract in _CONTRACTS if isinstance(component, kind)]
+    if not held_to:
+        right = "must be a rule, a stage, an attack, an algorithm or a data source"
+        raise ConfigError(f"_target_={node['_target_']} {right}")
+    results = list(held_to[0](component, exempt))
+    broken = list(filter(None, results))
+    print("\n".join(broken) or f"ok: {len(results)} properties")
+    return 1 if broken else 0

@@ -3,11 +3,15 @@
     from benchmark.testing import check_rule
     check_rule(MyRule())
 
-raises a `ContractError` that says in one line what the rule breaks; from the shell it is
+raises a `ContractError` that says in one line what the rule breaks; so do `check_attack`,
+`check_algorithm` and `check_data`. From the shell it is
 ``python -m benchmark.check _target_=my_package.MyRule``.
 """
 
+from benchmark.testing.algorithms import check_algorithm
+from benchmark.testing.attacks import check_attack
 from benchmark.testing.contract import ContractError
+from benchmark.testing.data import check_data
 from benchmark.testing.rules import check_rule
 
-__all__ = ["ContractError", "check_rule"]
+__all__ = ["ContractError", "check_algorithm", "check_attack", "check_data", "check_rule"]

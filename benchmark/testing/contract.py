@@ -148,3 +148,9 @@ def array_of(vectors: Any) -> np.ndarray:
     """Return vectors of any kind as an array."""
     rows = (row.detach() if isinstance(row, torch.Tensor) else row for row in vectors)
     return np.array([np.asarray(row) for row in rows])
+
+
+def is_frozen(component: object) -> bool:
+    """Return whether a component is of a frozen dataclass."""
+    parameters = getattr(type(component), "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen

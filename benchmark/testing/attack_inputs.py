@@ -1,11 +1,14 @@
-"""What attacks may know, made up for the tests: for a call, and as a `View`, poisoned if wanted."""
+"""What attacks may know, made up: for a call, and as a `View`, poisoned if wanted."""
+
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmark.aggregators import Chain, Clipping, Context, FLTrust, Krum, Mean
-from benchmark.aggregators.context import layers_of
-from benchmark.attacks import Batch, Knowledge, View
+from benchmark.aggregators.context import Layer, layers_of
+from benchmark.attacks import Attack, Batch, Knowledge, View
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
 from benchmark.models.architectures import Logistic
@@ -26,7 +29,7 @@ ATTRIBUTES = {  # of a view, by the knowledge that it takes to read them
 }
 
 
-def _touched(*_, **__):
+def _touched(*_: object, **__: object) -> Any:
     raise AssertionError("something poisoned was used")
 
 
@@ -38,18 +41,21 @@ class Poison:
     __float__ = __int__ = __index__ = __neg__ = __lt__ = __gt__ = __le__ = __ge__ = _touched
 
 
-def draw(rows, d=D, seed=0, dtype=np.float64):
+def draw(rows: int, d: int = D, seed: int = 0, dtype: Any = np.float64) -> np.ndarray:
+    """Return (rows, d) normal numbers."""
     return np.random.default_rng([seed, rows]).normal(size=(rows, d)).astype(dtype)
 
 
-def width(attack):
-    """How many coordinates to attack: those that train need a model of their own."""
+def width(attack: Attack) -> int:
+    """Return how many coordinates to attack: those that train need a model of their own."""
     return D_TRAINED if Knowledge.DATA in attack.reads else D
 
 
-def local(f, seed=0, known=True):
-    """The data of f clients, 12 of 60 images each, and a linear classifier to train on them, the
-    server's if that is known."""
+def local(f: int, seed: int = 0, known: bool = True) -> Local:
+    """Return the data of f clients, 12 of 60 images each, and a linear classifier to train.
+
+    That is the server's if `known`, else no numbers.
+    """
     rng = np.random.default_rng([seed, 4])
     x = torch.from_numpy(rng.random((60, *IMAGE), np.float32))
     network = Logistic().build(IMAGE, CLASSES)
@@ -62,8 +68,8 @@ def local(f, seed=0, known=True):
     return Local(network, start, STEP, (x, labels), shards, stream, CLASSES, (0.0, 1.0))
 
 
-def batch(place=1, size=30, seed=0):
-    """What a Byzantine client trains on."""
+def batch(place: int = 1, size: int = 30, seed: int = 0) -> Batch:
+    """Return what a Byzantine client trains on."""
     rng = np.random.default_rng([seed, 5])
     return Batch(
         x=torch.from_numpy(rng.random((size, *IMAGE), np.float32)),
@@ -77,8 +83,8 @@ def batch(place=1, size=30, seed=0):
     )
 
 
-def rule_for(attack, n):
-    """A rule that there is something to learn from, and an f that it is defined for."""
+def rule_for(attack: Attack, n: int) -> tuple[Chain, int]:
+    """Return a rule that there is something to learn from, and an f that it is defined for."""
     if n < 5:
         return Chain([Mean()]), 0
     if Knowledge.ROOT in attack.reads:
@@ -86,21 +92,21 @@ def rule_for(attack, n):
     return Chain([Clipping(9.0), Krum()]), (n - 3) // 2  # no ties: they go by the order
 
 
-def layers(d):
-    """One, or a matrix and its bias, or besides them some more."""
+def layers(d: int) -> tuple[Layer, ...]:
+    """Return one layer, or a matrix and its bias, or besides them some more."""
     shapes = {D_TRAINED: [(CLASSES, 16), (CLASSES,)], D: [(5, 4), (2, 3), (3,)]}
     return layers_of(shapes.get(d, [(d,)]))
 
 
-def vectors(h, f, d, dtype=np.float64, seed=0):
-    """(honest, own, model, previous, root update), all of them random."""
+def vectors(h: int, f: int, d: int, dtype: Any = np.float64, seed: int = 0) -> list[np.ndarray]:
+    """Return (honest, own, model, previous, root update), all of them random."""
     drawn = [(h, 0), (f, 1), (1, 2), (1, 3), (1, 7)]
     return [draw(rows, d, 10 * seed + number, dtype) for rows, number in drawn]
 
 
-def context(update, d, poisoned=False):
-    """What the server tells its rule, root data with an update of theirs among it."""
-    update = torch.from_numpy(update[0])
+def context(root: np.ndarray, d: int, poisoned: bool = False) -> Context:
+    """Return what the server tells its rule, root data with an update of theirs among it."""
+    update = torch.from_numpy(root[0])
     if poisoned:
         update = torch.full_like(update, torch.nan)
     return Context(
@@ -111,8 +117,15 @@ def context(update, d, poisoned=False):
     )
 
 
-def knowledge(attack, h=H, f=F, d=None, dtype=np.float64, seed=0):
-    """All arguments of a call besides the honest vectors and f."""
+def knowledge(
+    attack: Attack,
+    h: int = H,
+    f: int = F,
+    d: int | None = None,
+    dtype: Any = np.float64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return all arguments of a call besides the honest vectors and f."""
     d = width(attack) if d is None else d
     _, own, model, previous, root = vectors(h, f, d, dtype, seed)
     rule, declared = rule_for(attack, h + f)
@@ -126,28 +139,38 @@ def knowledge(attack, h=H, f=F, d=None, dtype=np.float64, seed=0):
     } | ({"local": local(f, seed)} if d == D_TRAINED else {})
 
 
-def view(attack, poisoned=(), h=H, f=F, d=None, dtype=np.float64, seed=0, round=1, **replaced):
-    """A round in which the inputs of the `poisoned` knowledge are of no use.
+def view(
+    attack: Attack,
+    poisoned: Collection[Knowledge] = (),
+    h: int = H,
+    f: int = F,
+    d: int | None = None,
+    dtype: Any = np.float64,
+    seed: int = 0,
+    round_number: int = 1,
+    **replaced: Any,
+) -> View:
+    """Return a round in which the inputs of the `poisoned` knowledge are of no use.
 
     Args:
         attack: reads what it declares.
         poisoned: the knowledge that is poisoned: tensors are no numbers, all else fails if touched.
         h, f, d, dtype, seed: of the vectors.
-        round: its number.
+        round_number: of the round.
         replaced: other inputs, by their names in a view.
     """
     d = width(attack) if d is None else d
     honest, own, model, previous, root = map(
-        torch.from_numpy, vectors(h, f, d, dtype, seed + 1000 * round)
+        torch.from_numpy, vectors(h, f, d, dtype, seed + 1000 * round_number)
     )
     rule, declared = rule_for(attack, h + f)
     given = context(root.numpy(), d, Knowledge.ROOT in poisoned)
 
-    def oracle():
+    def oracle() -> Oracle:
         outside = outsiders_context(given, Knowledge.ROOT in attack.reads, seed)
         return Oracle(rule, min(f, declared), rule.init(), outside, h + f)
 
-    parts = {
+    parts: dict[str, Any] = {
         "own": own,
         "honest": honest,
         "honest_ids": np.arange(h) * 2 + 1,
@@ -159,7 +182,7 @@ def view(attack, poisoned=(), h=H, f=F, d=None, dtype=np.float64, seed=0, round=
         "local": Poison(),
     } | replaced
     if d == D_TRAINED:
-        parts["local"] = local(f, seed + 1000 * round, Knowledge.MODEL not in poisoned)
+        parts["local"] = local(f, seed + 1000 * round_number, Knowledge.MODEL not in poisoned)
     for kind in poisoned:
         for name in ATTRIBUTES[kind]:
             parts[name] = useless(parts[name])
@@ -168,15 +191,15 @@ def view(attack, poisoned=(), h=H, f=F, d=None, dtype=np.float64, seed=0, round=
         f=f,
         like=torch.empty(0, d, dtype=own.dtype),
         reads=attack.reads,
-        key=lambda i: 1_000_003 * (100 * seed + round) + 97 * (i + 1),
-        round=round,
+        key=lambda i: 1_000_003 * (100 * seed + round_number) + 97 * (i + 1),
+        round=round_number,
         layers=layers(d),
         **parts,
     )
 
 
-def useless(part):
-    """In the place of an input that nobody must look at."""
+def useless(part: Any) -> Any:
+    """Return what stands in the place of an input that nobody must look at."""
     if isinstance(part, torch.Tensor):
         return torch.full_like(part, torch.nan)
     return float("nan") if isinstance(part, float) else Poison()

@@ -1,0 +1,36 @@
+"""The contract of algorithms: what every line of the table is held to."""
+
+from inspect import isabstract
+
+import pytest
+
+from benchmark.federation.algorithm import Algorithm
+from benchmark.federation.fedavg import FedAvg
+from benchmark.federation.fedprox import FedProx
+from benchmark.federation.fedsgd import FedSGD
+from benchmark.testing.algorithms import PROPERTIES
+
+TABLE = {
+    "fedsgd": FedSGD(),
+    "fedsgd, momenta": FedSGD(momentum=0.9, weight_decay=0.001),
+    "fedsgd, sampled": FedSGD(momentum=0.9, momentum_at="server", client_fraction=0.7),
+    "fedavg": FedAvg(local_steps=2),
+    "fedavg, momentum": FedAvg(local_epochs=1, momentum=0.5, momentum_at="server"),
+    "fedprox": FedProx(local_epochs=1, mu=0.1),
+}
+
+
+def test_the_table_has_every_algorithm():
+    kinds, own = [Algorithm], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind.__module__.startswith("benchmark.") and not isabstract(kind):
+            own.add(kind)
+    assert own == {type(algorithm) for algorithm in TABLE.values()}
+
+
+@pytest.mark.parametrize("held", PROPERTIES, ids=lambda held: held.name)
+@pytest.mark.parametrize("name", TABLE)
+def test_contract(name, held):
+    held.check(TABLE[name])
