@@ -45,7 +45,7 @@ class GridSweeper(Sweeper):
 
     _plan: tuple[DictConfig, Launcher]
 
-    def __init__(self, params: Any = None):
+    def __init__(self, params: Any = None) -> None:
         pass
 
     @override

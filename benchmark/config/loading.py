@@ -29,7 +29,7 @@ def config_groups() -> set[str]:
     return {path.name for path in conf_dir().iterdir() if path.is_dir()} - {"hydra"}
 
 
-def load(name: str, /, **settings) -> Any:
+def load(name: str, /, **settings: Any) -> Any:
     """Build the component that a choice of a config group stands for.
 
     Args:

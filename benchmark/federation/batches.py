@@ -22,7 +22,7 @@ class Batches:
         seed: int,
         batch_size: int,
         purpose: str = "local batches",
-    ):
+    ) -> None:
         self.shards = shards
         self.seed = seed
         self.purpose = purpose
@@ -87,7 +87,7 @@ class RootBatches(Batches):
         batch_size: examples a step of local training.
     """
 
-    def __init__(self, root: np.ndarray, seed: int, batch_size: int):
+    def __init__(self, root: np.ndarray, seed: int, batch_size: int) -> None:
         super().__init__([root], seed, batch_size, "root batches")
 
     @override

@@ -40,7 +40,7 @@ class Base:
         config: DictConfig,
         choices: dict[str, Any],
         sources: "dict[str, Base] | None" = None,
-    ):
+    ) -> None:
         self.groups, self.config, self.choices = groups, config, choices
         self.sources = sources or {}
         self._pickled_parts: dict[str, bytes] = {}
@@ -88,7 +88,7 @@ class Bases:
         cache_of: a configuration whose resolved values, such as `${now:}`, are kept; None: none.
     """
 
-    def __init__(self, cache_of: DictConfig | None):
+    def __init__(self, cache_of: DictConfig | None) -> None:
         self._cache_of = cache_of
         self._known: dict[tuple[str, ...], Base] = {}
         self._first: dict[tuple[str, ...], Base] = {}  # by what all combinations of a kind share

@@ -61,7 +61,7 @@ class Composer:
             `outputs`; all jobs must agree with it. None: they need not.
     """
 
-    def __init__(self, common: DictConfig | None = None):
+    def __init__(self, common: DictConfig | None = None) -> None:
         self._common = {} if common is None else {top: _once(common, top) for top in _ONCE}
         self._parser = OverridesParser.create(config_loader=config_loader())
         self._bases, self._builder, self._memory = Bases(common), Builder(), _Memory()

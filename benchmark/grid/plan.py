@@ -111,9 +111,10 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
 
 
 def _notes_on_code(cells: list[Cell], store: Store) -> list[str]:
-    """The components that have changed since cells were stored, which are planned again.
+    """Return notes on components that have changed since cells were stored.
 
-    Only components that are not the suite's own can: what a key says of their code is compared.
+    Only components that are not the suite's own can change: what a key says of their code is
+    compared. Their cells are planned again.
     """
     planned = [cell for cell in cells if without_code(cell.config) != cell.config]
     if not planned:
@@ -137,7 +138,7 @@ def _notes_on_code(cells: list[Cell], store: Store) -> list[str]:
 
 
 def _looks(labels: dict[str, str], facts: dict[str, Any]) -> str:
-    """What tells most cells apart without their configs."""
+    """Return what tells most cells apart without their configs."""
     return canonical([labels, *(facts[name] for name in ("seed", "n", "f"))])
 
 

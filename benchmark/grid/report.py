@@ -3,11 +3,15 @@
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from benchmark.config.components import imported
 from benchmark.config.errors import FAILURES, ConfigError, Fault
 from benchmark.federation.cell import Cell
 from benchmark.store.cells import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -79,7 +83,7 @@ def report(result: Result, function: str | None = None) -> None:
 
 
 def counted(status: str, problems: list[tuple[Cell, str | None]]) -> list[str]:
-    """How many cells have a status, in a line for each reason."""
+    """Return how many cells have a status, in a line for each reason."""
     return [
         f"{status}: {len(cells)} cell{'s' * (len(cells) > 1)}: {reason}"
         for reason, cells in _by_reason(problems).items()
@@ -93,7 +97,7 @@ def _by_reason(problems: list[tuple[Cell, str | None]]) -> dict[str | None, list
     return found
 
 
-def _frame(result: Result):
+def _frame(result: Result) -> "pd.DataFrame":
     from benchmark.analysis import load
 
     frame = load(result.store.folder)

@@ -26,7 +26,7 @@ class MLP:
 
     hidden: list[int]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.hidden, default=1) < 1:
             raise ValueError(f"hidden must be positive widths, got {self.hidden}")
 
@@ -75,7 +75,7 @@ class LeNet:
         return Sequential([*layers, Linear(84, num_classes)], images=True)
 
 
-def _image_shape(model, input_shape):
+def _image_shape(model: object, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(input_shape) != 3:
         raise ModelError(f"model {type(model).__name__} needs images, got features {input_shape}")
     return input_shape

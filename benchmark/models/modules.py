@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
 from typing import Any
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from typing_extensions import override
 
 from benchmark.config.checks import failure
 from benchmark.models.network import Network
@@ -59,7 +60,7 @@ class TorchModel(Network):
         module: torch.nn.Module,
         examples: Tensor,
         num_classes: int,
-    ):
+    ) -> None:
         self.name, self.make, self.module, self.num_classes = name, make, module, num_classes
         self._check_parameters()
         with self._reported("cannot be moved to the device"):
@@ -94,10 +95,21 @@ class TorchModel(Network):
             scores.append(self._scores(examples))
         return torch.stack(scores)
 
-    def accumulate_gradients(self, parameters, x, y, sample_weights, out, clients, beta, alpha,
-                             keys=int):  # fmt: skip
-        """See `Sequential.accumulate_gradients`. Examples of weight 0 at the end of a client's
-        batch are padding, which the module is not shown; nor is what goes to no row of `out`."""
+    @override
+    def accumulate_gradients(
+        self,
+        parameters: Tensor,
+        x: Tensor,
+        y: Tensor,
+        sample_weights: Tensor,
+        out: list[Any],
+        clients: int,
+        beta: float,
+        alpha: float,
+        keys: Callable[[int], int] = int,
+    ) -> Tensor:
+        # Examples of weight 0 at the end of a client's batch are padding, which the module is not
+        # shown; nor is what goes to no row of `out`.
         shared = clients // len(parameters)
         x, y, weights = (
             part.reshape(clients, -1, *part.shape[2:]) for part in (x, y, sample_weights)
@@ -279,9 +291,13 @@ class TorchModel(Network):
             )
 
 
-def build_model(architecture, input_shape: tuple[int, ...], num_classes: int,
-                examples: Tensor | None = None):  # fmt: skip
-    """The model of an architecture: one of ours, or a callable that returns a torch module.
+def build_model(
+    architecture: Any,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    examples: Tensor | None = None,
+) -> Network:
+    """Return the model of an architecture: one of ours, or a callable that returns a torch module.
 
     Args:
         architecture: has `build(input_shape, num_classes)`, or is called with these. A user's own
@@ -320,8 +336,8 @@ def seeded(make: Callable[[], Any], seed: int) -> Any:
         return make()
 
 
-def _generator_kept(device: torch.device):
-    """A context after which torch's global generators are as they were before."""
+def _generator_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which torch's global generators are as they were before."""
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[device], device_type=device.type)
@@ -361,7 +377,7 @@ def _memory(work: Callable[[int], object]) -> Callable[[int], int]:
 class _Meter(TorchDispatchMode):
     """Counts the bytes of all tensors that are made while it is on, and still there."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._live, self._trace, self._known = 0, [0], {}
 
@@ -376,7 +392,13 @@ class _Meter(TorchDispatchMode):
             work()
         return np.array(meter._trace, float)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Do an operation, and count what it made."""
         for tensor in tree_leaves((args, kwargs)):
             self._count(tensor, there=True)
@@ -396,7 +418,7 @@ class _Meter(TorchDispatchMode):
         size = 0 if there else storage.nbytes()
         self._live += size
 
-        def gone(_):
+        def gone(_: object) -> None:
             self._live -= size
             del self._known[name]
 

@@ -11,6 +11,7 @@ Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ _SMALL_PRODUCT = 1 << 18
 
 
 _NARROW = 16  # outputs of a layer
+
+
+Views = tuple[Tensor, ...]  # of the parameter tensors of a layer
 
 
 class ModelError(ValueError):
@@ -63,12 +67,12 @@ class Linear:
     several times faster that way round, and so is the softmax over them.
     """
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int) -> None:
         self.inputs, self.outputs = inputs, outputs
         self.shapes = ((outputs, inputs), (outputs,))
         self.fan_in = inputs
 
-    def forward(self, weights, x):
+    def forward(self, weights: Views, x: Tensor) -> tuple[Tensor, Tensor]:
         """(P, M, inputs) -> (P, M, outputs)"""
         w, b = weights
         x = x.flatten(2)
@@ -76,16 +80,18 @@ class Linear:
             return product(x, w.mT, b[:, None]), x
         return product(w, x.mT, b[:, :, None]).mT, x
 
-    def made(self, shape):
+    def made(self, shape: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
         """Of an example of this shape: how many numbers it makes and keeps, how many it makes on
         the way, and the shape of its result."""
         return self.outputs, 0, (self.outputs,)
 
-    def input_gradient(self, weights, x, dy):
+    def input_gradient(self, weights: Views, x: Tensor, dy: Tensor) -> Tensor:
         """Gradient with respect to x."""
         return product(dy, weights[0])
 
-    def accumulate(self, blocks, clients, x, dy, beta, alpha):
+    def accumulate(
+        self, blocks: list[Views], clients: int, x: Tensor, dy: Tensor, beta: float, alpha: float
+    ) -> None:
         """gradients <- beta * gradients + alpha * gradient, for each client's examples.
 
         `blocks` hold the gradients of some of the clients each, (rows, *shape).
@@ -118,12 +124,12 @@ class ConvReLUPool:
     """Convolution with bias, ReLU, and 2 x 2 max-pooling, on images that lie channels-last:
     (P, M, height, width, channels)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, padding: int = 0):
+    def __init__(self, inputs: int, outputs: int, kernel: int, padding: int = 0) -> None:
         self.kernel, self.padding = kernel, padding
         self.shapes = ((outputs, kernel, kernel, inputs), (outputs,))
         self.fan_in = inputs * kernel * kernel
 
-    def forward(self, weights, x):
+    def forward(self, weights: Views, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One convolution a parameter vector: on a CPU faster than a grouped one."""
         if self.padding:
             x = F.pad(x, (0, 0, *[self.padding] * 4))
@@ -135,13 +141,13 @@ class ConvReLUPool:
             places.append(place)
         return _stacked(pooled), (x, _stacked(places))
 
-    def made(self, shape):
+    def made(self, shape: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
         """See `Linear.made`; of what is pooled the places, too, are kept, a byte each."""
         height, width = (size + 2 * self.padding - self.kernel + 1 for size in shape[1:])
         pooled = self.shapes[1][0], height // 2, width // 2
         return prod(pooled) * 5 // 4, self.shapes[1][0] * height * width, pooled
 
-    def input_gradient(self, weights, kept, dy):
+    def input_gradient(self, weights: Views, kept: tuple[Tensor, Tensor], dy: Tensor) -> Tensor:
         """Gradient with respect to x."""
         x, place = kept
         dy = dy.reshape(place.shape)
@@ -152,7 +158,15 @@ class ConvReLUPool:
         inside = slice(self.padding, -self.padding or None)
         return dx[:, :, inside, inside]
 
-    def accumulate(self, blocks, clients, kept, dy, beta, alpha):
+    def accumulate(
+        self,
+        blocks: list[Views],
+        clients: int,
+        kept: tuple[Tensor, Tensor],
+        dy: Tensor,
+        beta: float,
+        alpha: float,
+    ) -> None:
         """As `Linear.accumulate`."""
         x, place = (part.flatten(0, 1) for part in kept)
         dw, db = convolution.weight_gradient(
@@ -170,18 +184,18 @@ def _stacked(parts: list[Tensor]) -> Tensor:
 class ReLU:
     """max(0, x)"""
 
-    shapes = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
 
-    def forward(self, weights, x):
+    def forward(self, weights: Views, x: Tensor) -> tuple[Tensor, Tensor]:
         """In place; what is kept for the gradient is the result."""
         y = x.clamp_min_(0)
         return y, y
 
-    def made(self, shape):
+    def made(self, shape: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
         """See `Linear.made`; it works in place."""
         return 0, 0, shape
 
-    def input_gradient(self, weights, y, dy):
+    def input_gradient(self, weights: Views, y: Tensor, dy: Tensor) -> Tensor:
         """Gradient with respect to x."""
         return torch.ops.aten.threshold_backward(dy, y, 0)
 
@@ -196,7 +210,7 @@ class Sequential(Network):
         widths: row widths of all matrices, see `lockstep`.
     """
 
-    def __init__(self, layers: list, images: bool = False):
+    def __init__(self, layers: list[Any], images: bool = False) -> None:
         self.layers = layers
         self.images = images
         self.shapes = [shape for layer in layers for shape in layer.shapes]
@@ -261,7 +275,7 @@ class Sequential(Network):
         x: Tensor,
         y: Tensor,
         sample_weights: Tensor,
-        out: list,
+        out: list[Any],
         clients: int,
         beta: float,
         alpha: float,
@@ -298,7 +312,7 @@ class Sequential(Network):
             dy = dx
         return losses
 
-    def _forward(self, weights, x):
+    def _forward(self, weights: list[Views], x: Tensor) -> tuple[Tensor, list[Any]]:
         if self.images:
             x = x.permute(0, 1, 3, 4, 2).contiguous()
         kept = []
@@ -307,7 +321,7 @@ class Sequential(Network):
             kept.append(keep)
         return x, kept
 
-    def views(self, rows: Tensor) -> list[tuple[Tensor, ...]]:
+    def views(self, rows: Tensor) -> list[Views]:
         """The parameter tensors of every layer as views of (R, >= D) rows, each (R, *shape)."""
         views, start = [], 0
         for layer in self.layers:

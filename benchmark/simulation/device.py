@@ -62,7 +62,7 @@ class Engine:
     threads: int = 1
     checkpoint_every: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("memory_gb", "threads", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -30,7 +30,7 @@ class Saving(Observer):
         every: rounds from one to the next.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every: int):
+    def __init__(self, checkpoints: Checkpoints, every: int) -> None:
         self.checkpoints, self.every = checkpoints, every
 
     @override

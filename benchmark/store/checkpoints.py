@@ -37,7 +37,7 @@ class Checkpoints:
         folder: of the store.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder, "checkpoints")
 
     def write(self, key: str, tree: dict[str, Any]) -> None:
