@@ -1,7 +1,7 @@
 """All attacks, and what each of them does not promise.
 
-The contract of benchmark/testing/attacks.py holds for every line; a new attack adds one: its name, the attack,
-and behind them any of the `EXEMPTIONS`.
+The contract of benchmark/testing/attacks.py holds for every line; a new attack adds one: its name,
+the attack, and behind them any of the `EXEMPTIONS`.
 """
 
 from dataclasses import dataclass
