@@ -339,7 +339,8 @@ def test_a_class_or_function_by_its_target(compose, settings, width):
     cell = compose(f"model._target_={HERE}.Own", *settings, "fl.rounds=1", "fl.num_clients=5",
                    "fl.num_byzantine=1")  # fmt: skip
     assert cell.problem is None
-    assert cell.config["model"] == {"_target_": f"{HERE}.Own"} | ({"width": 3} if settings else {})
+    config = {"_target_": f"{HERE}.Own"} | ({"width": 3} if settings else {})
+    assert cell.config["model"] == config | {"_source_": cell.config["model"]["_source_"]}
     assert build_model(cell.model, (64,), 10).num_parameters == 65 * width + 1 + 10 * (width + 1)
     (outcome,) = simulate([cell], Engine())
     assert outcome.status == "done", outcome.traceback
