@@ -18,6 +18,7 @@ from benchmark.grid.catalogue import chain, component
 from benchmark.models.architectures import MLP
 from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
+from benchmark.simulation.observers import Saving
 from benchmark.store.checkpoints import Checkpoints
 
 N, F = 15, 3
@@ -159,9 +160,10 @@ def test_cells(compose, name):
 
 def test_a_checkpoint_returns_to_the_device(compose, tmp_path):
     cell = compose(*TINY, "fl.momentum=0.9", "pre_aggregator=nnm", "attack=min_max")
+    checkpoints = Checkpoints(tmp_path)
     with pretended.device():
         runs = [
-            next(simulate([cell], Engine(device=pretended.NAME), None, Checkpoints(tmp_path, 1)))
+            next(simulate([cell], Engine(device=pretended.NAME), None, [Saving(checkpoints, 1)]))
             for _ in range(2)  # the second goes on from the last checkpoint
         ]
     assert [run.traceback for run in runs] == [None, None]

@@ -650,6 +650,8 @@ ERRORS = {
         ["+attack.scael=3"],
         r"^attack\.scael: no such setting of SignFlip; did you mean attack\.scale\? it has ",
     ),
+    "length of fedsgd": (["fl.local_steps=2"], r"^fl\.local_steps: no such setting; fl has "),
+    "clip of fedavg": (["fl=fedavg", "fl.gradient_clip=2"], r"^fl\.gradient_clip: no such setting"),
     "added key of the algorithm": (["+fl.epochs=3"], r"^fl\.epochs: no such setting of FedSGD"),
     "misspelt group": (
         ["+experiments=demo"], r"^experiments: no such .*\+experiment\? at the top .*seed",
@@ -716,7 +718,7 @@ def test_errors_name_the_setting(composer, job, message):
     ],
 )
 def test_hydras_errors_name_the_setting(composer, job, words):
-    with pytest.raises(HydraException) as error:
+    with pytest.raises((HydraException, ConfigError)) as error:
         composer.cell(job)
     assert all(word in str(error.value) for word in words)
 
@@ -777,12 +779,6 @@ PROBLEMS = {
     "no length": (
         ["fl=fedavg", "fl.local_epochs=null"],
         "fl.local_epochs=None or fl.local_steps=None: set exactly one of the two",
-    ),
-    "length of fedsgd": (
-        ["fl.local_steps=2"], "fl.local_steps=2 and fl.local_epochs=None belong to fl=fedavg",
-    ),
-    "gradient clip of fedavg": (
-        ["fl=fedavg", "fl.gradient_clip=2"], "fl.gradient_clip=2.0 belongs to fl=fedsgd",
     ),
     "schedule": (
         ["fl.schedule=linear"], "fl.schedule=linear must be one of constant, multistep, cosine",

@@ -448,12 +448,13 @@ def test_fang_krum_of_tiny_vectors():
     assert reference.krum_pick(np.vstack([honest, paper]), 4) < 13
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-24), (np.float64, 1e-200)])
-def test_fang_krum_of_vectors_whose_squares_vanish(dtype, size):
+def test_fang_krum_of_vectors_whose_squares_vanish():
     """Nothing is left to search relative to; it once halved zero for ever."""
-    honest = (draw(13, 9) * size).astype(dtype)
-    assert np.abs(FangKrum()(honest, f=4)).max() < 1e3 * size
+    honest = (draw(13, 9) * 1e-24).astype(np.float32)
+    assert np.abs(FangKrum()(honest, f=4)).max() < 1e-21
     assert np.isfinite(FangKrum(units="absolute")(honest, f=4)).all()
+    with pytest.raises(ValueError, match="updates are too short"):
+        FangKrum()(draw(13, 9) * 1e-200, f=4)
 
 
 def test_fang_krum_in_the_units_of_the_paper():

@@ -99,8 +99,9 @@ class Learners:
         parts = zip(self.transforms, self.memories, strict=True)
         for number, (transform, memory) in enumerate(parts):
             keys = partial(self._transform_key, f"transform {number}", first)
-            vectors = transform(vectors, None if memory is None else memory[places], keys)
-        if vectors.data_ptr() != rows.data_ptr():
+            kept = rows if memory is self.rows else None if memory is None else memory[places]
+            vectors = transform(vectors, kept, keys)
+        if vectors is not rows:
             rows.copy_(vectors)
 
     def _transform_key(self, purpose: str, first: int, place: int) -> int:
