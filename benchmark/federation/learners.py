@@ -62,10 +62,9 @@ class Learners:
         """Whether they are root data, whose batches are of another size."""
         return bool(self.prefix)
 
-    def examples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return examples (*shape, *input shape) and labels (*shape) for an array of indices."""
+    def examples(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return examples (*shape, *input shape) and labels (*shape) for indices (*shape)."""
         x, y = self.data
-        index = torch.from_numpy(indices).to(x.device)
         return x.index_select(0, index.flatten()).unflatten(0, index.shape), y[index]
 
     def flips(self, place: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -94,7 +94,7 @@ class Gradient(ClientWork):
             ]
         )
         size = indices.shape[2]
-        x, y = first.examples(indices)
+        x, y = first.examples(torch.from_numpy(indices).to(first.start.device))
         if self.flips:
             masks = [
                 [learners.flips(place, (size,)) for place in range(count)] for learners in padded
@@ -238,15 +238,18 @@ class LocalTraining(ClientWork):
         models = torch.cat(starts + starts[-1:] * (size - len(plans)))
         origin = models.clone() if self.corrects else models
         weights, total = torch.from_numpy(scale).to(device), torch.zeros(size, device=device)
-        for step, indices in enumerate(examples):
+        index = torch.from_numpy(examples).to(device)
+        poisoned = [(row, p) for row, p in enumerate(plans) if p.place < p.learners.poisoned]
+        for step in range(len(examples)):
             busy = sum(len(plan.batches) > step for plan in plans)
             rows = _up(busy, _MATRICES)
             idle = models[busy:rows].clone()
-            x, y = learners.examples(indices[:rows])
+            x, y = learners.examples(index[step, :rows])
             if self.flips:
                 x = mirrored(x, masks[step, :rows])
-            for row, plan in enumerate(plans[:busy]):
-                plan.poison(step, x[row], y[row], weights[step, row])
+            for row, plan in poisoned:
+                if row < busy:
+                    plan.poison(step, x[row], y[row], weights[step, row])
             part = models[:rows]
             move = self.correction(part, origin[:rows]) if self.corrects else None
             losses = network.accumulate_gradients(
@@ -293,12 +296,10 @@ class _Plan:
     batches: np.ndarray
 
     def poison(self, step: int, x: Tensor, y: Tensor, weights: Tensor) -> None:
-        """Change the examples, labels and weights of a batch in place, if the attack does."""
-        if self.place < self.learners.poisoned:
-            taken = self.batches[step][self.batches[step] >= 0]
-            self.learners.poison(
-                self.place, taken, *(part[: len(taken)] for part in (x, y, weights))
-            )
+        """Change the examples, labels and weights of a batch in place, as the attack does."""
+        taken = self.batches[step][self.batches[step] >= 0]
+        parts = (part[: len(taken)] for part in (x, y, weights))
+        self.learners.poison(self.place, taken, *parts)
 
 
 def _module_key(plans: list[_Plan], step: int, row: int) -> int:
