@@ -56,7 +56,7 @@ from benchmark.store.format import (
     summary_of,
 )
 from benchmark.store.index import Index
-from benchmark.store.parquet import Columns, as_arrays, columns_of, written
+from benchmark.store.parquet import Columns, as_arrays, columns_of, last_row_of, written
 from benchmark.system.disk import make_folder, replace, sync, write
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
@@ -148,7 +148,7 @@ class Store:
         """
         path = self.cells / key / "metrics.parquet"
         try:
-            return parsed(path, _last_row)
+            return parsed(path, last_row_of)
         except FileNotFoundError:
             return {}
         except Damaged as error:
@@ -409,10 +409,6 @@ def _check(folder: Path) -> None:
         key = parsed(folder / "config.yaml", lambda content: key_of(config_of(content)))
         if key != folder.name:
             raise Damaged(f"config.yaml has another key, {key}")
-
-
-def _last_row(content: bytes) -> dict[str, float]:
-    return {name: values[-1] for name, values in columns_of(content).items()}
 
 
 def _plan_keys(content: bytes) -> list[str]:

@@ -3,6 +3,7 @@
 Names are open: whoever measures something names it, and nobody lists the names.
 """
 
+import math
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -68,6 +69,15 @@ def columns_of(content: bytes) -> Columns:
             raise ValueError(f"column {name} is not made of numbers")
         columns[name] = array.tolist()
     return columns
+
+
+def last_row_of(content: bytes) -> dict[str, float]:
+    """Return the last row of a Parquet file, NaN where a number is missing."""
+    pa, pq = _pyarrow()
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        table = file.read(use_threads=False)
+    row = table.slice(len(table) - 1).to_pydict()  # as NumPy's, pyarrow would import pandas
+    return {name: math.nan if value is None else value for name, (value,) in row.items()}
 
 
 def _pyarrow() -> tuple[Any, Any]:
