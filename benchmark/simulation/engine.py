@@ -38,7 +38,8 @@ from benchmark.simulation.workload import Workload, Workloads, group_name
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
 # overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 4 << 20
-_NUMBA_THREADS: int = numba.get_num_threads()  # at the start: all there are
+# To ask numba itself would start its threads, and workers are forked from this process.
+_NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
 OUT_OF_MEMORY = "out of memory, even alone"  # how the reason of such a failure begins
 
 

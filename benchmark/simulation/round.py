@@ -1,8 +1,8 @@
 """The server's half of a round, of one cell: from the clients' vectors to the new model.
 
 `arrive` drops what honest clients send that is not finite; `attack` fills the rows of the Byzantine
-clients; `aggregate` asks the rule; `move` moves the model. `benchmark.simulation.engine` calls them
-in this order, after the clients' work.
+clients; `aggregate` asks the rule; `move` moves the model. `run.finish_round` calls them in this
+order, after the clients' work.
 """
 
 import math
