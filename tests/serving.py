@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmark.simulation.server import context_of, root_learner, root_of
+from benchmark.simulation.server import context_of, root_learner
 from benchmark.simulation.state import initial_state, padded
 
 
@@ -17,7 +17,7 @@ class Server:
 
     def __init__(self, cell, workload):
         self.cell, self.workload = cell, workload
-        self.root = root_of(cell, workload)
+        self.root = workload.root(cell)
         rows = torch.zeros(0, padded(workload.model.num_parameters))
         self.state = initial_state(cell, workload.model, rows, workload.device)
 

@@ -10,7 +10,6 @@ from benchmark.federation.learners import mirrored
 from benchmark.federation.streams import generator
 from benchmark.models.network import Network
 from benchmark.simulation.cast import compromised
-from benchmark.simulation.server import root_of
 from benchmark.simulation.workload import Workload
 
 # Examples a forward pass, so that activations stay in cache; fixed, since the last bits may depend
@@ -21,7 +20,7 @@ _IMAGE_CHUNK = 250
 
 def evaluate(cell: Cell, workload: Workload, model: Tensor, round_number: int) -> dict[str, float]:
     """Return held-out accuracy and mean cross-entropy of a cell's model (1, >= D)."""
-    root = root_of(cell, workload)
+    root = workload.root(cell)
     if round_number == 0:  # whatever the attack and the rule, the model is the seed's
         name = cell.seed, root.tobytes(), cell.fl.horizontal_flip
         known = workload.at_start

@@ -21,17 +21,10 @@ from benchmark.simulation.state import State
 from benchmark.simulation.workload import Workload
 
 
-def root_of(cell: Cell, workload: Workload) -> np.ndarray:
-    """Return which validation examples (k,) are root data; none if the rule needs none."""
-    held_out = len(workload.splits["validation"][1])
-    order = generator(cell.seed, "root").permutation(held_out)
-    return np.sort(order[: cell.rule.root_examples])
-
-
 def root_learner(cell: Cell, workload: Workload, state: State, round_number: int) -> Learners:
     """Return the root data as one more client, whose row is the state's `root`."""
     assert state.root is not None
-    root = RootBatches(root_of(cell, workload), cell.seed, cell.fl.batch_size)
+    root = RootBatches(workload.root(cell), cell.seed, cell.fl.batch_size)
     return Learners(
         network=workload.model,
         data=workload.splits["validation"],
@@ -73,7 +66,7 @@ def context_of(cell: Cell, workload: Workload, state: State, round_number: int) 
 
 def _root_loss(cell: Cell, workload: Workload, models: Tensor) -> np.ndarray:
     """Return the mean loss (P,) of models (P, D) on the root data."""
-    index = torch.from_numpy(root_of(cell, workload)).to(workload.device)
+    index = torch.from_numpy(workload.root(cell)).to(workload.device)
     x, y = (part[index] for part in workload.splits["validation"])
     scores = workload.model.logits(models, x.expand(len(models), *x.shape))
     losses = F.cross_entropy(scores.mT, y.expand(len(models), -1), reduction="none")

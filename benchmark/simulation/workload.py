@@ -48,6 +48,7 @@ class Workload:
         self.at_start: dict[tuple[int, bytes, str], dict[str, float]] = {}
         self._shards: dict[tuple[str, int, int], Parts] = {}
         self._batches: dict[tuple[str, int, int, int], Batches] = {}
+        self._roots: dict[tuple[int, int], np.ndarray] = {}
 
     def shards(self, cell: Cell) -> Parts:
         """Return the training examples of each client of a cell, by its partition, n and seed.
@@ -61,6 +62,16 @@ class Workload:
             parts = cell.partition.split(self.dataset, cell.n, stream)
             self._shards[name] = _checked(parts, cell.partition, len(self.dataset.train_y), cell.n)
         return self._shards[name]
+
+    def root(self, cell: Cell) -> np.ndarray:
+        """Return which validation examples (k,) are the server's root data, drawn by seed; none if
+        the rule needs none."""
+        name = (cell.seed, cell.rule.root_examples)
+        if name not in self._roots:
+            held_out = len(self.splits["validation"][1])
+            order = generator(cell.seed, "root").permutation(held_out)
+            self._roots[name] = np.sort(order[: cell.rule.root_examples])
+        return self._roots[name]
 
     def notes(self, cell: Cell) -> list[str]:
         """Return in how far the data of a cell are not what was asked for."""
