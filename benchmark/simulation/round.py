@@ -6,6 +6,7 @@ order, after the clients' work.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +49,45 @@ class Arrived:
     blind: bool
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What a round is about when the clients have computed.
+
+    Attributes:
+        cell, workload: what is trained, on what.
+        cast, rows: who is who, and their vectors.
+        state: before the round.
+        context: what the rule is told.
+        arrived: the honest updates that the server will look at.
+        shards: the training examples of each client.
+    """
+
+    cell: Cell
+    workload: Workload
+    cast: Cast
+    rows: Rows
+    state: State
+    context: Context
+    arrived: Arrived
+    shards: Sequence[np.ndarray]
+
+    def counts(self, ids: np.ndarray) -> np.ndarray:
+        """Return the number of examples (m,) of each of some clients."""
+        return np.array([len(self.shards[client]) for client in ids], dtype=float)
+
+    def feasible_f(self, left: int) -> int | None:
+        """Return the f that the server reckons with if so many updates are left, see
+        `contract.feasible_f`."""
+        if self.arrived.blind:
+            return None
+        return feasible_f(self.cell.rule.check, left, self.declared)
+
+    @property
+    def declared(self) -> int:
+        """The f that the server reckons with among those who take part."""
+        return -(-(self.cell.fl.declared_byzantine or 0) * self.cast.present // self.cell.n)
+
+
 def arrive(cast: Cast, rows: Rows, context: Context) -> Arrived:
     """Return which honest updates the server will look at."""
     blind = context.root_update is not None and not is_finite(context.root_update())
@@ -61,41 +101,25 @@ def arrive(cast: Cast, rows: Rows, context: Context) -> Arrived:
     return Arrived(honest, ids, mean, blind)
 
 
-def attack(
-    cell: Cell,
-    workload: Workload,
-    cast: Cast,
-    rows: Rows,
-    state: State,
-    context: Context,
-    arrived: Arrived,
-) -> Any:
+def attack(scene: Scene) -> Any:
     """Fill the rows that the Byzantine clients send, and return the new state of the attack."""
-    if not cast.attackers:
-        return state.attack
-    if _hopeless(cell, cast, rows, arrived):
-        rows.sent.fill_(math.nan)
-        return state.attack
-    view = _view(cell, workload, cast, rows, state, context, arrived)
-    result = cell.attack.step(view, state.attack)
-    vectors, attack_state = checked(cell.attack, result, rows.sent)
-    rows.sent.copy_(vectors)
-    return attack_state
+    attack, state, sent = scene.cell.attack, scene.state.attack, scene.rows.sent
+    if not scene.cast.attackers:
+        return state
+    if _hopeless(scene):
+        sent.fill_(math.nan)
+        return state
+    vectors, state = checked(attack, attack.step(_view(scene), state), sent)
+    sent.copy_(vectors)
+    return state
 
 
-def aggregate(
-    cell: Cell,
-    workload: Workload,
-    cast: Cast,
-    rows: Rows,
-    state: State,
-    context: Context,
-    arrived: Arrived,
-) -> tuple[Tensor | None, Any, Record]:
+def aggregate(scene: Scene) -> tuple[Tensor | None, Any, Record]:
     """Ask the rule, and return the aggregate, the new state of the rule, and a record.
 
     The aggregate is None if too little is left for the rule to go by.
     """
+    cast, rows, arrived, rule = scene.cast, scene.rows, scene.arrived, scene.cell.rule
     f, k = cast.attackers, cast.present
     vectors, sent, byzantine = rows.received, rows.sent, cast.byzantine
     if f and not bool(torch.isfinite(sent.sum())):
@@ -108,21 +132,20 @@ def aggregate(
         "discarded_honest": k - f - h,
         "discarded_byzantine": f - b,
     }
-    declared = _feasible_f(cell, cast, arrived, h + b)
+    declared = scene.feasible_f(h + b)
     if declared is None:
-        return None, state.rule, record
+        return None, scene.state.rule, record
     if h + b < k:
         vectors = torch.cat([arrived.honest, sent]) if b else arrived.honest
     ids = np.concatenate([arrived.ids, byzantine])
     order = np.argsort(ids)
-    counts = _counts(cell, workload, ids[order])
-    updates = Updates(vectors, order, counts, ids[order], lost=k - h - b)
-    vector, rule_state, report = cell.rule.step(updates, declared, state.rule, context)
+    updates = Updates(vectors, order, scene.counts(ids[order]), ids[order], lost=k - h - b)
+    vector, state, report = rule.step(updates, declared, scene.state.rule, scene.context)
     assert report is not None  # a chain has refused any other
-    record["byzantine_weight"] = _share(cell.rule, report, np.arange(h, h + b)) if b else 0.0
+    record["byzantine_weight"] = _share(rule, report, np.arange(h, h + b)) if b else 0.0
     if report.coefficients is None or report.coefficients.any():  # else it trusts nobody
-        record["f_lowered"] = _declared(cell, k) - declared + report.lowered
-    return vector, rule_state, record
+        record["f_lowered"] = scene.declared - declared + report.lowered
+    return vector, state, record
 
 
 def move(
@@ -158,45 +181,21 @@ def refuse_overflow(rule: Chain, updates: Tensor) -> None:
         raise ValueError(f"{rule.stages[-1].title}: the aggregate of finite updates is not finite")
 
 
-def _hopeless(cell: Cell, cast: Cast, rows: Rows, arrived: Arrived) -> bool:
+def _hopeless(scene: Scene) -> bool:
     """Return whether a well-informed attacker has nothing to do: the server will not aggregate, or
     some update of its own that it would reckon with is not finite."""
-    reads = cell.attack.reads
-    arriving = len(arrived.ids) + cast.attackers
-    if Knowledge.RULE in reads and _feasible_f(cell, cast, arrived, arriving) is None:
+    reads = scene.cell.attack.reads
+    arriving = len(scene.arrived.ids) + scene.cast.attackers
+    if Knowledge.RULE in reads and scene.feasible_f(arriving) is None:
         return True
     searches = reads & {Knowledge.HONEST, Knowledge.RULE}
-    return bool(searches) and Knowledge.OWN in reads and not is_finite(rows.own)
+    return bool(searches) and Knowledge.OWN in reads and not is_finite(scene.rows.own)
 
 
-def _feasible_f(cell: Cell, cast: Cast, arrived: Arrived, left: int) -> int | None:
-    """Return the f that the server reckons with if so many updates are left, see `feasible_f`."""
-    if arrived.blind:
-        return None
-    return feasible_f(cell.rule.check, left, _declared(cell, cast.present))
-
-
-def _declared(cell: Cell, k: int) -> int:
-    """Return the f that the server reckons with among k clients."""
-    return -(-(cell.fl.declared_byzantine or 0) * k // cell.n)
-
-
-def _counts(cell: Cell, workload: Workload, ids: np.ndarray) -> np.ndarray:
-    """Return the number of examples (m,) of each of some clients."""
-    shards = workload.shards(cell)
-    return np.array([len(shards[client]) for client in ids], dtype=float)
-
-
-def _view(
-    cell: Cell,
-    workload: Workload,
-    cast: Cast,
-    rows: Rows,
-    state: State,
-    context: Context,
-    arrived: Arrived,
-) -> View:
+def _view(scene: Scene) -> View:
     """Return what the attacker sees of the round."""
+    cell, workload, cast, rows = scene.cell, scene.workload, scene.cast, scene.rows
+    state, context, arrived = scene.state, scene.context, scene.arrived
     f, k, seed, number = cast.attackers, len(arrived.ids) + cast.attackers, cell.seed, context.round
     attack, network, step = cell.attack, workload.model, cell.fl.server.rate(context.round)
     own_ids = cast.byzantine
@@ -206,21 +205,20 @@ def _view(
         order = np.argsort(ids)
         coins = key(seed, "attacker's coins", 0, number)
         known = outsiders_context(context, Knowledge.ROOT in attack.reads, coins)
-        declared = _feasible_f(cell, cast, arrived, k)
+        declared = scene.feasible_f(k)
         assert declared is not None  # else there was nothing to do, see `_hopeless`
-        counts = _counts(cell, workload, ids[order])
+        counts = scene.counts(ids[order])
         return Oracle(
             cell.rule, declared, state.rule, known, k, order, counts, ids[order], cast.present - k
         )
 
     def local() -> Local:
-        shards = workload.shards(cell)
         return Local(
             network,
             state.model,
             step,
             workload.splits["train"],
-            [shards[client] for client in own_ids],
+            [scene.shards[client] for client in own_ids],
             lambda place: generator(seed, "own training", int(own_ids[place]), number),
             workload.dataset.num_classes,
             workload.span,

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from benchmark.attacks.base import Batch
 from benchmark.config.errors import reason_of
+from benchmark.federation.batches import Batches
 from benchmark.federation.cell import Cell
 from benchmark.federation.learners import Learners
 from benchmark.federation.streams import generator
 from benchmark.simulation.cast import Cast, cast_of, is_constant
 from benchmark.simulation.evaluation import evaluate
-from benchmark.simulation.round import Record, aggregate, arrive, attack, move
+from benchmark.simulation.round import Record, Scene, aggregate, arrive, attack, move
 from benchmark.simulation.server import context_of
 from benchmark.simulation.state import (
     Rows,
@@ -37,6 +38,7 @@ class Run:
 
     Attributes:
         cell, workload: what is trained, on what.
+        batches: of all clients.
         buffer: (rows, >= D) the vectors of a round, see `state.Rows`.
         cast: who is who in the current round.
         state: what the rounds to come depend on.
@@ -50,6 +52,7 @@ class Run:
 
     cell: Cell
     workload: Workload
+    batches: Batches
     buffer: Tensor
     cast: Cast
     state: State
@@ -96,7 +99,8 @@ def begin(cell: Cell, workload: Workload) -> Run:
     buffer = torch.zeros(buffer_rows(cell), padded(width), device=device)
     cast = cast_of(cell, 1)
     computed = rows_of(buffer, width, cast).computed
-    return Run(cell, workload, buffer, cast, initial_state(cell, workload.model, computed, device))
+    state = initial_state(cell, workload.model, computed, device)
+    return Run(cell, workload, workload.batches(cell), buffer, cast, state)
 
 
 def enter_round(run: Run, round_number: int) -> None:
@@ -116,7 +120,7 @@ def learners_of(run: Run, round_number: int) -> Learners:
         start=run.state.model,
         rows=run.rows.computed,
         clients=cast.computing,
-        batches=workload.batches(cell),
+        batches=run.batches,
         seed=cell.seed,
         round_number=round_number,
         transforms=cell.fl.transforms,
@@ -147,11 +151,12 @@ def finish_round(run: Run, round_number: int) -> None:
     began = time.perf_counter()
     context = context_of(cell, workload, run.state, round_number)
     arrived = arrive(cast, rows, context)
-    attack_state = attack(cell, workload, cast, rows, run.state, context, arrived)
-    state = replace(run.state, attack=attack_state, round_number=round_number)
+    shards = run.batches.shards
+    scene = Scene(cell, workload, cast, rows, run.state, context, arrived, shards)
+    attack_state = attack(scene)
     attacked = time.perf_counter()
-    vector, rule_state, record = aggregate(cell, workload, cast, rows, state, context, arrived)
-    state = replace(state, rule=rule_state)
+    vector, rule_state, record = aggregate(scene)
+    state = replace(run.state, round_number=round_number, attack=attack_state, rule=rule_state)
     if vector is not None:
         state, more, run.diverged = move(cell, rows, state, vector, arrived, round_number)
         record |= more
