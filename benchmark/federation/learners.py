@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.federation.batches import Batches
 from benchmark.federation.streams import generator, key
-from benchmark.federation.transforms import Momentum, Transform
+from benchmark.federation.transforms import Momentum, Transform, fused
 from benchmark.models.network import Network
 
 Poison = Callable[[int, np.ndarray, Tensor, Tensor, Tensor], None]
@@ -84,12 +84,8 @@ class Learners:
 
     @property
     def fused(self) -> Momentum | None:
-        """The momentum that gradients may be accumulated into, if that is all that becomes of
-        them."""
-        if not self.apart and len(self.transforms) == 1:
-            (transform,) = self.transforms
-            return transform if isinstance(transform, Momentum) else None
-        return None if self.apart or self.transforms else Momentum(0.0, 1.0)
+        """The momentum that gradients may be accumulated into; None if there is none."""
+        return None if self.apart else fused(self.transforms)
 
     def deliver(self, vectors: Tensor, places: slice = slice(None)) -> None:
         """Put what the transforms make of fresh vectors (k, >= D) of some clients into their

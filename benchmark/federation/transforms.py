@@ -1,7 +1,7 @@
 """What happens to a client's vector before it is sent: momentum, clipping, noise, quantisation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,6 +58,14 @@ class Momentum(Transform):
         assert memory is not None
         mix(memory, vectors, self.beta, self.alpha)
         return memory
+
+
+def fused(transforms: Sequence[Transform]) -> Momentum | None:
+    """Return the momentum that gradients may be accumulated into, if that is all that becomes of
+    them; None if they need room of their own."""
+    if len(transforms) == 1 and isinstance(transforms[0], Momentum):
+        return transforms[0]
+    return None if transforms else Momentum(0.0, 1.0)
 
 
 @dataclass(frozen=True)

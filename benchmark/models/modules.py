@@ -73,21 +73,21 @@ class TorchModel(Network):
         with self._reported(f"fails on examples of shape {tuple(examples.shape[1:])}"):
             self._try_out(examples)
 
+    @override
     def lockstep(self, examples: int) -> bool:
-        """See `Sequential.lockstep`: it computes one client after the other."""
         return False
 
+    @override
     def initial(self, generator: torch.Generator) -> Tensor:
-        """(D,) the parameters of a module made under the generator's seed."""
         module = seeded(self.make, generator.initial_seed())
         made = [p for p in module.parameters() if p.requires_grad]
         if [tuple(p.shape) for p in made] != self.shapes:
             raise self._error("has parameters of other shapes for another seed")
         return _flat(made)
 
+    @override
     @torch.no_grad()
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """See `Sequential.logits`."""
         self._switch(training=False)
         scores = []
         for row, examples in zip(parameters, x, strict=True):
@@ -134,16 +134,16 @@ class TorchModel(Network):
                 mix(target, gradient, beta, alpha)
         return losses.reshape(sample_weights.shape)
 
+    @override
     def views(self, rows: Tensor) -> Tensor:
-        """See `Sequential.views`; here the rows themselves."""
         return rows[:, : self.num_parameters]
 
+    @override
     def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:
-        """See `Sequential.forward_bytes`: as found when it was tried."""
         return self._memory[False](examples)
 
+    @override
     def gradient_bytes(self, input_shape: tuple[int, ...], clients: int, examples: int) -> int:
-        """See `Sequential.gradient_bytes`: of one client at a time."""
         return self._memory[True](examples)
 
     @torch.no_grad()

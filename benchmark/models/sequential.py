@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmark.kernels import convolution
 from benchmark.kernels.pooling import relu_pool
@@ -248,27 +249,19 @@ class Sequential(Network):
         forward = sum(kept) + max(passing)
         return forward, max(forward, 2 * sum(kept) + max(kept))
 
+    @override
     def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:
-        """Bytes that there are at once, beside the examples, when they are scored."""
         return 4 * examples * self.activations(input_shape)[0]
 
+    @override
     def gradient_bytes(self, input_shape: tuple[int, ...], clients: int, examples: int) -> int:
-        """Bytes that there are at once, beside the examples and the results, when gradients of
-        clients with so many examples each are computed."""
         return 4 * clients * examples * self.activations(input_shape)[1]
 
+    @override
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Class scores.
-
-        Args:
-            parameters: (P, >= D).
-            x: (P, M, *input shape).
-
-        Returns:
-            (P, M, classes).
-        """
         return self._forward(self.views(parameters), x)[0]
 
+    @override
     def accumulate_gradients(
         self,
         parameters: Tensor,
@@ -281,24 +274,6 @@ class Sequential(Network):
         alpha: float,
         keys: Callable[[int], int] = int,
     ) -> Tensor:
-        """out <- beta * out + alpha * gradient of the clients' losses; returns the losses.
-
-        The loss of a client is sum_b sample_weights[b] * cross-entropy(b).
-
-        Args:
-            parameters: (P, >= D).
-            x: (P, Q * B, *input shape).
-            y: (P, Q * B) class indices.
-            sample_weights: (P, Q * B).
-            out: blocks of rows, each as `views` gives them, changed in place. They take up the
-                clients in order; the last ones, if any are left over, go without. With Q = 1 it
-                may be the parameters themselves: a step of gradient descent.
-            clients: P * Q.
-            keys: of the random numbers of a client, by its place; here none are drawn.
-
-        Returns:
-            (P, Q * B) the weighted loss of every example.
-        """
         weights = self.views(parameters)
         scores, kept = self._forward(weights, x)
         losses, dy = cross_entropy(scores, y, sample_weights)
@@ -321,8 +296,8 @@ class Sequential(Network):
             kept.append(keep)
         return x, kept
 
+    @override
     def views(self, rows: Tensor) -> list[Views]:
-        """The parameter tensors of every layer as views of (R, >= D) rows, each (R, *shape)."""
         views, start = [], 0
         for layer in self.layers:
             tensors = []

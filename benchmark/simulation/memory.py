@@ -13,6 +13,7 @@ from benchmark.aggregators.state import rows_of_states
 from benchmark.attacks.base import Knowledge
 from benchmark.config.errors import ConfigError
 from benchmark.federation.cell import Cell
+from benchmark.federation.transforms import fused
 from benchmark.simulation.evaluation import chunk_of
 from benchmark.simulation.state import buffer_rows, kept_in_rows, padded
 from benchmark.simulation.workload import Workload
@@ -58,7 +59,7 @@ def _gradient_bytes(cell: Cell, workload: Workload) -> int:
     """Return the bytes at the peak of computing the updates, beyond what is held."""
     shape, clients = workload.dataset.input_shape, _computing(cell)
     batch, vectors = cell.fl.work.gradient_rows(workload.model, clients)
-    if any(not transform.remembers for transform in cell.fl.transforms):
+    if not fused(cell.fl.transforms):
         vectors = max(vectors, clients)  # gradients that are not accumulated into their rows
     gradients = _FLOAT * clients * batch * math.prod(shape)
     gradients += workload.model.gradient_bytes(shape, clients, batch)
