@@ -65,6 +65,15 @@ def expected(component: type, name: str) -> str:
     return in_words(types_of(component)[name]).replace("None", "null")
 
 
+def as_written(value: Any) -> str:
+    """Return a plain value as an override has it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{as_written(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(as_written, value)) + "]"
+    return "null" if value is None else str(value)
+
+
 def nearest(given: str, names: Collection[str], where: str = "") -> str:
     """Return the question for the name, below `where`, that comes nearest; empty if none does."""
     near = get_close_matches(given, names, 1)

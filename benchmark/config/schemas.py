@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config.checks import expected, group_of, nearest, types_of
+from benchmark.config.checks import as_written, expected, group_of, nearest, types_of
 from benchmark.config.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
             structured[key] = value
         except OmegaConfBaseException:
             right = expected(schema, key)
-            raise ConfigError(f"{where}.{key}={_written(value)} must be {right}") from None
+            raise ConfigError(f"{where}.{key}={as_written(value)} must be {right}") from None
     missing = [key for key in structured if OmegaConf.is_missing(structured, key)]
     for key in components - parts.keys():
         if known[key].default is MISSING and known[key].default_factory is MISSING:
@@ -61,12 +61,3 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
     if missing:
         raise ConfigError(f"{where}.{missing[0]}: has no default, set it")
     return schema(**plain(structured), **parts)
-
-
-def _written(value: Any) -> str:
-    """Return a plain value as an override has it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_written, value)) + "]"
-    return "null" if value is None else str(value)

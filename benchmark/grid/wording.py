@@ -9,7 +9,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from benchmark.config.checks import expected, in_words, nearest
+from benchmark.config.checks import as_written, expected, in_words, nearest
 from benchmark.config.commands import spelled
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import GROUPS, config_groups
@@ -80,7 +80,7 @@ def _refused(error: Exception) -> str | None:
     if kind is None:
         return None
     if line is None:
-        return f"{where}={_shown(cause.value)} must be {kind}{place}"
+        return f"{where}={as_written(cause.value)} must be {kind}{place}"
     key, where = line[1].partition("=")[0], re.sub(r"\[\d+\]$", "", where)
     return f"{line[1]} must be {kind}" if key == where else f"{key}: {where} must be {kind}"
 
@@ -93,10 +93,6 @@ def _words_of(cause: Any, schema: type | None, name: str, whole: bool) -> str | 
         return None
     element = isinstance(cause.key, int) and not whole
     return in_words(get_args(cause.ref_type)[0] if element else cause.ref_type)
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 def _of_choices(text: str) -> str | None:
