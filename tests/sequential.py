@@ -133,7 +133,7 @@ class Reference:
     """One cell, client after client.
 
     Args:
-        cell: a `grid.Cell`.
+        cell: a `federation.cell.Cell`.
         initial: (D,) the initial model.
     """
 
