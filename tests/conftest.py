@@ -32,11 +32,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("faults") is None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def own_components(request):
-    """A configuration may name what the test's own module defines."""
+@pytest.fixture(autouse=True, scope="session")
+def own_components():
+    """A configuration may name what a module of tests defines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCHMARK_PACKAGES", request.module.__name__)
+        patch.setenv("BENCHMARK_PACKAGES", "tests")
         yield
 
 

