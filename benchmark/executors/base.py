@@ -16,14 +16,9 @@ from benchmark.config.errors import BrokenContract, ConfigError
 from benchmark.data import DataError
 from benchmark.federation.cell import Cell
 from benchmark.simulation.device import Engine
-from benchmark.simulation.engine import (
-    OUT_OF_MEMORY,
-    Outcome,
-    blocks_of,
-    groups_of,
-    simulate_blocks,
-)
+from benchmark.simulation.engine import blocks_of, groups_of, simulate_blocks
 from benchmark.simulation.observers import Saving
+from benchmark.simulation.outcome import Outcome
 from benchmark.simulation.workload import Workloads
 from benchmark.store.cells import Store
 from benchmark.store.checkpoints import Checkpoints
@@ -88,8 +83,7 @@ class Work:
     def __call__(self, cells: list[Cell]) -> Iterator[Report]:
         """Yield a report on every cell."""
         store, every = Store(self.folder), self.engine.checkpoint_every
-        checkpoints = Checkpoints(self.folder)
-        observers = [Saving(checkpoints, every)] if every else []
+        observers = [Saving(Checkpoints(self.folder), every)] if every else []
         stored = {cell.key: report for cell in cells if (report := _final(cell.key, store))}
         yield from stored.values()
         wanted = [cell for cell in cells if cell.key not in stored]
@@ -100,8 +94,8 @@ class Work:
                 with uninterrupted():
                     for outcome in outcomes:
                         reports.append(_stored(outcome, store))
-                        if every and not (outcome.reason or "").startswith(OUT_OF_MEMORY):
-                            checkpoints.remove(outcome.cell.key)
+                        for observer in observers:
+                            observer.on_end(outcome)
                 yield from reports
         except OSError as error:
             yield Report(None, "stopped", _unstored(self.folder, error))

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numba
@@ -22,6 +22,7 @@ from benchmark.simulation.device import Engine, computed_on, use_float32
 from benchmark.simulation.feasibility import problem_on_data
 from benchmark.simulation.memory import block_bytes, demand_memory, held_bytes
 from benchmark.simulation.observers import Observer
+from benchmark.simulation.outcome import OUT_OF_MEMORY, Outcome
 from benchmark.simulation.run import (
     Run,
     begin,
@@ -40,35 +41,6 @@ from benchmark.simulation.workload import Workload, Workloads, group_name
 _CACHE_BYTES = 4 << 20
 # To ask numba itself would start its threads, and workers are forked from this process.
 _NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
-OUT_OF_MEMORY = "out of memory, even alone"  # how the reason of such a failure begins
-
-
-@dataclass
-class Outcome:
-    """What became of a cell.
-
-    Attributes:
-        cell: what was trained.
-        status: `done`, `diverged` or `failed`.
-        metrics, timings: columns with one entry a round, unless it failed.
-        reason: why it diverged or failed.
-        traceback: of the failure.
-        seconds: its share of the time.
-        num_classes: of the data.
-        computed: on what, see `device.computed_on`; None if that is not known.
-        notes: in how far data and attack were not what was asked for.
-    """
-
-    cell: Cell
-    status: str
-    metrics: dict[str, list[float]] | None = None
-    timings: dict[str, list[float]] | None = None
-    reason: str | None = None
-    traceback: str | None = None
-    seconds: float = 0.0
-    num_classes: int | None = None
-    computed: dict[str, str | int] | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 class OutOfMemory(Exception):
@@ -104,7 +76,7 @@ def simulate_blocks(
         cells: feasible ones.
         engine: device, memory and threads.
         workloads: data already loaded.
-        observers: are told how it goes, such as checkpoints.
+        observers: are told of starts and rounds; of the end by whoever stores the outcome.
 
     Raises:
         ConfigError: if a single cell needs more than `engine.memory_gb`.
@@ -216,9 +188,6 @@ def _lockstep(
     for number in sorted({run.state.round_number for run in runs}):  # most often there is one
         together = [run for run in runs if run.state.round_number == number]
         ended += _train(together, failed, observers)
-    for observer in observers:
-        for run in ended:
-            observer.on_end(run)
     classes = workload.dataset.num_classes
     return failed + [
         Outcome(
@@ -248,19 +217,20 @@ def _train(runs: list[Run], failed: list[Outcome], observers: Sequence[Observer]
         if number:
             runs = [r for r in runs if _guarded(r.cell, failed, partial(enter_round, r, number))]
             runs = _learn(runs, number, failed)
-        alive: list[Run] = []
+        measured: list[Run] = []
         for run in runs:
             finish = partial(finish_round, run, number) if number else partial(record_start, run)
             if _guarded(run.cell, failed, finish):
-                (diverged if run.diverged else alive).append(run)
+                measured.append(run)
         share = (time.perf_counter() - began) / max(1, len(runs))
         for run in runs:
             run.seconds += share
-        runs = alive
         with _everybodys_memory():
             for observer in observers:
-                for run in runs:
+                for run in measured:
                     observer.on_round(run)
+        runs = [run for run in measured if not run.diverged]
+        diverged += [run for run in measured if run.diverged]
     return runs + diverged
 
 

@@ -3,23 +3,24 @@
 from typing_extensions import override
 
 from benchmark.config.checks import one_line
+from benchmark.simulation.outcome import OUT_OF_MEMORY, Outcome
 from benchmark.simulation.run import Run
 from benchmark.simulation.state import State
 from benchmark.store.checkpoints import Checkpoints
 
 
 class Observer:
-    """Is told how training goes; a subclass overrides what it wants to know."""
+    """Is told how cells fare; a subclass overrides what it wants to know."""
 
     def on_start(self, run: Run) -> None:
         """Called before the first round of a run, in the process that trains it."""
 
     def on_round(self, run: Run) -> None:
-        """Called after every round of a run that goes on, and after the evaluation at the start;
-        `run.records[-1]` is what was measured."""
+        """Called after every round of a run that did not fail, and after the evaluation at the
+        start; `run.records[-1]` is what was measured."""
 
-    def on_end(self, run: Run) -> None:
-        """Called after the last round of a run that did not fail."""
+    def on_end(self, outcome: Outcome) -> None:
+        """Called when the outcome of a cell is stored, a failure too."""
 
 
 class Saving(Observer):
@@ -53,7 +54,8 @@ class Saving(Observer):
     def on_round(self, run: Run) -> None:
         """Save a run where it is due; after the last round it is stored as a finished cell."""
         number = run.state.round_number
-        if 0 < number < run.cell.fl.rounds and number % self.every == 0:
+        due = 0 < number < run.cell.fl.rounds and number % self.every == 0
+        if due and not run.diverged:
             tree = {
                 "state": vars(run.state),
                 "metrics": run.records,
@@ -61,3 +63,9 @@ class Saving(Observer):
                 "seconds": run.seconds,
             }
             self.checkpoints.write(run.cell.key, tree)
+
+    @override
+    def on_end(self, outcome: Outcome) -> None:
+        """Delete the checkpoint of a cell, unless it can go on where there is more memory."""
+        if not (outcome.reason or "").startswith(OUT_OF_MEMORY):
+            self.checkpoints.remove(outcome.cell.key)
