@@ -31,7 +31,7 @@ from benchmark.grid.overrides import text
 from benchmark.grid.wording import LISTED
 from benchmark.measure.compare import Round
 from benchmark.models.architectures import Logistic
-from benchmark.system.progress import console_of
+from benchmark.system.console import console_of
 
 _GROUPS = {plural: group for group, plural in LISTED.items()}
 _COLUMNS = {

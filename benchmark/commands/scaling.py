@@ -21,8 +21,8 @@ from benchmark.measure.estimate import Cluster, report
 from benchmark.measure.growth import aggregations, rates, sweeps
 from benchmark.measure.laws import exponent, work
 from benchmark.measure.scaling_plots import scaling_figure
+from benchmark.system.console import console_of
 from benchmark.system.disk import share
-from benchmark.system.progress import console_of
 
 _QUICK_SIZES, _QUICK_SHARE = 3, 100
 _QUICK_NOTE = (

@@ -20,8 +20,8 @@ from benchmark.measure.clock import seconds
 from benchmark.measure.compare import Round, compare, remembers
 from benchmark.measure.memory import peak_memory
 from benchmark.measure.vector_plots import cost_figure, error_figure
+from benchmark.system.console import console_of
 from benchmark.system.disk import share
-from benchmark.system.progress import console_of
 
 _MIXED = ("krum", "trimmed_mean", "median", "geometric_median")  # worth NNM before them
 _N, _D = 20, 100_000  # the size that is held while the other one grows

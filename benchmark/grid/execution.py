@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 from benchmark.config.errors import FAILURES, ConfigError, Fault
 from benchmark.data import DataError
 from benchmark.grid.plan import Plan, first_note, plan_of, verdict
+from benchmark.grid.progress import Progress
 from benchmark.grid.report import Result
-from benchmark.system.progress import Progress
+from benchmark.simulation.outcome import Outcome
 
 
 def execute(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> Result:
@@ -69,7 +70,7 @@ def _compute(plan: Plan, result: Result) -> None:
                 for note in report.notes:
                     if note.startswith("attack"):
                         noted.setdefault(cell.labels["attack"], []).append(f"{cell.title}: {note}")
-                progress.advance(report)
+                progress.on_end(Outcome(cell, report.status, reason=report.reason))
     except (ConfigError, DataError):
         raise
     except FAILURES as error:

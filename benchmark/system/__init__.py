@@ -1,1 +1,1 @@
-"""The machine: standard streams, files, progress."""
+"""The machine: standard streams, files, console."""

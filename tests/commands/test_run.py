@@ -22,10 +22,10 @@ from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir, config_groups
 from benchmark.grid import forecast
 from benchmark.grid.catalogue import choices, finds_names
+from benchmark.grid.progress import Progress
 from benchmark.grid.report import _describe
 from benchmark.simulation.device import Engine
 from benchmark.store.cells import Store
-from benchmark.system.progress import Progress
 from tests.helpers.cells import composing, usual
 from tests.helpers.commands import command
 
@@ -696,15 +696,13 @@ class Screen(io.StringIO):
 def advanced(monkeypatch, terminal):
     screen, clock = Screen(terminal), [0.0]
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr(
-        "benchmark.system.progress.time", SimpleNamespace(monotonic=lambda: clock[0])
-    )
+    monkeypatch.setattr("benchmark.grid.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
     with Progress(4) as progress:
         for status in ("done", "failed", "done", "done"):
             clock[0] += 6.0
-            progress.advance(SimpleNamespace(status=status))
+            progress.on_end(SimpleNamespace(status=status))
     return screen.getvalue()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.executors import Report
-from benchmark.system.progress import Progress
+from benchmark.grid.progress import Progress
 from tests.helpers.cells import metrics_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
@@ -162,5 +162,5 @@ def test_progress_without_a_standard_error(monkeypatch, capsys):
     """In a program that has none, and calls the library."""
     monkeypatch.setattr(sys, "stderr", None)
     with Progress(1) as progress:
-        progress.advance(Report("key", "done"))
+        progress.on_end(Report("key", "done"))
     assert capsys.readouterr().out == ""

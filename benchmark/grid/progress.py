@@ -2,23 +2,21 @@
 
 import sys
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from typing_extensions import override
+
+from benchmark.simulation.observers import Observer
+from benchmark.simulation.outcome import Outcome
 
 _EVERY = 10.0  # seconds between plain lines
 
 
-def console_of(width: int) -> Console:
-    """Return the terminal, or, where there is none to measure, lines of this width."""
-    console = Console()
-    return console if console.is_terminal else Console(width=width)
-
-
-class Progress:
-    """Counts cells as they finish; a context manager.
+class Progress(Observer):
+    """Counts cells as they end; a context manager. It is told of the ends only, in the process of
+    the command: the rounds may be in other processes, on other machines.
 
     Args:
         total: cells to come.
@@ -52,8 +50,8 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, outcome: Any) -> None:
-        """Count one more cell as finished; its outcome has a status."""
+    @override
+    def on_end(self, outcome: Outcome) -> None:
         self.done += 1
         self.failed += outcome.status == "failed"
         now = time.monotonic()
