@@ -2,8 +2,8 @@
 
 Components (attack, rule, stage, data, partition, model) are frozen dataclasses; their fields are
 the schema of their YAML. All fields are part of a cell's key but those whose metadata say that they
-only tell `where` to find things. A field may hold another component, or a list of them. The key
-covers the source of components that are not the suite's own as well, or the version they declare.
+only tell `where` to find things. A field may hold another component, or a list of them. Of
+components that are not the suite's own the key covers code and files as well, see `fingerprints`.
 """
 
 import importlib
@@ -13,12 +13,13 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, cast
 
 from benchmark.config.checks import failure, group_of, one_line, types_of
 from benchmark.config.errors import FAILURES, ConfigError
-from benchmark.config.keys import CODE, digest
+from benchmark.config.fingerprints import code_of, files_of
+from benchmark.config.keys import CODE
 from benchmark.config.schemas import plain, typed
 
 PACKAGES = "BENCHMARK_PACKAGES"  # environment variable: the user's packages, a,b
@@ -108,8 +109,8 @@ Settings = Callable[[str, str], dict[str, Any]]  # maps a group and a name to wh
 def build(node: Any, where: str, settings: Settings | None = None) -> Component:
     """Import the `_target_` of a configuration node and build it from the other keys.
 
-    What a stored node says of the code of a component is passed over, see `code_of`. Mappings with
-    a `_target_` among the settings, and in lists among these, are built before it; and so are names
+    What a stored node says of code and files is passed over, see `fingerprints`. Mappings with a
+    `_target_` among the settings, and in lists among these, are built before it; and so are names
     of choices, where a field's type says of which group: `attack` for `Attack`.
 
     Args:
@@ -129,13 +130,15 @@ def build(node: Any, where: str, settings: Settings | None = None) -> Component:
     found = imported(target, f"{where}._target_")
     if where != "model" and not inspect.isclass(found):  # calling it here might do anything
         raise ConfigError(f"{where}._target_={target} must be a class")
-    named = {"_target_": target, **code_of(found)}
+    named: dict[str, Any] = {"_target_": target, **code_of(found)}
+    fetched = where != "data"  # what data lack is found out when they are loaded
     parts = parts_of(found, values, where, settings)
     components = {key: part.value for key, part in parts.items()}
     configs = {key: part.config for key, part in parts.items()}
     if is_dataclass(found):
         others = {key: value for key, value in values.items() if key not in parts}
         built = typed(found, others, where, components)
+        named |= files_of(built, fetched)
         return Component(built, {**named, **plain_settings(built), **configs})
     later = where == "model" and not hasattr(found, "build")  # makes a torch module, once it can
     try:
@@ -144,34 +147,8 @@ def build(node: Any, where: str, settings: Settings | None = None) -> Component:
         raise ConfigError(f"{where}: {target} does not take these settings: {error}") from None
     values |= components
     made = partial(found, **values) if later else found(**values)
+    named |= files_of(found if later else made, fetched)
     return Component(made, {**named, **values, **configs})
-
-
-@cache
-def code_of(component: Any) -> dict[str, str]:
-    """Return what tells the code of a class or function in a key; nothing if it is the suite's.
-
-    That is the `version` which it declares itself, or a digest of the source of its module: of the
-    class alone if it stands in a script.
-
-    Raises:
-        ConfigError: if it declares no version and there is no source.
-    """
-    if component.__module__.partition(".")[0] == "benchmark":
-        return {}
-    version = vars(component).get("version")
-    if isinstance(version, str | int | float) and "version" not in types_of(component):
-        return {"_version_": str(version)}
-    script = component.__module__ == "__main__"
-    try:
-        source = inspect.getsource(component if script else sys.modules[component.__module__])
-    except (OSError, TypeError, KeyError):
-        name = f"{component.__module__}.{component.__qualname__}"
-        raise ConfigError(
-            f"{name} has no source that can be read, so nobody would see that it has changed: "
-            "give it an attribute, version = 1"
-        ) from None
-    return {"_source_": digest(source, 12)}
 
 
 def parts_of(
@@ -241,8 +218,10 @@ def _plain(value: Any) -> Any:
     if not is_dataclass(value) or isinstance(value, type):
         return value
     kind = type(value)
-    named = {"_target_": _shortest_name(kind), **code_of(kind)} if group_of(kind) else {}
-    return named | plain_settings(value)
+    settings = plain_settings(value)
+    if not group_of(kind):
+        return settings
+    return {"_target_": _shortest_name(kind), **code_of(kind), **files_of(value), **settings}
 
 
 def _shortest_name(component: type) -> str:

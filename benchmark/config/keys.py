@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 KEY_SCHEMA = 6  # raise it when the same config of a cell comes to mean another computation
-CODE = ("_source_", "_version_")  # say what the code of a component was that is not the suite's
+CODE = ("_source_", "_version_", "_files_")  # of components that are not the suite's own
 # Groups whose choices usually change nothing but their own part, in which cells of a figure differ.
 SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")
 
@@ -36,7 +36,7 @@ def scenario_of(config: dict[str, Any]) -> str:
 
 
 def without_code(config: Any) -> Any:
-    """The config of a cell, or a part of it, without what it says of the code of components."""
+    """The config of a cell, or a part of it, without what it says of code and files."""
     if isinstance(config, dict):
         return {key: without_code(part) for key, part in config.items() if key not in CODE}
     if isinstance(config, list | tuple):
@@ -45,10 +45,13 @@ def without_code(config: Any) -> Any:
 
 
 def differing_code(ours: Any, theirs: Any) -> Iterator[str]:
-    """The components whose code differs in two configs that are the same without it."""
+    """What differs of components, their code or else their files, in two configs that are the same
+    without these."""
     if isinstance(ours, dict):
-        if any(ours.get(key) != theirs.get(key) for key in CODE):
-            yield ours["_target_"]
+        differing = [key for key in CODE if ours.get(key) != theirs.get(key)]
+        if differing:
+            files = "the content of the files of " if differing == ["_files_"] else ""
+            yield files + ours["_target_"]
         for key in [key for key in ours if key not in CODE]:
             yield from differing_code(ours[key], theirs[key])
     elif isinstance(ours, list | tuple):

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from benchmark.config.errors import BrokenContract, reason_of
+from benchmark.config.fingerprints import files_of
 from benchmark.config.keys import canonical
-from benchmark.data import Dataset
+from benchmark.data import DataError, Dataset
 from benchmark.data.partitions import Parts
 from benchmark.federation.batches import Batches
 from benchmark.federation.cell import Cell
@@ -127,6 +128,7 @@ class Workloads:
                 f"{type(source).__name__}.load must return a benchmark.data.Dataset, "
                 f"not a {type(dataset).__name__}"
             )
+        _demand_files(cell)
         splits = {
             name: (
                 self._tensor(getattr(dataset, f"{name}_x")),
@@ -155,6 +157,20 @@ class Workloads:
 
     def _build(self, cell: Cell) -> None:
         self.of(cell)
+
+
+def _demand_files(cell: Cell) -> None:
+    """Raise a DataError if the files of a data source, now loaded, are not those in the key."""
+    try:
+        found = files_of(cell.data)
+    except FileNotFoundError as error:
+        where = f"data={cell.labels['data']}"
+        raise DataError(f"{where}: {error.filename} is among its files, but not there") from None
+    if found and found["_files_"] != cell.config["data"].get("_files_"):
+        raise DataError(
+            f"data={cell.labels['data']}: its files were fetched or changed after the cells were "
+            "composed: run the command again"
+        )
 
 
 def _checked(parts: Any, partition: Any, total: int, n: int) -> Parts:

@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from benchmark.aggregators import Krum, Rule, WeightsRule
 from benchmark.analysis import load, markdown
 from benchmark.attacks import ALittleIsEnough, Attack, InnerProductManipulation, Zero, z_max
-from benchmark.config.components import code_of
 from benchmark.config.errors import ConfigError
+from benchmark.config.fingerprints import code_of
 from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
 from benchmark.federation.fedavg import FedAvg
