@@ -40,6 +40,15 @@ def own_components():
         yield
 
 
+@pytest.fixture(scope="module")
+def compose():
+    """Composes a cell of overrides; the digits are read once."""
+    from tests.helpers.cells import composing  # once threads are told how many they are
+
+    with composing() as cell:
+        yield cell
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compiling_quietly():
     """What is said of compiling depends on what was run before."""

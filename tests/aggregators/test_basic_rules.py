@@ -7,8 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given
 
 from benchmark.aggregators import (
     FABA,
@@ -36,9 +35,9 @@ from benchmark.aggregators import (
 from benchmark.aggregators.contract import feasibility
 from benchmark.testing.rule_inputs import STYLES, D, F, N, sample
 from tests import reference
+from tests.helpers.labels import one_line
+from tests.helpers.properties import SEEDS, examples
 from tests.reference import gram
-
-quick = settings(max_examples=25, deadline=None)
 
 
 def draw(n=N, d=D, seed=0, dtype=np.float64):
@@ -47,11 +46,6 @@ def draw(n=N, d=D, seed=0, dtype=np.float64):
 
 def one_step(rule, updates, f, state=None):
     return rule.step(updates, f, rule.init() if state is None else state, Context())
-
-
-def one_line(error):
-    message = str(error.value)
-    return bool(message) and "\n" not in message
 
 
 @pytest.mark.parametrize("counts", [[1, 2], [1, -1, 3], [0, 0, 0], [1, np.nan, 1], [1, np.inf, 1]])
@@ -630,7 +624,6 @@ def test_shares_by_hand():
 
 # --- what theory promises -----------------------------------------------------------------------
 
-SEEDS = st.integers(0, 2**32 - 1)
 EQUIVARIANT = [
     Mean(),
     Krum(),
@@ -654,7 +647,7 @@ def feasible_sizes(rule, largest=12):
 
 
 @pytest.mark.parametrize("rule", EQUIVARIANT, ids=str)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 @example(seed=290593)  # a geometric median within nu of a vector
 def test_shifting_and_stretching(rule, seed):
@@ -702,7 +695,7 @@ def test_tiny_and_huge_updates(rule, scale, dtype):
     ],
     ids=str,
 )
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_turning(thing, seed):
     """Rules that live on inner products do not care for the axes: F(X Q) = F(X) Q."""
@@ -713,7 +706,7 @@ def test_turning(thing, seed):
 
 
 @pytest.mark.parametrize("rule", EQUIVARIANT, ids=str)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_the_aggregate_lies_among_the_vectors(rule, seed):
     """In their range in every coordinate; a combination of them with weights that are not negative
@@ -769,7 +762,7 @@ def attacked(n, f, d, rng, length=1e9):
     ],
     ids=str,
 )
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed):
     """It stays in the range of the honest, in every coordinate, for every feasible f."""
@@ -783,7 +776,7 @@ def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed):
     assert np.abs(Mean()(x, f=f)).max() > 1e6 or f == 2  # two opposite ones may cancel
 
 
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_geometric_median_and_centred_clipping_stay_near(seed):
     """|GM - c| <= 2 (n - f) / (n - 2f) max |x_i - c| over honest x_i, for every c (Minsker 2015);

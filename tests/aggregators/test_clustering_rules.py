@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from benchmark.aggregators import (
     FLAME,
@@ -31,11 +30,10 @@ from benchmark.aggregators.state import packed, unpacked
 from benchmark.aggregators.vectors import angles
 from benchmark.testing.rule_inputs import STYLES, call, knowledge, sample
 from tests.helpers.labels import label
+from tests.helpers.properties import SEEDS, examples
 from tests.reference import clustering as reference
 from tests.reference import mean
 
-quick = settings(max_examples=25, deadline=None)
-SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = [(1, 0, 4), (3, 0, 5), (7, 1, 1), (7, 2, 20), (11, 2, 6), (13, 3, 30)]
 
 
@@ -406,7 +404,7 @@ def test_a_stage_that_splits_needs_the_model_only_where_it_compares_models():
     ],
     ids=label,
 )
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_turning_and_stretching(rule, seed):
     """F(s X Q) = s F(X) Q for a rotation Q and any s but 0."""
@@ -421,7 +419,7 @@ def test_turning_and_stretching(rule, seed):
 
 
 @pytest.mark.parametrize("rule", [DBSCANClustering("euclidean"), Auror(alpha=0.3)], ids=label)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_shifting(rule, seed):
     rng = np.random.default_rng(seed)
@@ -431,7 +429,7 @@ def test_shifting(rule, seed):
 
 
 @pytest.mark.parametrize("rule", ALL, ids=label)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_a_filter_before_the_mean_is_the_mean_of_what_it_keeps(rule, seed):
     """The rows that stay are ascending, and no row is changed; with norms all alike and no noise
@@ -480,7 +478,7 @@ def attacked(n, f, rng, together):
     ids=label,
 )
 @pytest.mark.parametrize("together", [True, False])
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_f_opposed_vectors_cannot_carry_the_aggregate_away(rule, together, seed):
     """It stays in the range of the honest, 0 included where vectors are clipped; for every f. In a
@@ -502,7 +500,7 @@ def test_f_opposed_vectors_cannot_carry_the_aggregate_away(rule, together, seed)
     assert np.abs(Mean()(x, f=f)).max() > 1e6
 
 
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_two_means_of_a_line_are_exact(seed):
     """As good as the best split found by trying all; long values do not disturb short ones."""

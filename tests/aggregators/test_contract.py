@@ -41,13 +41,8 @@ from benchmark.attacks import ALittleIsEnough
 from benchmark.config.loading import conf_dir, load
 from benchmark.testing.rule_inputs import D, F, N, draw, knowledge
 from benchmark.testing.rules import PROPERTIES, one_step, suppress_out_of_range
+from tests.helpers.labels import one_line
 from tests.helpers.rule_table import TABLE
-
-
-def one_line(error):
-    message = str(error.value)
-    return bool(message) and "\n" not in message
-
 
 # --- the contract -------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -46,10 +46,9 @@ from benchmark.config.errors import ConfigError
 from benchmark.config.loading import named_settings
 from benchmark.testing.rule_inputs import STYLES, sample
 from tests import reference
+from tests.helpers.properties import SEEDS, examples
 from tests.reference import coordinates
 
-quick = settings(max_examples=15, deadline=None)
-SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = [
     (3, 0, 5),
     (1, 0, 4),
@@ -535,7 +534,7 @@ MOVED = [MeaMed(), Phocas(), FoundationFL(Median()), FoundationFL(), GAS(p=3), G
 
 
 @pytest.mark.parametrize("rule", MOVED, ids=str)
-@quick
+@examples(15)
 @given(seed=SEEDS)
 def test_shifting_and_stretching(rule, seed):
     """F(s X + t) = s F(X) + t for s > 0."""
@@ -549,7 +548,7 @@ def test_shifting_and_stretching(rule, seed):
 
 
 @pytest.mark.parametrize("rule", [SignGuard(), FedSECA(), FedSECA(0.5), LASA(), RLR()], ids=str)
-@quick
+@examples(15)
 @given(seed=SEEDS)
 def test_stretching_and_turning_round(rule, seed):
     """F(s X) = s F(X), for negative s too: what is positive and what is negative is alike."""
@@ -564,7 +563,7 @@ def test_stretching_and_turning_round(rule, seed):
     np.testing.assert_allclose(result, s * rule(x, f=f, context=context), rtol=1e-9)
 
 
-@quick
+@examples(15)
 @given(seed=SEEDS)
 def test_votes_do_not_care_for_lengths(seed):
     rng = np.random.default_rng(seed)
@@ -576,7 +575,7 @@ def test_votes_do_not_care_for_lengths(seed):
 
 @pytest.mark.parametrize("rule", [MeaMed(), Phocas(), FedSECA(), FedSECA(0.0), LASA(), SignGuard(),
                                   GAS(TrimmedMean(), 4), GAS(p=4)], ids=str)  # fmt: skip
-@quick
+@examples(15)
 @given(seed=SEEDS)
 def test_the_order_of_clients_does_not_matter(rule, seed):
     rng = np.random.default_rng(seed)
@@ -592,7 +591,7 @@ def test_the_order_of_clients_does_not_matter(rule, seed):
 @pytest.mark.parametrize(
     "rule", [GAS(), GAS(Median(), 3), GAS(Bulyan(), 3), GAS(FABA(), 2)], ids=str
 )
-@quick
+@examples(15)
 @given(seed=SEEDS)
 def test_gas_is_a_mean_of_n_minus_f_vectors(rule, seed):
     rng = np.random.default_rng(seed)
@@ -609,7 +608,7 @@ def test_gas_is_a_mean_of_n_minus_f_vectors(rule, seed):
 @pytest.mark.parametrize(
     "rule", [MeaMed(), Phocas(), GAS(), GAS(Median(), 2), GAS(Bulyan(), 2)], ids=str
 )
-@quick
+@examples(15)
 @given(seed=SEEDS, length=st.sampled_from([1e9, 1e30]))
 def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed, length):
     """It stays near the honest, in every coordinate, for every feasible f."""
@@ -625,7 +624,7 @@ def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed, length):
 
 
 @pytest.mark.parametrize("rule", [SignGuard(), FedSECA(), FedSECA(0.3), LASA()], ids=str)
-@quick
+@examples(15)
 @given(seed=SEEDS)
 def test_what_is_clipped_to_the_median_cannot_be_longer(rule, seed):
     """Fewer than half of the vectors cannot make the aggregate longer than the longest honest;
@@ -642,7 +641,7 @@ def test_what_is_clipped_to_the_median_cannot_be_longer(rule, seed):
     assert np.linalg.norm(result) <= bound * (1 + 1e-9) * (d**0.5 if isinstance(rule, LASA) else 1)
 
 
-@quick
+@examples(15)
 @given(seed=SEEDS)
 def test_rlr_reverses_what_f_clients_bring_alone(seed):
     """A coordinate that only the Byzantine clients touch moves the other way."""

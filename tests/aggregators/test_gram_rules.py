@@ -9,8 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from benchmark.aggregators import (
     ARC,
@@ -48,10 +47,9 @@ from benchmark.kernels.subset import smallest_diameter, smallest_variance
 from benchmark.measure.robustness import kappa_hat
 from benchmark.testing.rule_inputs import STYLES, sample
 from tests.helpers.labels import label
+from tests.helpers.properties import SEEDS, examples
 from tests.reference import gram as reference
 
-quick = settings(max_examples=25, deadline=None)
-SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = [(3, 0, 5), (7, 1, 1), (7, 1, 20), (11, 2, 6), (12, 5, 4), (16, 3, 9)]
 
 
@@ -766,7 +764,7 @@ AROUND_ZERO = [
 
 
 @pytest.mark.parametrize("rule", EQUIVARIANT, ids=label)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_shifting_and_stretching(rule, seed):
     """F(s X + t) = s F(X) + t."""
@@ -786,7 +784,7 @@ def test_shifting_and_stretching(rule, seed):
 @pytest.mark.parametrize(
     "thing", [r for r in EQUIVARIANT if not isinstance(r, Aksel)] + AROUND_ZERO, ids=label
 )
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_turning(thing, seed):
     """F(X Q) = F(X) Q."""
@@ -826,7 +824,7 @@ def attacked(rng, length=1e9):
     [MDA(), SMEA(), Aksel(), Aksel("n-f"), CGE(), AutoGM(), AutoGM(0.5, relative=True)],
     ids=label,
 )
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed):
     """It stays in the range of the honest, in every coordinate, for every f < n/2."""
@@ -836,7 +834,7 @@ def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed):
     assert np.all(result <= x[honest].max(axis=0) + 1e-6)
 
 
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_how_far_f_vectors_can_carry_the_others(seed):
     """r is the length of the longest honest vector.
@@ -862,7 +860,7 @@ def test_how_far_f_vectors_can_carry_the_others(seed):
 
 
 @pytest.mark.parametrize("rule", [CAF(), FilterL2(), FilterL2(1e-3)], ids=label)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_filters_get_rid_of_far_vectors(rule, seed):
     """With at most a quarter of them, of any length, together or apart."""
@@ -876,7 +874,7 @@ def test_filters_get_rid_of_far_vectors(rule, seed):
     assert np.linalg.norm(rule(x, f=f) - x[f:].mean(axis=0)) <= 2 * np.sqrt(5)
 
 
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_dnc_drops_colluding_vectors(seed):
     """Up to c f <= f vectors far along one line are the ones that deviate most."""
@@ -893,7 +891,7 @@ def test_dnc_drops_colluding_vectors(seed):
         assert rule.b < 60 or len(kept) == n - f
 
 
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_monna_stays_near_the_subset_of_an_honest_pivot(seed):
     """|F - mean_S| <= 2f / (n - f) max over S of |x_j - x_pivot| for every S that has the pivot:

@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from benchmark.aggregators import (
     FLANDERS,
@@ -29,11 +28,10 @@ from benchmark.aggregators.fldetector import attacked
 from benchmark.aggregators.history import concentrated_median, remember, rows_of
 from benchmark.aggregators.state import packed
 from benchmark.testing.rule_inputs import STYLES, sample
-from tests.aggregators.test_state import same, through_a_file
+from tests.helpers.properties import SEEDS, examples
+from tests.helpers.states import same, through_a_file
 from tests.reference import history as reference
 
-quick = settings(max_examples=8, deadline=None)
-SEEDS = st.integers(0, 2**32 - 1)
 RULES = [
     FoolsGold(),
     FoolsGold(features="output"),
@@ -636,7 +634,7 @@ def test_the_servers_model_may_change_after_the_round(rule):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-@quick
+@examples(8)
 @given(seed=SEEDS)
 def test_the_order_of_clients_does_not_matter(rule, seed):
     rounds, models = world(seed, d=6, rounds=5)
@@ -649,7 +647,7 @@ def test_the_order_of_clients_does_not_matter(rule, seed):
 
 
 @pytest.mark.parametrize("rule", [ByzantineSGD(), Safeguard(T0=2, T1=3), FoolsGold()], ids=str)
-@quick
+@examples(8)
 @given(seed=SEEDS)
 def test_shifting_turning_and_stretching(rule, seed):
     """Who is thrown out depends on neither; of FoolsGold, whose cosines are about the origin, what
@@ -690,7 +688,7 @@ def test_rounds_of_another_unit(rule):
 
 
 @pytest.mark.parametrize("rule", [ByzantineSGD(), Safeguard(T0=2, T1=3)], ids=str)
-@quick
+@examples(8)
 @given(seed=SEEDS)
 def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed):
     """Of length 1e9, together or apart, from the first round or later: none stays, and the
@@ -716,7 +714,7 @@ def test_f_vectors_cannot_carry_the_aggregate_away(rule, seed):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-@quick
+@examples(8)
 @given(seed=SEEDS)
 def test_the_aggregate_lies_among_the_vectors_or_is_zero(rule, seed):
     rng = np.random.default_rng(seed)

@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from benchmark.aggregators import (
     CRFL,
@@ -25,11 +24,10 @@ from benchmark.aggregators import (
 )
 from benchmark.testing.rule_inputs import STYLES, call, knowledge, sample
 from tests.helpers.labels import label
+from tests.helpers.properties import SEEDS, examples
 from tests.reference import mean
 from tests.reference import trust as reference
 
-quick = settings(max_examples=25, deadline=None)
-SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = [(1, 0, 4), (3, 0, 5), (7, 1, 1), (7, 2, 20), (11, 5, 6), (16, 9, 30)]
 
 
@@ -239,7 +237,7 @@ def test_needs():
 
 
 @pytest.mark.parametrize("rule", [FLTrust(), ZenoPlusPlus()], ids=label)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_only_directions_count(rule, seed):
     """A client cannot gain by the length of its vector; the aggregate is no longer than the root
@@ -259,7 +257,7 @@ def test_only_directions_count(rule, seed):
 
 
 @pytest.mark.parametrize("rule", [FLTrust(), Zeno(), ZenoPlusPlus()], ids=label)
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_opposed_byzantine_clients_get_nothing(rule, seed):
     """However long and however many, up to all but one."""
@@ -280,7 +278,7 @@ def test_opposed_byzantine_clients_get_nothing(rule, seed):
     assert report.share(np.arange(n)).sum() == pytest.approx(1)
 
 
-@quick
+@examples(25)
 @given(seed=SEEDS)
 def test_crfl_bounds_the_model_whatever_comes(seed):
     """Its norm behind the step is rho or less; it is the model that is clipped, not the update."""

@@ -8,7 +8,7 @@ from benchmark import analysis
 from benchmark.analysis import heatmap
 from benchmark.analysis.results import COLUMNS
 from benchmark.commands import plots
-from tests.analysis.test_analysis import write_cell
+from tests.helpers.stores import write_cell
 
 ATTACKS, DEFENCES = ("random", "alie", "ipm"), ("mean", "krum", "median")
 

@@ -31,7 +31,7 @@ from benchmark.models.architectures import Logistic
 from benchmark.simulation.evaluation import success_rate
 from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
-from tests.helpers.cells import batch, composing, thinned, trained
+from tests.helpers.cells import batch, thinned, trained
 from tests.helpers.sequential import Recorded
 from tests.reference import attacks_data as reference
 
@@ -45,12 +45,6 @@ NAMES = {
     "alternating_minimisation": AlternatingMinimisation,
 }  # fmt: skip
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
-
-
-@pytest.fixture(scope="module")
-def compose():
-    with composing() as cell:
-        yield cell
 
 
 def drawn(*shape, seed=0):

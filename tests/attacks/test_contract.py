@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import attacks
@@ -52,9 +52,8 @@ from benchmark.testing.attacks import PROPERTIES, honest_for, send
 from benchmark.testing.contract import same
 from tests import reference
 from tests.helpers.attack_table import ENTRIES
-from tests.helpers.labels import label
-
-quick = settings(max_examples=25, deadline=None)
+from tests.helpers.labels import label, one_line
+from tests.helpers.properties import examples
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,11 +68,6 @@ def one_thread():
 everything = pytest.mark.parametrize(
     "attack", [pytest.param(line.attack, id=line.name) for line in ENTRIES]
 )
-
-
-def one_line(error):
-    message = str(error.value)
-    return bool(message) and "\n" not in message
 
 
 # --- the contract -------------------------------------------------------------------------------
@@ -482,7 +476,7 @@ def test_random_is_normal_and_independent():
     assert 0.04 < beyond < 0.051
 
 
-@quick
+@examples(25)
 @given(n=st.integers(2, 200), data=st.data())
 def test_z_max(n, data):
     """The paper's formula, floored at zero; it grows with f, up to f = n/2."""

@@ -37,6 +37,7 @@ from benchmark.config.loading import conf_dir
 from benchmark.kernels.offsets import exact_mean, offsets
 from benchmark.kernels.outermost import outermost
 from benchmark.kernels.shuffle import permutation, permuted
+from tests.helpers.properties import examples
 from tests.reference import attacks_basic as reference
 
 H, F, D = 11, 4, 37
@@ -58,7 +59,6 @@ NAMES = {
     "mimic_heuristic": MimicHeuristic,
 }
 INFORMED = [cls for cls in NAMES.values() if issubclass(cls, Informed)]
-quick = settings(max_examples=25, deadline=None)
 directions = pytest.mark.parametrize("direction", ["std", "sign", "unit"])
 places = pytest.mark.parametrize(
     ("offset", "spread"), [(0.0, 1.0), (0.3, 1e-3), (1000.0, 0.01), (-2.0, 1e-8), (1e5, 1e3)]
@@ -487,7 +487,7 @@ def test_fang_krum_partial(offset, seed):
     assert np.linalg.norm(sent - sent[0], axis=1).max() <= 0.1 * unit
 
 
-@quick
+@examples(25)
 @given(h=st.integers(2, 25), f=st.integers(1, 12), seed=st.integers(0, 10**6))
 def test_fang_krum_of_any_size(h, f, seed):
     """Honest vectors that agree on nothing: one near zero is always nearer to them than they are

@@ -13,7 +13,7 @@ from benchmark.attacks.poisoning import missing_class
 from benchmark.simulation.evaluation import success_rate
 from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
-from tests.helpers.cells import batch, composing, trained
+from tests.helpers.cells import batch, trained
 
 HERE = __name__
 ATTACKS = [LabelFlip(), TargetedLabelFlip(), RandomLabels(), RandomLabels(0.4), GradientAscent()]
@@ -22,12 +22,6 @@ SMALL = [
     "fl.batch_size=8", "fl.rounds=4", "fl.evaluate_every=1",
 ]  # fmt: skip
 FEDAVG = ["fl=fedavg", "fl.batch_size=13", "fl.local_epochs=1"]
-
-
-@pytest.fixture(scope="module")
-def compose():
-    with composing() as cell:
-        yield cell
 
 
 def labels(attack, y, **settings):

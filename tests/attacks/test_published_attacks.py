@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import attacks
@@ -38,7 +38,8 @@ from benchmark.attacks import (
 )
 from benchmark.config.loading import conf_dir
 from benchmark.kernels import chunks, magnitudes
-from tests.aggregators.test_state import same, through_a_file
+from tests.helpers.properties import SEEDS, examples
+from tests.helpers.states import same, through_a_file
 from tests.reference import attacks_published as reference
 
 NAMES = {
@@ -54,8 +55,6 @@ H, F, D = 9, 4, 40
 SHAPES = [(4, 6), (4,), (3, 4)]
 LAYERS = layers_of(SHAPES)
 SPANS = [(layer.start, layer.stop, len(layer.shape) > 1) for layer in LAYERS]
-SEEDS = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=15, deadline=None)
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 knowledges = pytest.mark.parametrize("knowledge", ["honest", "byzantine"])
 
@@ -324,7 +323,7 @@ def test_rop_moves_centred_clipping_where_it_wants():
     assert final_loss(beside) > 2.5 * final_loss(against)
 
 
-@quick
+@examples(15)
 @given(seed=SEEDS, angle=st.floats(0, 360), z=st.floats(0.01, 100))
 def test_rop_keeps_its_length_and_angle(seed, angle, z):
     honest, last = draw(seed=seed), draw(1, seed=seed + 1)[0]

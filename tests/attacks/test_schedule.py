@@ -19,7 +19,7 @@ from benchmark.federation.streams import generator
 from benchmark.simulation.cast import compromised, is_constant
 from benchmark.simulation.run import begin, deliver, enter_round, finish_round, learners_of
 from benchmark.simulation.workload import Workloads
-from tests.helpers.cells import composing, trained, usual
+from tests.helpers.cells import trained, usual
 from tests.helpers.sequential import Recorded
 from tests.simulation.test_engine import agree
 
@@ -28,12 +28,6 @@ SMALL = [
     "model=logistic", "aggregator=mean", "fl.num_clients=9", "fl.num_byzantine=3",
     "fl.batch_size=8", "fl.rounds=8", "fl.evaluate_every=1",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def compose():
-    with composing() as cell:
-        yield cell
 
 
 def stream(purpose, number, seed=0):

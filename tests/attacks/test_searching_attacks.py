@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import benchmark
@@ -41,10 +41,10 @@ from benchmark.attacks import (
 from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.searching import most_damaging, standins
 from benchmark.testing.rule_inputs import D, F, N, knowledge
+from tests.helpers.properties import examples
 from tests.helpers.rule_table import TABLE
 from tests.reference import attacks_searching as reference
 
-quick = settings(max_examples=20, deadline=None)
 H = N - F
 RULES = [line for line in TABLE if isinstance(line.thing, Rule)]
 every_rule = pytest.mark.parametrize("rule", [line.thing for line in RULES],
@@ -204,7 +204,7 @@ def test_an_aggregate_that_is_not_finite_is_infinite_damage():
     assert questions.damage(np.tile(questions.mean, (F, 1))) == np.inf
 
 
-@quick
+@examples(20)
 @given(known=st.integers(2, 6), seed=st.integers(0, 99))
 def test_standins(known, seed):
     """Of very many, mean and covariance are those of the known vectors."""

@@ -19,6 +19,7 @@ import pytest
 from benchmark.analysis import load
 from benchmark.simulation import simulate
 from benchmark.store.cells import Store
+from tests import ROOT
 from tests.helpers.cells import composing, metrics_of, usual
 from tests.helpers.commands import command
 
@@ -26,7 +27,6 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(sys.platform != "linux", reason="signals, mounts and limits of Linux"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
 SWEEP = ["-m", "attack=sign_flip", "model=logistic", "fl.num_clients=10",
          "fl.num_byzantine=1", "fl.evaluate_every=10", "fl.rounds=10"]  # fmt: skip
 SMALL = [

@@ -11,7 +11,6 @@ import tarfile
 import threading
 from dataclasses import fields
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from benchmark.config.loading import conf_dir
 from benchmark.data import CIFAR10, MNIST, DataError, FashionMNIST
 from benchmark.data.cifar import BATCHES, MANIFEST
 from benchmark.data.files import download
+from tests import ROOT
 from tests.helpers.cells import usual
 
 
@@ -454,9 +454,7 @@ def test_help(capsys):
 
 def test_command_line():
     command = [sys.executable, "-m", "benchmark.prepare", "data=nothing"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,10 +25,10 @@ from benchmark.grid.progress import Progress
 from benchmark.grid.report import _describe
 from benchmark.simulation.device import Engine
 from benchmark.store.cells import Store
+from tests import ROOT
 from tests.helpers.cells import composing, usual
 from tests.helpers.commands import command
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["model=logistic", "fl.rounds=2"]
 FEW = ["fl.num_clients=8", "fl.num_byzantine=1"]
 RESULT = (

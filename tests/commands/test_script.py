@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from benchmark.commands import script as cli
 from benchmark.commands import start as starting
 from benchmark.config.commands import COMMANDS, SCRIPT, spelled
 from benchmark.config.loading import conf_dir
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Damaged cells are found, set aside, computed again and never read; others deleted if asked."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from benchmark.config.keys import KEY_SCHEMA, key_of
 from benchmark.store.cells import Store
 from benchmark.store.format import SCHEMA, UnknownSchema
 from tests.helpers.commands import command
-from tests.store.test_index import cell, write
+from tests.helpers.stores import cell, rewritten, write
 
 A, B, C, D = KEYS = [cell(seed).key for seed in range(4)]
 FILES = ("config.yaml", "summary.json", "metrics.parquet", "timings.parquet")
@@ -78,20 +77,6 @@ def test_more_that_is_wrong(store):
     assert store.problem(A) == "more.txt is not what was written"
     shutil.copytree(store.cells / B, store.cells / "e")
     assert store.problem("e") == f"the folder's name is not its key, {B}"
-
-
-def rewritten(store, key, config=None, without=(), **fields):
-    """Change a cell as somebody who knows of the checksums would."""
-    folder = store.cells / key
-    summary = json.loads((folder / "summary.json").read_text()) | fields
-    if config is not None:
-        (folder / "config.yaml").write_bytes(config)
-        summary["files"]["config.yaml"] = hashlib.sha256(config).hexdigest()
-    summary = {n: value for n, value in summary.items() if n not in ("checksum", *without)}
-    if "checksum" not in without:
-        plain = json.dumps(summary, sort_keys=True).encode()
-        summary["checksum"] = hashlib.sha256(plain).hexdigest()
-    (folder / "summary.json").write_text(json.dumps(summary))
 
 
 def test_a_config_that_is_not_that_of_the_key(store):

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,10 +18,10 @@ from benchmark.config.errors import ConfigError
 from benchmark.grid.selection import matching
 from benchmark.store import format as index
 from benchmark.store.cells import Store
-from tests.commands.test_verify import rewritten
+from tests import ROOT
 from tests.helpers.cells import usual
 from tests.helpers.commands import command
-from tests.store.test_index import cell, write
+from tests.helpers.stores import cell, rewritten, write
 
 QUICK = ["model=logistic", "fl.rounds=1", "fl.num_clients=8", "fl.num_byzantine=1"]
 THEIRS = """
@@ -315,7 +314,6 @@ def test_conditions_that_are_none_of_that(where):
 
 # ------------------------------------------------------------------------------ what is read back
 
-ROOT = Path(__file__).resolve().parents[2]
 READERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}  # run what they read
 NAMES = {
     *("eval", "exec", "read_pickle", "allow_pickle", "unsafe_load", "full_load", "Unpickler"),

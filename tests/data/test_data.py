@@ -26,7 +26,7 @@ from benchmark.data.images import parse_idx
 from benchmark.testing.data import PROPERTIES
 
 
-def one_line(error) -> str:
+def message_of(error) -> str:
     """The message of an error, which must be one line."""
     message = str(error.value)
     assert message and "\n" not in message
@@ -54,7 +54,7 @@ def test_where_an_image_has_a_gap():
     x[2, 0, 1, 3] = np.nan
     with pytest.raises(ValueError, match=r"example 2, feature \(0, 1, 3\)") as error:
         Dataset("toy", x, y, x[:0], y[:0], x[:1], y[:1], 2)
-    one_line(error)
+    message_of(error)
 
 
 def test_large_numbers_are_finite():
@@ -65,7 +65,7 @@ def test_large_numbers_are_finite():
 def test_a_fraction_so_small_that_nothing_is_left_to_test_on():
     with pytest.raises(ValueError, match=r"data\.test_fraction=0\.001 leaves nothing") as error:
         Digits(test_fraction=0.001).load()
-    one_line(error)
+    message_of(error)
 
 
 def test_hold_out_of_nothing():
@@ -97,7 +97,7 @@ def test_dataset_rejects_what_does_not_fit(change, message):
     assert Dataset(**good).input_shape == (2,)
     with pytest.raises(ValueError, match=message) as error:
         Dataset(**good | change)
-    one_line(error)
+    message_of(error)
 
 
 # Embedded sets
@@ -138,7 +138,7 @@ def test_fractions():
         for setting in ("test_fraction", "validation_fraction"):
             with pytest.raises(ValueError, match=f"data.{setting}=1.0") as error:
                 source(**{setting: 1.0})
-            one_line(error)
+            message_of(error)
 
 
 def test_embedded_set_without_its_file(monkeypatch, tmp_path):
@@ -148,7 +148,7 @@ def test_embedded_set_without_its_file(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmark.data.embedded.find_spec", lambda _: Spec)
     with pytest.raises(DataError, match=re.escape(str(tmp_path))) as error:
         Digits().load()
-    one_line(error)
+    message_of(error)
     monkeypatch.setattr("benchmark.data.embedded.find_spec", lambda _: None)
     with pytest.raises(DataError, match="scikit-learn"):
         Digits().load()
@@ -183,7 +183,7 @@ def test_tutorial_settings():
     for setting in ({"num_clients": 0}, {"max_examples": 50}, {"num_classes": 1}, {"seed": -1}):
         with pytest.raises(ValueError, match=f"data.{next(iter(setting))}=") as error:
             Tutorial(**setting)
-        one_line(error)
+        message_of(error)
 
 
 def test_tutorial_best_accuracy():
@@ -205,7 +205,7 @@ def test_parse_idx():
     for bad in (b"", b"\0\0\x08", b"\0\0\x0d\1" + bytes(8), idx(array)[:-1], idx(array) + b"\0"):
         with pytest.raises(ValueError) as error:
             parse_idx(bad)
-        one_line(error)
+        message_of(error)
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_search_path(mnist, monkeypatch, tmp_path):
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
     with pytest.raises(DataError, match="cache/byzantine-benchmark/mnist") as error:
         MNIST().load()
-    assert one_line(error).endswith("run python -m benchmark.prepare data=mnist")
+    assert message_of(error).endswith("run python -m benchmark.prepare data=mnist")
     monkeypatch.setattr(MNIST, "SYSTEM_FOLDERS", (str(folder),))
     assert MNIST().available() == folder
     monkeypatch.setattr(MNIST, "SYSTEM_FOLDERS", ())
@@ -288,7 +288,7 @@ def test_corrupt_idx_is_not_used(mnist, suffix, damage, message):
     (folder / f"{name}{suffix}").write_bytes(damage(contents[name]))
     with pytest.raises(DataError, match=message) as error:
         MNIST(root=str(folder)).load()
-    text = one_line(error)
+    text = message_of(error)
     assert f"{folder / name}{suffix} is corrupt" in text
     assert text.endswith(f"run python -m benchmark.prepare data=mnist data.root={folder}")
     assert MNIST(root=str(folder)).available() is None
@@ -299,7 +299,7 @@ def test_missing_idx(mnist):
     (folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match="no t10k-labels-idx1-ubyte") as error:
         MNIST(root=str(folder)).load()
-    one_line(error)
+    message_of(error)
 
 
 def test_published_checksums_and_addresses():
@@ -385,7 +385,7 @@ def test_damaged_cifar_is_not_used(cifar10, damage, message):
     damage(folder)
     with pytest.raises(DataError, match=message) as error:
         source.load()
-    assert "benchmark.prepare data=cifar10" in one_line(error)
+    assert "benchmark.prepare data=cifar10" in message_of(error)
     archive.rename(folder / CIFAR10.ARCHIVE)
     source.prepare(progress=False)
     assert len(source.load().train_y) == 90
@@ -398,7 +398,7 @@ def test_damaged_cifar_archive_is_not_used(cifar10, monkeypatch):
     archive.write_bytes(whole[:-100])
     with pytest.raises(DataError, match="its SHA-256") as error:
         CIFAR10(root=str(folder)).load()
-    one_line(error)
+    message_of(error)
     monkeypatch.setattr(CIFAR10, "SHA256", hashlib.sha256(whole[:-100]).hexdigest())
     with pytest.raises(DataError, match="is corrupt"):
         CIFAR10(root=str(folder)).load()
@@ -410,4 +410,4 @@ def test_damaged_cifar_archive_is_not_used(cifar10, monkeypatch):
 def test_missing_cifar(tmp_path):
     with pytest.raises(DataError, match="no data files") as error:
         CIFAR10(root=str(tmp_path)).load()
-    one_line(error)
+    message_of(error)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.data import (
@@ -18,8 +18,7 @@ from benchmark.data import (
     shards,
     similarity,
 )
-
-quick = settings(max_examples=60, deadline=None)
+from tests.helpers.properties import examples
 
 
 @st.composite
@@ -58,26 +57,26 @@ def histograms(labels, parts):
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-@quick
+@examples(60)
 @given(problems())
 def test_iid(problem):
     assert np.ptp(sizes(split(iid, problem))) <= 1
 
 
-@quick
+@examples(60)
 @given(problems(), st.floats(1e-3, 1e3), st.integers(1, 4))
 def test_dirichlet(problem, alpha, min_size):
     parts = split(dirichlet, problem, alpha=alpha, min_size=min_size)
     assert sizes(parts).min() >= min_size
 
 
-@quick
+@examples(60)
 @given(problems(), st.floats(0, 1))
 def test_similarity(problem, gamma):
     assert np.ptp(sizes(split(similarity, problem, gamma=gamma))) <= 2
 
 
-@quick
+@examples(60)
 @given(problems(), st.integers(1, 4))
 def test_shards(problem, shards_per_client):
     parts = split(shards, problem, shards_per_client=shards_per_client)

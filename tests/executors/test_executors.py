@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -22,6 +21,7 @@ from benchmark.executors.cluster import Job, _task, _told
 from benchmark.simulation import engine, simulate
 from benchmark.simulation.device import Engine
 from benchmark.store.cells import Store
+from tests import ROOT
 from tests.helpers.cells import composing, metrics_of
 from tests.helpers.commands import command
 
@@ -328,8 +328,7 @@ def slow(folder, *settings):
 
 
 def with_path(folder):
-    root = Path(__file__).resolve().parents[2]
-    return os.environ | {"PYTHONPATH": f"{folder}:{root}"}
+    return os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
 @pytest.mark.faults

@@ -1,4 +1,4 @@
-"""Names of test cases."""
+"""Names of test cases, and the form of errors."""
 
 import re
 
@@ -6,3 +6,9 @@ import re
 def label(value):
     """What a value is called, without its address in memory: workers must find the same names."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def one_line(error):
+    """Whether what was raised has a message, of one line."""
+    message = str(error.value)
+    return bool(message) and "\n" not in message

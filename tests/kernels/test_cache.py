@@ -4,10 +4,10 @@ is room, and what is said about it."""
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.helpers.cells import usual
 
 # Two forks compile two signatures; both have read the index before either writes it, unless the
@@ -36,9 +36,6 @@ import kernel
 assert (kernel.double(1), kernel.double(1.5)) == (2, 3.0)
 print(sum(kernel.double.stats.cache_hits.values()))
 """
-
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.kernels import blocks, convolution, order, signs
@@ -21,9 +21,8 @@ from benchmark.kernels.shuffle import permuted
 from benchmark.kernels.signs import votes
 from tests import reference
 from tests.helpers.cells import thinned
+from tests.helpers.properties import SEEDS, examples
 
-quick = settings(max_examples=25, deadline=None)
-SEEDS = st.integers(0, 2**32 - 1)
 DTYPES = [np.float32, np.float64]
 RTOL = {np.float32: 2e-6, np.float64: 1e-14}
 
@@ -98,7 +97,7 @@ def test_no_column_is_lost_between_blocks(d, dtype):
     assert np.array_equal(x, draw(11, d, dtype))  # unchanged
 
 
-@quick
+@examples(25)
 @given(st.integers(2, 12), st.integers(1, 12), SEEDS)
 def test_nearest_mean_with_ties(n, count, seed):
     """On a grid of integers all of it is exact, and many values are equally near the median."""
@@ -180,7 +179,7 @@ def test_half_precision_is_widened_piece_by_piece(dtype):
                 assert share.sum() == pytest.approx(1)
 
 
-@quick
+@examples(25)
 @given(st.integers(1, 12), st.sampled_from([1, 530]), st.booleans(), SEEDS)
 def test_the_branch_for_other_devices(n, d, ties, seed):
     rng = np.random.default_rng(seed)
@@ -211,7 +210,7 @@ def test_the_branch_for_other_devices(n, d, ties, seed):
         np.testing.assert_allclose(shares, window.share(np.arange(m)), atol=1e-12)
 
 
-@quick
+@examples(25)
 @given(st.integers(1, 15), SEEDS)
 def test_nearest_the_trimmed_mean(n, seed):
     """On whole numbers with a trimmed mean that is exact in binary, all ties are real ties."""
@@ -277,7 +276,7 @@ def brute_share(x, kept):
     return share / x.shape[1]
 
 
-@quick
+@examples(25)
 @given(st.integers(1, 12), st.sampled_from([1, 3, 530]), st.booleans(), SEEDS)
 def test_shares(n, d, ties, seed):
     rng = np.random.default_rng(seed)
@@ -586,7 +585,7 @@ def test_relu_pool_backward_of_a_gradient_in_another_layout(dtype):
 # --- selection ----------------------------------------------------------------------------------
 
 
-@quick
+@examples(25)
 @given(st.integers(1, 12), st.integers(0, 4), st.booleans(), SEEDS)
 def test_iterated_krum(n, f, ties, seed):
     """Krum of all, of the others, and so on; on a small grid ties abound and all is exact."""

@@ -18,7 +18,7 @@ from benchmark.simulation.device import Engine
 from benchmark.simulation.observers import Saving
 from benchmark.store.checkpoints import Checkpoints
 from tests.helpers import pretended
-from tests.helpers.cells import composing, originals, thinned
+from tests.helpers.cells import originals, thinned
 from tests.simulation import test_engine
 
 N, F = 15, 3
@@ -126,12 +126,6 @@ MODULES = {
     "cnn": [*IMAGES, "model=cnn", "fl.rounds=1", "fl.batch_size=4", "fl.horizontal_flip=both"],
     "module": [f"model._target_={__name__}.net", "~model.hidden", "model=mlp"],
 }
-
-
-@pytest.fixture(scope="module")
-def compose():
-    with composing() as compose:
-        yield compose
 
 
 def trained(cell, device):

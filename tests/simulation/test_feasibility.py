@@ -11,13 +11,6 @@ from benchmark.simulation import feasibility
 from benchmark.simulation.device import Engine
 from benchmark.simulation.feasibility import CHECKS, problem_of
 from benchmark.simulation.workload import Workloads
-from tests.helpers.cells import composing
-
-
-@pytest.fixture(scope="module")
-def compose():
-    with composing() as compose:
-        yield compose
 
 
 @pytest.fixture(scope="module")

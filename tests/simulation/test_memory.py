@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from benchmark.aggregators.state import packed
 from benchmark.commands.list import state_after
 from benchmark.measure.memory import peak_memory
 from benchmark.testing.rule_inputs import knowledge
+from tests import ROOT
 from tests.helpers import attack_table
 from tests.helpers.cells import composing, originals
 from tests.helpers.rule_table import TABLE
@@ -203,10 +203,9 @@ def in_a_process(*arguments: str) -> dict:
     """What one of the functions above returns in a process that gives freed memory back."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072",
                                 "BENCHMARK_PACKAGES": "__main__,tests"}  # fmt: skip
-    root = Path(__file__).resolve().parents[2]
     ended = subprocess.run(
-        [sys.executable, __file__, *arguments], cwd=root, capture_output=True, text=True,
-        env=environment | {"PYTHONPATH": str(root)},
+        [sys.executable, __file__, *arguments], cwd=ROOT, capture_output=True, text=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])

@@ -13,27 +13,12 @@ import pytest
 from benchmark.analysis import load
 from benchmark.config.errors import BrokenContract
 from benchmark.executors import base
-from benchmark.federation.cell import Cell
 from benchmark.grid.selection import matching
 from benchmark.simulation.engine import Outcome
 from benchmark.store import format as index
 from benchmark.store.cells import Store
 from benchmark.store.index import Index
-
-LABELS = dict.fromkeys([*index.LABELS, "schedule"], "x")
-METRICS = ("round", "test_accuracy", "test_loss", "validation_loss", "train_loss", "discarded")
-
-
-def cell(seed):
-    """A cell that is told from others by its seed."""
-    fl = {"rounds": 2, "momentum": 0.0, "milestones": [1], "num_clients": 10, "num_byzantine": 2}
-    return Cell({"fl": fl, "seed": seed}, LABELS, None, "s")
-
-
-def write(store, seed, accuracy=0.5, rounds=2):
-    columns = {name: [math.nan, *[accuracy] * rounds] for name in METRICS}
-    columns["round"] = list(range(rounds + 1))
-    store.write(cell(seed), "done", columns, columns)
+from tests.helpers.stores import METRICS, cell, write
 
 
 def accuracies(folder):

@@ -3,16 +3,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmark.executors import Report
 from benchmark.grid.progress import Progress
+from tests import ROOT
 from tests.helpers.cells import metrics_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
-ROOT = Path(__file__).resolve().parents[2]
 SWEEP = ["-m", "model=logistic", "fl.rounds=2", "fl.num_clients=8", "fl.num_byzantine=1",
          "seed=0,1", "executor.workers=2"]  # fmt: skip
 MISSING = {"stdout": ">&-", "stderr": "2>&-", "both": ">&- 2>&-", "all": "<&- >&- 2>&-"}
