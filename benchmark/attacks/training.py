@@ -70,15 +70,16 @@ class Local:
         """Return (f, >= D) the gradient of each model's mean cross-entropy on its client's
         examples."""
         size = y.shape[1]
-        weights = models.new_full(y.shape, 1.0 / size)
+        weights = models.new_full((len(y), 1, size), 1.0 / size)
         out = torch.zeros_like(models)
         self._step += 1
 
         def key(place: int) -> int:  # another one in every step
             return int(self._generator(place).integers(2**63, size=self._step)[-1])
 
-        views = [self._network.views(out)]
-        self._network.accumulate_gradients(models, x, y, weights, views, len(models), 0.0, 1.0, key)
+        self._network.accumulate_gradients(
+            models, x[:, None], y[:, None], weights, out[:, None], 0.0, 1.0, key
+        )
         return out
 
     def sent(self, moves: torch.Tensor) -> torch.Tensor:

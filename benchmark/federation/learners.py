@@ -28,7 +28,8 @@ class Learners:
         network: the model's layers.
         data: training examples and labels of everybody.
         start: (1, >= D) the server's model.
-        rows: (k, >= D) where their vectors go. If the last transform remembers, its memory is here.
+        block: (C, >= k, >= D) the vectors of several cells.
+        seat: where in the block theirs go. If the last transform remembers, its memory is there.
         clients: (k,) their ids.
         batches: of all clients.
         seed, round_number: of the streams.
@@ -45,7 +46,8 @@ class Learners:
     network: Network
     data: tuple[Tensor, Tensor]
     start: Tensor
-    rows: Tensor
+    block: Tensor
+    seat: int
     clients: np.ndarray
     batches: Batches
     seed: int
@@ -56,6 +58,11 @@ class Learners:
     poison: Poison = _leave
     honest: int = 0
     prefix: str = field(default="")
+
+    @property
+    def rows(self) -> Tensor:
+        """Where their vectors go, (k, >= D)."""
+        return self.block[self.seat, : len(self.clients)]
 
     @property
     def apart(self) -> bool:
@@ -94,7 +101,9 @@ class Learners:
         parts = zip(self.transforms, self.memories, strict=True)
         for number, (transform, memory) in enumerate(parts):
             keys = partial(self._transform_key, f"transform {number}", first)
-            kept = rows if memory is self.rows else None if memory is None else memory[places]
+            kept = None if memory is None else memory[places]
+            if kept is not None and number == len(self.transforms) - 1:
+                kept = rows
             vectors = transform(vectors, kept, keys)
         if vectors is not rows:
             rows.copy_(vectors)

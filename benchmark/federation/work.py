@@ -5,7 +5,6 @@ last bits of MKL's batched products depend on how many matrices there are and wh
 start, so what may be computed together is padded: a cell's numbers do not depend on its company.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,8 @@ class ClientWork(ABC):
         """Fill the rows of all learners.
 
         Args:
-            group: learners of some cells, which `company` gives one name.
+            group: learners of some cells, which `company` gives one name; if that counts them, as
+                `Gradient.company` does, their seats in the block follow one another.
 
         Returns:
             For each the mean loss () of its honest clients.
@@ -106,28 +106,25 @@ class Gradient(ClientWork):
                 parts = (part[index, place] for part in (x, y, weights))
                 learners.poison(place, indices[index, place], *parts)
         starts = torch.cat([learners.start for learners in padded]) if many else first.start
+        rows = first.block[first.seat : first.seat + len(group), :count]
         fused = first.fused
-        out = [learners.rows if fused else torch.zeros_like(learners.rows) for learners in group]
-        losses = (
-            network.accumulate_gradients(
-                starts,
-                x.flatten(1, 2),
-                y.flatten(1),
-                weights.flatten(1),
-                [network.views(block) for block in out],
-                len(padded) * count,
-                *((fused.beta, fused.alpha) if fused else (0.0, 1.0)),
-                lambda row: group[row // count].module_key(row % count, 0),
-            )
-            .view(len(padded), count, -1)
-            .sum(2)
-        )
-        for learners, fresh in zip(group, out, strict=True):
-            if self.weight_decay:
-                scale = fused.alpha if fused else 1.0
-                fresh.add_(learners.start, alpha=self.weight_decay * scale)
-            if not fused:
-                learners.deliver(fresh)
+        beta, alpha = (fused.beta, fused.alpha) if fused else (0.0, 1.0)
+        fresh = rows if fused else torch.zeros_like(rows)
+        losses = network.accumulate_gradients(
+            starts,
+            x,
+            y,
+            weights,
+            fresh,
+            beta,
+            alpha,
+            lambda row: group[row // count].module_key(row % count, 0),
+        ).sum(2)
+        if self.weight_decay:
+            fresh.add_(starts[: len(group), None], alpha=self.weight_decay * alpha)
+        if not fused:
+            for learners, vectors in zip(group, fresh, strict=True):
+                learners.deliver(vectors)
         return [losses[index, learners.honest :].mean() for index, learners in enumerate(group)]
 
     @override
@@ -155,8 +152,7 @@ class LocalTraining(ClientWork):
     """Steps of gradient descent on a model of one's own; its difference to the server's is sent.
 
     Clients are sorted by their number of steps, so that those still at work are always the first
-    rows; their number is rounded up to a multiple of four, and the rows of a batch so that every
-    matrix starts at a multiple of 64 bytes.
+    rows; their number is rounded up to a multiple of four.
 
     Attributes:
         epochs, steps: length, one of the two.
@@ -220,15 +216,14 @@ class LocalTraining(ClientWork):
         learners = plans[0].learners
         network, device = learners.network, learners.start.device
         rate, size = self.rate(learners.round_number), _up(len(plans), _MATRICES)
-        examples = np.full(
-            (len(plans[0].batches), size, _filled(self.batch_size, network)), -1, dtype=np.int64
-        )
+        examples = np.full((len(plans[0].batches), size, self.batch_size), -1, dtype=np.int64)
         masks = np.zeros(examples.shape, dtype=bool)
         for row, plan in enumerate(plans):
-            place = slice(len(plan.batches)), row, slice(self.batch_size)
-            examples[place] = plan.batches
+            examples[: len(plan.batches), row] = plan.batches
             if self.flips:
-                masks[place] = plan.learners.flips(plan.place, plan.batches.shape)
+                masks[: len(plan.batches), row] = plan.learners.flips(
+                    plan.place, plan.batches.shape
+                )
         counts = (examples >= 0).sum(2, keepdims=True)
         scale = np.where(examples >= 0, rate / np.maximum(counts, 1), 0.0).astype(np.float32)
         # Short batches are filled up, with weight zero, by an example of their own: any other
@@ -254,11 +249,10 @@ class LocalTraining(ClientWork):
             move = self.correction(part, origin[:rows]) if self.corrects else None
             losses = network.accumulate_gradients(
                 part,
-                x,
-                y,
-                weights[step, :rows],
-                [network.views(part)],
-                rows,
+                x[:, None],
+                y[:, None],
+                weights[step, :rows, None],
+                part[:, None],
                 1.0 - rate * self.weight_decay,
                 -1.0,
                 partial(_module_key, plans, step),
@@ -266,7 +260,7 @@ class LocalTraining(ClientWork):
             if move is not None:
                 part.sub_(move, alpha=rate)
             models[busy:rows] = idle
-            total[:busy] += losses[:busy].sum(1)
+            total[:busy] += losses[:busy, 0].sum(1)
         return models, total / rate
 
     @override
@@ -275,7 +269,7 @@ class LocalTraining(ClientWork):
 
     @override
     def gradient_rows(self, network: Network, clients: int) -> tuple[int, int]:
-        return _filled(self.batch_size, network), clients * (3 if self.corrects else 1)
+        return self.batch_size, clients * (3 if self.corrects else 1)
 
     @override
     def batch_sizes(self, examples: int) -> set[int]:
@@ -304,12 +298,6 @@ class _Plan:
 
 def _module_key(plans: list[_Plan], step: int, row: int) -> int:
     return plans[row].learners.module_key(plans[row].place, step)
-
-
-def _filled(size: int, network: Network) -> int:
-    """Return the rows of a batch of local training, with which matrices start at multiples of 64
-    bytes."""
-    return _up(size, 16 // math.gcd(16, *network.widths))
 
 
 def _up(number: int, multiple: int) -> int:

@@ -102,24 +102,22 @@ class TorchModel(Network):
         x: Tensor,
         y: Tensor,
         sample_weights: Tensor,
-        out: list[Any],
-        clients: int,
+        out: Tensor,
         beta: float,
         alpha: float,
         keys: Callable[[int], int] = int,
     ) -> Tensor:
         # Examples of weight 0 at the end of a client's batch are padding, which the module is not
         # shown; nor is what goes to no row of `out`.
-        shared = clients // len(parameters)
-        x, y, weights = (
-            part.reshape(clients, -1, *part.shape[2:]) for part in (x, y, sample_weights)
-        )
+        x, y, weights = (part.flatten(0, 1) for part in (x, y, sample_weights))
+        shared = out.shape[1]
         places = torch.arange(1, weights.shape[1] + 1, device=weights.device)
         counts = torch.where(weights != 0, places, 0).amax(1).tolist()
         losses = torch.zeros_like(weights)
         self._switch(training=True)
         with _generator_kept(x.device):
-            for client, target in enumerate(row for block in out for row in block):
+            for client, target in enumerate(row for cell in out for row in cell):
+                target = target[: self.num_parameters]
                 if client % shared == 0:
                     self._load(parameters[client // shared])
                 taken = client, slice(counts[client])
@@ -133,10 +131,6 @@ class TorchModel(Network):
                     )
                 mix(target, gradient, beta, alpha)
         return losses.reshape(sample_weights.shape)
-
-    @override
-    def views(self, rows: Tensor) -> Tensor:
-        return rows[:, : self.num_parameters]
 
     @override
     def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:
@@ -262,10 +256,10 @@ class TorchModel(Network):
 
     def _trial(self, row: Tensor, examples: Tensor) -> Tensor:
         """The losses of some examples, whatever their labels."""
-        labels = torch.arange(len(examples), device=row.device)[None] % self.num_classes
+        labels = torch.arange(len(examples), device=row.device)[None, None] % self.num_classes
         weights = torch.ones_like(labels, dtype=torch.float32)
-        out = [torch.empty_like(row)]
-        return self.accumulate_gradients(row, examples[None], labels, weights, out, 1, 0.0, 1.0)
+        out = torch.empty_like(row)[None]
+        return self.accumulate_gradients(row, examples[None, None], labels, weights, out, 0.0, 1.0)
 
     def _check_untouched(self, state: dict, copy: Tensor, examples: Tensor) -> None:
         mode = "training" if self.module.training else "evaluation"

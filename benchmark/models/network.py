@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +17,6 @@ class Network(ABC):
         shapes: of the parameter tensors, in the order in which they lie in the flat vector.
         num_parameters: D.
         images: whether it is evaluated on few examples at a time, since activations are large.
-        widths: row widths of all matrices; batches are filled up until products of these start at
-            multiples of 64 bytes.
         one_by_one: whether clients are computed one after the other.
         least: examples that a batch must have.
     """
@@ -27,7 +24,6 @@ class Network(ABC):
     shapes: Sequence[tuple[int, ...]]
     num_parameters: int
     images: bool
-    widths: Sequence[int] = ()
     one_by_one: bool = False
     least: int = 1
 
@@ -59,8 +55,7 @@ class Network(ABC):
         x: Tensor,
         y: Tensor,
         sample_weights: Tensor,
-        out: list[Any],
-        clients: int,
+        out: Tensor,
         beta: float,
         alpha: float,
         keys: Callable[[int], int] = int,
@@ -72,22 +67,18 @@ class Network(ABC):
 
         Args:
             parameters: (P, >= D).
-            x: (P, Q * B, *input shape).
-            y: (P, Q * B) class indices.
-            sample_weights: (P, Q * B).
-            out: blocks of rows, each as `views` gives them, changed in place. They take up the
-                clients in order; the last ones, if any are left over, go without. With Q = 1 it
-                may be the parameters themselves: a step of gradient descent.
-            clients: P * Q.
-            keys: of the random numbers of a client, by its place.
+            x: (P, Q, B, *input shape).
+            y: (P, Q, B) class indices.
+            sample_weights: (P, Q, B).
+            out: (P', Q, >= D) changed in place, for the first P' <= P parameter vectors; the
+                others' clients are only computed. With Q = 1 it may be the parameters themselves:
+                a step of gradient descent.
+            beta, alpha: the factors.
+            keys: of the random numbers of a client, by its place, 0 to P * Q - 1.
 
         Returns:
-            (P, Q * B) the weighted loss of every example.
+            (P, Q, B) the weighted loss of every example.
         """
-
-    @abstractmethod
-    def views(self, rows: Tensor) -> Any:
-        """Return the parameter tensors in rows (R, >= D) as views, for `accumulate_gradients`."""
 
     @abstractmethod
     def forward_bytes(self, input_shape: tuple[int, ...], examples: int) -> int:

@@ -9,7 +9,8 @@ the update matrices.
 Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (rows may be longer).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
@@ -46,19 +47,12 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def mix(out: Tensor, new: Tensor, beta: float, alpha: float) -> None:
-    """out <- beta * out + alpha * new; with beta = 0 whatever was there is forgotten, NaN too."""
+    """Set out <- beta * out + alpha * new; with beta = 0 whatever was there is forgotten, NaN
+    too."""
     if beta == 0:
         torch.mul(new, alpha, out=out)
     else:
         out.mul_(beta).add_(new, alpha=alpha)
-
-
-def mix_rows(blocks: list[Tensor], new: Tensor, beta: float, alpha: float) -> None:
-    """`mix` of the rows of `new` into blocks of rows that take them up in order."""
-    start = 0
-    for block in blocks:
-        mix(block, new[start : start + len(block)], beta, alpha)
-        start += len(block)
 
 
 class Linear:
@@ -91,34 +85,50 @@ class Linear:
         return product(dy, weights[0])
 
     def accumulate(
-        self, blocks: list[Views], clients: int, x: Tensor, dy: Tensor, beta: float, alpha: float
+        self, out: Views, examples: int, x: Tensor, dy: Tensor, beta: float, alpha: float
     ) -> None:
-        """gradients <- beta * gradients + alpha * gradient, for each client's examples.
+        """Set out <- beta * out + alpha * gradient of each client's examples.
 
-        `blocks` hold the gradients of some of the clients each, (rows, *shape).
+        Args:
+            out: (P', Q, *shape) for the first cells.
+            examples: B.
+            x: (P, M, inputs), Q * B examples and padding.
+            dy: (P, M, outputs).
+            beta, alpha: the factors.
         """
-        dy = _by_client(dy, clients).mT
-        x = _by_client(x, clients)
-        mix_rows([db for _, db in blocks], dy.sum(2), beta, alpha)
+        start, clients = 0, out[0].shape[1]
+        for one_x, one_dy in _by_client(clients, examples, x, dy):
+            stop = start + len(one_x) // clients
+            dw, db = (part[start:stop] for part in out)
+            start = stop
+            if len(dw):
+                self._accumulate(dw, db, one_x, one_dy.mT, beta, alpha)
+
+    def _accumulate(
+        self, dw: Tensor, db: Tensor, x: Tensor, dy: Tensor, beta: float, alpha: float
+    ) -> None:
+        """As `accumulate`, for x (R, B, inputs) and dy (R, outputs, B) of R clients or more."""
+        cells, clients = dw.shape[:2]
+        mix(db, dy.sum(2).unflatten(0, (-1, clients))[:cells], beta, alpha)
         # Into rows of a larger matrix torch multiplies one by one: too slow for small ones.
         # The results, too, must start at multiples of 64 bytes: see `Sequential.lockstep`.
         size = self.inputs * self.outputs
-        small = size * x.shape[1] < _SMALL_PRODUCT and size % 16 == 0
-        if small:
-            mix_rows([dw for dw, _ in blocks], torch.bmm(dy, x), beta, alpha)
-            return
-        start = 0
-        for dw, _ in blocks:
-            rows = slice(start, start + len(dw))
-            dw.baddbmm_(dy[rows], x[rows], beta=beta, alpha=alpha)
-            start = rows.stop
+        if size * x.shape[1] < _SMALL_PRODUCT and size % 16 == 0:
+            mix(dw, torch.bmm(dy, x).unflatten(0, (-1, clients))[:cells], beta, alpha)
+        elif clients == 1:
+            dw[:, 0].baddbmm_(dy[:cells], x[:cells], beta=beta, alpha=alpha)
+        else:
+            for into, a, b in zip(dw, dy.split(clients), x.split(clients), strict=False):
+                into.baddbmm_(a, b, beta=beta, alpha=alpha)
 
 
-def _by_client(x: Tensor, clients: int) -> Tensor:
-    """(P, Q * B, K) -> (P * Q, B, K), a view if P or Q is 1."""
-    if len(x) == 1:
-        return x[0].unflatten(0, (clients, -1))
-    return x.reshape(clients, -1, x.shape[2])
+def _by_client(clients: int, examples: int, *parts: Tensor) -> Iterator[list[Tensor]]:
+    """Yield the batches (R, B, K) of R clients, for each of the tensors (P, M, K): of all cells at
+    once, R = P * Q, or, where padding lies between them, of one cell after the other."""
+    taken = clients * examples
+    together = len(parts[0]) if parts[0].shape[1] == taken else 1
+    for cells in zip(*(part.split(together) for part in parts), strict=True):
+        yield [cell[:, :taken].reshape(-1, examples, cell.shape[2]) for cell in cells]
 
 
 class ConvReLUPool:
@@ -161,20 +171,22 @@ class ConvReLUPool:
 
     def accumulate(
         self,
-        blocks: list[Views],
-        clients: int,
+        out: Views,
+        examples: int,
         kept: tuple[Tensor, Tensor],
         dy: Tensor,
         beta: float,
         alpha: float,
     ) -> None:
         """As `Linear.accumulate`."""
-        x, place = (part.flatten(0, 1) for part in kept)
-        dw, db = convolution.weight_gradient(
-            dy.reshape(place.shape), place, x, clients, self.kernel
-        )
-        mix_rows([w for w, _ in blocks], dw, beta, alpha)
-        mix_rows([b for _, b in blocks], db, beta, alpha)
+        cells, clients = out[0].shape[:2]
+        taken = clients * examples
+        x, place = (part[:, :taken].flatten(0, 1) for part in kept)
+        dy = dy.reshape(kept[1].shape)[:, :taken].flatten(0, 1)
+        total = len(kept[0]) * clients
+        gradients = convolution.weight_gradient(dy, place, x, total, self.kernel)
+        for part, new in zip(out, gradients, strict=True):
+            mix(part, new.unflatten(0, (-1, clients))[:cells], beta, alpha)
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:
@@ -208,7 +220,6 @@ class Sequential(Network):
         shapes: of the parameter tensors, in the order in which they lie in the flat vector.
         num_parameters: D.
         images: whether the input is (channels, height, width) images rather than plain features.
-        widths: row widths of all matrices, see `lockstep`.
     """
 
     def __init__(self, layers: list[Any], images: bool = False) -> None:
@@ -216,7 +227,7 @@ class Sequential(Network):
         self.images = images
         self.shapes = [shape for layer in layers for shape in layer.shapes]
         self.num_parameters = sum(map(prod, self.shapes))
-        self.widths = [w for layer in layers if isinstance(layer, Linear) for w in layer.shapes[0]]
+        self._widths = [w for layer in layers if isinstance(layer, Linear) for w in layer.shapes[0]]
 
     def initial(self, generator: torch.Generator) -> Tensor:
         """(D,) weights and biases uniform in +-1 / sqrt(fan-in), as torch's layers have them."""
@@ -227,16 +238,19 @@ class Sequential(Network):
         ]
         return torch.cat(parts)
 
+    @override
     def lockstep(self, examples: int) -> bool:
-        """Whether it pays to compute several parameter vectors at once, on so many examples each.
+        # Small products do, large ones fill the machine alone.
+        return not self.images and examples * self.num_parameters < _LOCKSTEP_WORK
 
-        Small products do, large ones fill the machine alone. The last bits of MKL's products
-        depend on whether a matrix starts at a multiple of 64 bytes, so batching is also refused
-        where it would shift the matrices of all but the first parameter vector.
+    def _filled(self, models: int, examples: int) -> int:
+        """Return how many examples each of several parameter vectors is computed with.
+
+        The last bits of MKL's products depend on whether a matrix starts at a multiple of 64 bytes.
+        So there is padding after the examples, with which those of every vector do.
         """
-        aligned = all(examples * width % 16 == 0 for width in self.widths)
-        work = examples * self.num_parameters
-        return aligned and not self.images and work < _LOCKSTEP_WORK
+        multiple = 16 // math.gcd(16, *self._widths) if models > 1 else 1
+        return -(-examples // multiple) * multiple
 
     def activations(self, input_shape: tuple[int, ...]) -> tuple[int, int]:
         """How many numbers of an example, beside itself, there are at once: in a forward pass, and
@@ -255,11 +269,11 @@ class Sequential(Network):
 
     @override
     def gradient_bytes(self, input_shape: tuple[int, ...], clients: int, examples: int) -> int:
-        return 4 * clients * examples * self.activations(input_shape)[1]
+        return 4 * clients * self._filled(clients, examples) * self.activations(input_shape)[1]
 
     @override
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return self._forward(self.views(parameters), x)[0]
+        return self._forward(self._views(parameters), x)[0]
 
     @override
     def accumulate_gradients(
@@ -268,24 +282,28 @@ class Sequential(Network):
         x: Tensor,
         y: Tensor,
         sample_weights: Tensor,
-        out: list[Any],
-        clients: int,
+        out: Tensor,
         beta: float,
         alpha: float,
         keys: Callable[[int], int] = int,
     ) -> Tensor:
-        weights = self.views(parameters)
+        weights, gradients = self._views(parameters), self._views(out)
+        clients, examples = y.shape[1:]
+        filled = self._filled(len(parameters), clients * examples)
+        x, y, sample_weights = (
+            _padded(part.flatten(1, 2), filled) for part in (x, y, sample_weights)
+        )
         scores, kept = self._forward(weights, x)
         losses, dy = cross_entropy(scores, y, sample_weights)
+        batch = filled if clients == 1 else examples
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
             # The input gradient first: `out` may be the very weights that it needs.
             dx = layer.input_gradient(weights[index], kept[index], dy) if index else None
             if layer.shapes:
-                blocks = [block[index] for block in out]
-                layer.accumulate(blocks, clients, kept[index], dy, beta, alpha)
+                layer.accumulate(gradients[index], batch, kept[index], dy, beta, alpha)
             dy = dx
-        return losses
+        return losses[:, : clients * examples].unflatten(1, (clients, examples))
 
     def _forward(self, weights: list[Views], x: Tensor) -> tuple[Tensor, list[Any]]:
         if self.images:
@@ -296,16 +314,22 @@ class Sequential(Network):
             kept.append(keep)
         return x, kept
 
-    @override
-    def views(self, rows: Tensor) -> list[Views]:
+    def _views(self, rows: Tensor) -> list[Views]:
+        """Return the parameter tensors (..., *shape) in rows (..., >= D), layer by layer."""
         views, start = [], 0
         for layer in self.layers:
             tensors = []
             for shape in layer.shapes:
-                tensors.append(rows[:, start : start + prod(shape)].unflatten(1, shape))
+                tensors.append(rows[..., start : start + prod(shape)].unflatten(-1, shape))
                 start += prod(shape)
             views.append(tuple(tensors))
         return views
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    """Return x (P, M, ...) with zeros at the end of every row, up to a length."""
+    missing = length - x.shape[1]
+    return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
 
 
 def cross_entropy(scores: Tensor, y: Tensor, sample_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,9 +59,14 @@ def cast_of(cell: Cell, round_number: int) -> Cast:
         name = type(cell.schedule).__name__
         raise ValueError(f"{name}: count must be one of 0 to {cell.f}, got {count}")
     attackers = bad[:count]
-    # Whoever follows the protocol at other times has its momentum go on.
-    trains = Knowledge.OWN in cell.attack.reads or not cell.schedule.constant
-    return Cast(np.intersect1d(here, attackers), np.setdiff1d(here, attackers), bad, trains)
+    byzantine, honest = np.intersect1d(here, attackers), np.setdiff1d(here, attackers)
+    return Cast(byzantine, honest, bad, attackers_train(cell))
+
+
+def attackers_train(cell: Cell) -> bool:
+    """Return whether those who attack compute an update of their own, too: if the attack reads it,
+    and whoever follows the protocol at other times, whose momentum goes on."""
+    return Knowledge.OWN in cell.attack.reads or not cell.schedule.constant
 
 
 def is_constant(cell: Cell) -> bool:

@@ -18,6 +18,7 @@ from benchmark.data import DataError
 from benchmark.federation.cell import Cell
 from benchmark.federation.learners import Learners
 from benchmark.federation.work import ClientWork
+from benchmark.simulation.block import Block
 from benchmark.simulation.device import Engine, computed_on, use_float32
 from benchmark.simulation.feasibility import problem_on_data
 from benchmark.simulation.memory import block_bytes, demand_memory, held_bytes
@@ -34,6 +35,7 @@ from benchmark.simulation.run import (
     record_start,
 )
 from benchmark.simulation.server import root_learner
+from benchmark.simulation.state import kept_in_rows
 from benchmark.simulation.workload import Workload, Workloads, group_name
 
 # Rows of the cells of a block should fit the caches of a core; more of them only share Python's
@@ -212,10 +214,13 @@ def _train(runs: list[Run], failed: list[Outcome], observers: Sequence[Observer]
     """Train from the round where these runs are to the last; return those that did not fail."""
     rounds = runs[0].cell.fl.rounds
     diverged: list[Run] = []
+    with _everybodys_memory():
+        block = Block(runs)
     for number in range(runs[0].state.round_number + 1, rounds + 1):
         began = time.perf_counter()
         if number:
             runs = [r for r in runs if _guarded(r.cell, failed, partial(enter_round, r, number))]
+            block.seat(runs)
             runs = _learn(runs, number, failed)
         measured: list[Run] = []
         for run in runs:
@@ -240,21 +245,21 @@ def _learn(runs: list[Run], number: int, failed: list[Outcome]) -> list[Run]:
         return []
     began, work = time.perf_counter(), runs[0].cell.fl.work
     lost: list[Run] = []
-    groups: dict[tuple[bool, bool, Hashable], list[_Task]] = {}
-    for index, run in enumerate(runs):
+    groups: dict[tuple[bool, Hashable, Hashable], list[_Job]] = {}
+    for run in sorted(runs, key=lambda run: run.seat):
         run.loss = torch.tensor(math.nan)  # of a round of which only the attacker was sampled
-        for task in _tasks(run, number):
-            company = work.company(run.workload.model, task.clients, task.root)
-            name = index if company is None else company
-            groups.setdefault((task.root, company is None, name), []).append(task)
-    for tasks in groups.values():
+        for job in _jobs(run, number):
+            company = work.company(run.workload.model, job.clients, job.root)
+            apart = run.seat if company is None else kept_in_rows(run.cell)
+            groups.setdefault((job.root, apart, company), []).append(job)
+    for jobs in groups.values():
         try:
-            _compute(work, tasks)
+            _compute(work, jobs)
         except FAILURES as error:  # one of them may be to blame: each alone
             _raise_if_out_of_memory(error)
-            for task in tasks:
-                if not _guarded(task.run.cell, failed, partial(_compute, work, [task])):
-                    lost.append(task.run)
+            for job in jobs:
+                if not _guarded(job.run.cell, failed, partial(_compute, work, [job])):
+                    lost.append(job.run)
     alive = [run for run in runs if not any(run is other for other in lost)]
     for run in alive:
         run.learning = (time.perf_counter() - began) / len(runs)
@@ -262,7 +267,7 @@ def _learn(runs: list[Run], number: int, failed: list[Outcome]) -> list[Run]:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Job:
     """Updates to be computed: of a run's clients, or of its root data."""
 
     run: Run
@@ -278,19 +283,19 @@ class _Task:
         return learners_of(run, self.number)
 
 
-def _tasks(run: Run, number: int) -> Iterator[_Task]:
+def _jobs(run: Run, number: int) -> Iterator[_Job]:
     clients = len(run.cast.computing)
     if clients:
-        yield _Task(run, number, clients, False)
+        yield _Job(run, number, clients, False)
     if run.state.root is not None:
-        yield _Task(run, number, 1, True)
+        yield _Job(run, number, 1, True)
 
 
-def _compute(work: ClientWork, tasks: list[_Task]) -> None:
-    group = [task.learners() for task in tasks]
-    for task, learners, loss in zip(tasks, group, work.compute(group), strict=True):
-        if not task.root:
-            deliver(task.run, learners, loss)
+def _compute(work: ClientWork, jobs: list[_Job]) -> None:
+    group = [job.learners() for job in jobs]
+    for job, learners, loss in zip(jobs, group, work.compute(group), strict=True):
+        if not job.root:
+            deliver(job.run, learners, loss)
 
 
 def _guarded(cell: Cell, failed: list[Outcome], work: Callable[[], None]) -> bool:

@@ -14,6 +14,7 @@ from benchmark.attacks.base import Knowledge
 from benchmark.config.errors import ConfigError
 from benchmark.federation.cell import Cell
 from benchmark.federation.transforms import fused
+from benchmark.simulation.cast import attackers_train
 from benchmark.simulation.evaluation import chunk_of
 from benchmark.simulation.state import buffer_rows, kept_in_rows, padded
 from benchmark.simulation.workload import Workload
@@ -24,6 +25,9 @@ _FLOAT = 4
 def block_bytes(cells: list[Cell], workload: Workload) -> int:
     """Return the bytes that cells of one group take when they are trained in lockstep."""
     held = sum(held_bytes(cell, workload) for cell in cells)
+    # The rows of a block are as many for each of its cells.
+    rows = [buffer_rows(cell) for cell in cells]
+    held += sum(max(rows) - own for own in rows) * _row(workload)
     gradients = [_gradient_bytes(cell, workload) for cell in cells]
     company = cells[0].fl.work.company(workload.model, _computing(cells[0]), False)
     one_by_one = max(_passing_bytes(cell, workload) for cell in cells)
@@ -45,10 +49,9 @@ def demand_memory(need: int, memory_gb: float) -> None:
 def held_bytes(cell: Cell, workload: Workload) -> int:
     """Return the bytes of the vectors that a cell holds: updates, memories by client, model,
     states."""
-    transforms = list(cell.fl.transforms)
     rows = buffer_rows(cell) + 1
-    for transform, there in zip(transforms, kept_in_rows(cell, transforms), strict=True):
-        rows += cell.n if transform.remembers and not there else 0
+    memories = sum(transform.remembers for transform in cell.fl.transforms)
+    rows += cell.n * (memories - kept_in_rows(cell))
     rows += cell.fl.server.state_rows
     if Knowledge.HISTORY in cell.attack.reads:
         rows += 1
@@ -93,6 +96,6 @@ def _row(workload: Workload) -> int:
 def _computing(cell: Cell) -> int:
     """How many clients' updates are computed in a round, at most."""
     sampled = cell.fl.participants
-    if Knowledge.OWN in cell.attack.reads or not cell.schedule.constant:
+    if attackers_train(cell):
         return sampled
     return max(1, sampled - cell.f) if sampled == cell.n else sampled

@@ -41,7 +41,9 @@ class Saving(Observer):
         if tree is None:
             return
         try:
-            state = run.state.placed(State(**tree["state"]))
+            state = State(**tree["state"])
+            if state.shapes() != run.state.shapes():
+                raise ValueError(f"{state.shapes()}, not {run.state.shapes()}")
             metrics, timings = list(tree["metrics"]), list(tree["timings"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             said = f"is not of this cell's shape: {one_line(error)}"

@@ -22,9 +22,7 @@ from benchmark.simulation.server import context_of
 from benchmark.simulation.state import (
     Rows,
     State,
-    buffer_rows,
     initial_state,
-    padded,
     recall,
     remember,
     rows_of,
@@ -39,7 +37,8 @@ class Run:
     Attributes:
         cell, workload: what is trained, on what.
         batches: of all clients.
-        buffer: (rows, >= D) the vectors of a round, see `state.Rows`.
+        block: (C, R, >= D) the vectors of all cells that are trained together, see `Block`.
+        seat: which of them are this cell's.
         cast: who is who in the current round.
         state: what the rounds to come depend on.
         records: what was measured, a record for the start and for each round.
@@ -53,9 +52,10 @@ class Run:
     cell: Cell
     workload: Workload
     batches: Batches
-    buffer: Tensor
     cast: Cast
     state: State
+    block: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
+    seat: int = 0
     records: list[Record] = field(default_factory=list)
     timings: list[Record] = field(default_factory=list)
     loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
@@ -65,8 +65,8 @@ class Run:
 
     @property
     def rows(self) -> Rows:
-        """The named rows of the buffer in this round."""
-        return rows_of(self.buffer, self.workload.model.num_parameters, self.cast)
+        """The named rows of the cell in this round."""
+        return rows_of(self.block[self.seat], self.workload.model.num_parameters, self.cast)
 
     def notes(self) -> list[str]:
         """Return in how far data and attack were not what was asked for.
@@ -90,17 +90,13 @@ class Run:
 
 
 def begin(cell: Cell, workload: Workload) -> Run:
-    """Return a run of a cell before its training.
+    """Return a run of a cell before its training, which has no seat in a block yet.
 
     Raises:
         ValueError: if its initial model is not finite, or its schedule of attacks makes no sense.
     """
-    width, device = workload.model.num_parameters, workload.device
-    buffer = torch.zeros(buffer_rows(cell), padded(width), device=device)
-    cast = cast_of(cell, 1)
-    computed = rows_of(buffer, width, cast).computed
-    state = initial_state(cell, workload.model, computed, device)
-    return Run(cell, workload, workload.batches(cell), buffer, cast, state)
+    state = initial_state(cell, workload.model, workload.device)
+    return Run(cell, workload, workload.batches(cell), cast_of(cell, 1), state)
 
 
 def enter_round(run: Run, round_number: int) -> None:
@@ -118,7 +114,8 @@ def learners_of(run: Run, round_number: int) -> Learners:
         network=workload.model,
         data=workload.splits["train"],
         start=run.state.model,
-        rows=run.rows.computed,
+        block=run.block,
+        seat=run.seat,
         clients=cast.computing,
         batches=run.batches,
         seed=cell.seed,

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from benchmark.federation.cell import Cell
 from benchmark.federation.streams import torch_generator
-from benchmark.federation.transforms import Transform
 from benchmark.models.network import Network
-from benchmark.simulation.cast import Cast, is_constant
+from benchmark.simulation.cast import Cast, attackers_train, cast_of, is_constant
 
 
 @dataclass(frozen=True)
@@ -41,33 +40,29 @@ class State:
     attack: Any = None
     previous: Tensor | None = None
 
-    def placed(self, other: Self) -> Self:
-        """Return the state `other`, as read from a checkpoint, with its memories in the tensors of
-        this one, where a run looks for them.
+    def shapes(self) -> list[tuple[int, ...] | None]:
+        """Return the shapes of the tensors that any state of the same cell has, too."""
+        parts = [self.model, self.root, *self.memories, *self.root_memories]
+        return [None if part is None else tuple(part.shape) for part in parts]
 
-        Raises:
-            ValueError, AttributeError: if it is not of this state's shape.
-        """
-        ours = [self.model, self.root, *self.memories, *self.root_memories]
-        theirs = [other.model, other.root, *other.memories, *other.root_memories]
-        pairs = list(zip(ours, theirs, strict=True))
-        shapes = [[part if part is None else part.shape for part in pair] for pair in pairs]
-        if any(mine != read for mine, read in shapes):
-            raise ValueError(f"{shapes}")
-        for mine, read in pairs:
-            if mine is not None and read is not None:
-                mine.copy_(read)
-        names = ("model", "root", "memories", "root_memories")
-        return replace(other, **{name: getattr(self, name) for name in names})
+    def moved(self, model: Tensor, rows: Tensor | None) -> Self:
+        """Return this state with the model, and the memory of the last transform unless `rows` is
+        None, copied to these tensors."""
+        model.copy_(self.model)
+        memories = self.memories
+        if rows is not None:
+            assert memories[-1] is not None
+            memories = (*memories[:-1], rows.copy_(memories[-1]))
+        return replace(self, model=model, memories=memories)
 
 
 @dataclass(frozen=True)
 class Rows:
     """Named slices of the buffer that holds a round's vectors.
 
-    First come the Byzantine clients' own updates, then the honest clients', then room for what the
-    Byzantine clients send in the place of their own. So both the rows to compute and the rows that
-    reach the server are contiguous, and nothing is copied.
+    First come the Byzantine clients' own updates, if they compute any, then the honest clients',
+    then room for what the Byzantine clients send in the place of their own. So both the rows to
+    compute and the rows that reach the server are contiguous, and nothing is copied.
 
     Attributes:
         buffer: (rows, >= D).
@@ -83,29 +78,34 @@ class Rows:
     trains: bool
 
     @property
+    def _own(self) -> int:
+        return self.f if self.trains else 0
+
+    @property
     def computed(self) -> Tensor:
         """The rows (k, >= D) of those who compute."""
-        return self.buffer[0 if self.trains else self.f : self.f + self.h]
+        return self.buffer[: self._own + self.h]
 
     @property
     def own(self) -> Tensor:
-        """What those who attack have computed (f, D)."""
-        return self.buffer[: self.f, : self.width]
+        """What those who attack have computed, (f, D), or none."""
+        return self.buffer[: self._own, : self.width]
 
     @property
     def honest(self) -> Tensor:
         """What honest clients send (h, D)."""
-        return self.buffer[self.f : self.f + self.h, : self.width]
+        return self.buffer[self._own : self._own + self.h, : self.width]
 
     @property
     def sent(self) -> Tensor:
         """What those who attack send (f, D)."""
-        return self.buffer[self.f + self.h : 2 * self.f + self.h, : self.width]
+        start = self._own + self.h
+        return self.buffer[start : start + self.f, : self.width]
 
     @property
     def received(self) -> Tensor:
         """What reaches the server (h + f, D): the honest vectors, and behind them the others."""
-        return self.buffer[self.f : 2 * self.f + self.h, : self.width]
+        return self.buffer[self._own : self._own + self.h + self.f, : self.width]
 
 
 def rows_of(buffer: Tensor, width: int, cast: Cast) -> Rows:
@@ -114,9 +114,9 @@ def rows_of(buffer: Tensor, width: int, cast: Cast) -> Rows:
 
 
 def buffer_rows(cell: Cell) -> int:
-    """Return how many rows a cell's buffer has."""
+    """Return how many rows a cell's vectors take."""
     sampled = cell.fl.participants
-    return sampled + min(cell.f, sampled)
+    return sampled + (min(cell.f, sampled) if attackers_train(cell) else 0)
 
 
 def padded(width: int) -> int:
@@ -124,79 +124,67 @@ def padded(width: int) -> int:
     return -(-width // 16) * 16
 
 
-def kept_in_rows(cell: Cell, transforms: list[Transform]) -> list[bool]:
-    """Return for each transform whether what it keeps lies in the rows.
-
-    The last one's may, if a row is the same client's in every round.
-    """
-    last = len(transforms) - 1
-    return [
-        index == last and t.remembers and is_constant(cell) for index, t in enumerate(transforms)
-    ]
+def kept_in_rows(cell: Cell) -> bool:
+    """Return whether what the last transform keeps lies in the rows: it may, if a row is the same
+    client's in every round."""
+    transforms = cell.fl.transforms
+    return bool(transforms) and transforms[-1].remembers and is_constant(cell)
 
 
-def initial_state(cell: Cell, network: Network, rows: Tensor, device: torch.device) -> State:
+def initial_state(cell: Cell, network: Network, device: torch.device) -> State:
     """Return the state before training.
 
     Args:
         cell: to be trained.
         network: its model.
-        rows: (k, >= D) of those who compute in the first round.
         device: where the tensors are.
 
     Raises:
         ValueError: if the initial model is not finite.
     """
-    size = rows.shape[1]
+    size = padded(network.num_parameters)
     model = torch.zeros(1, size, device=device)
     initial = network.initial(torch_generator(cell.seed, "initial model"))
     if not is_finite(initial):
         raise ValueError("model: its initial parameters are not finite")
     model[0, : network.num_parameters] = initial.to(device)
-    transforms = list(cell.fl.transforms)
-    in_rows = kept_in_rows(cell, transforms)
-    memories = tuple(
-        rows if there else torch.zeros(cell.n, size, device=device) if t.remembers else None
-        for t, there in zip(transforms, in_rows, strict=True)
-    )
-    root, root_memories = None, ()
+    remembers = [transform.remembers for transform in cell.fl.transforms]
+    memories = [torch.zeros(cell.n, size, device=device) if there else None for there in remembers]
+    if kept_in_rows(cell):
+        rows = len(cast_of(cell, 1).computing)
+        memories[-1] = torch.zeros(1, size, device=device).expand(rows, -1)
+    root, root_memories = None, []
     if "root" in cell.rule.needs:
         root = torch.zeros(1, size, device=device)
-        root_memories = tuple(
-            (root if index == len(transforms) - 1 else torch.zeros_like(root))
-            if t.remembers
-            else None
-            for index, t in enumerate(transforms)
-        )
+        root_memories = [torch.zeros_like(root) if there else None for there in remembers]
+        if remembers and remembers[-1]:
+            root_memories[-1] = root
     rule, attack = cell.rule.init(), cell.attack.init()
-    return State(-1, model, memories, root, root_memories, None, rule, attack)
+    return State(-1, model, tuple(memories), root, tuple(root_memories), None, rule, attack)
 
 
 def recall(cell: Cell, state: State, cast: Cast, rows: Rows) -> list[Tensor | None]:
     """Return for each transform what it keeps of those who compute, (k, >= D); that of the last one
     is in their rows."""
-    transforms = list(cell.fl.transforms)
     found, computed = [], rows.computed
     clients = torch.from_numpy(cast.computing).to(computed.device)
-    for index, (memory, there) in enumerate(
-        zip(state.memories, kept_in_rows(cell, transforms), strict=True)
-    ):
+    for index, memory in enumerate(state.memories):
         if memory is None:
             found.append(None)
-        elif index == len(transforms) - 1:
-            if not there:
+        elif index < len(state.memories) - 1:
+            found.append(memory[clients])
+        else:
+            if not kept_in_rows(cell):
                 torch.index_select(memory, 0, clients, out=computed)  # no copy on the way
             found.append(computed)
-        else:
-            found.append(memory[clients])
     return found
 
 
 def remember(cell: Cell, state: State, cast: Cast, recalled: list[Tensor | None]) -> None:
     """Keep by client what `recall` found and transforms have changed since."""
-    in_rows = kept_in_rows(cell, list(cell.fl.transforms))
-    for memory, part, there in zip(state.memories, recalled, in_rows, strict=True):
-        if memory is not None and part is not None and not there:
+    by_client = len(recalled) - kept_in_rows(cell)
+    for memory, part in zip(state.memories[:by_client], recalled[:by_client], strict=True):
+        if memory is not None and part is not None:
             memory[cast.computing] = part
 
 
