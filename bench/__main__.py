@@ -154,6 +154,7 @@ def gradients() -> None:
 
     from benchmark.config.loading import conf_dir
     from benchmark.grid.composer import Composer
+    from benchmark.simulation.block import Block
     from benchmark.simulation.run import begin, learners_of
     from benchmark.simulation.workload import Workloads
 
@@ -170,6 +171,7 @@ def gradients() -> None:
             hidden = ["model.hidden=[100]"] * (model == "mlp")
             cell = Composer().cell([*common, f"model={model}", *hidden, "fl.num_byzantine=4"])
             run, work = begin(cell, workloads.of(cell)), cell.fl.work
+            Block([run])
             with torch.no_grad():
                 taken = seconds(lambda: work.compute([learners_of(run, 1)]), 10)  # noqa: B023
             clients = len(run.cast.computing)

@@ -16,6 +16,7 @@ from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir
 from benchmark.federation.streams import generator
+from benchmark.simulation.block import Block
 from benchmark.simulation.cast import compromised, is_constant
 from benchmark.simulation.run import begin, deliver, enter_round, finish_round, learners_of
 from benchmark.simulation.workload import Workloads
@@ -277,6 +278,7 @@ def test_an_attack_with_history_remembers_rounds_in_which_it_was_not_led(compose
 
     cell = compose(*SMALL, "schedule=periodic", "schedule.start=3", "schedule.every=4")
     run = begin(replace(cell, attack=Looks()), Workloads("cpu").of(cell))
+    Block([run])
     models = []
     for round in range(1, 9):
         models.append(run.state.model[0, : run.rows.width].clone())

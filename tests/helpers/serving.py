@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from benchmark.simulation.server import context_of, root_learner
-from benchmark.simulation.state import initial_state, padded
+from benchmark.simulation.state import initial_state
 
 
 class Server:
@@ -18,8 +18,7 @@ class Server:
     def __init__(self, cell, workload):
         self.cell, self.workload = cell, workload
         self.root = workload.root(cell)
-        rows = torch.zeros(0, padded(workload.model.num_parameters))
-        self.state = initial_state(cell, workload.model, rows, workload.device)
+        self.state = initial_state(cell, workload.model, workload.device)
 
     def learner(self, round_number, model):
         """The root data as a client that starts from a model (1, >= D)."""

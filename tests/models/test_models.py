@@ -31,6 +31,7 @@ MODELS = {
     "logistic on images": (Logistic(), (2, 3, 4), 3),
     "mlp": (MLP([6]), (5,), 3),
     "mlp on images": (MLP([6, 4]), (2, 4, 3), 10),
+    "mlp, odd": (MLP([50]), (1, 7, 9), 10),
     "cnn": (CNN(), (1, 28, 28), 10),
     "cnn, colour, oblong": (CNN(), (3, 17, 22), 4),
     "lenet": (LeNet(), (1, 28, 28), 10),
@@ -89,9 +90,10 @@ def test_gradients_are_those_of_autograd(name, vectors, clients, batch, beta, al
 
 
 def accumulate(model, rows, x, y, weights, out, beta, alpha):
-    return model.accumulate_gradients(
-        rows, x, y, weights, [model.views(out)], len(out), beta, alpha
-    )
+    shape = len(rows), len(out) // len(rows)
+    x, y, weights = (part.unflatten(1, (shape[1], -1)) for part in (x, y, weights))
+    losses = model.accumulate_gradients(rows, x, y, weights, out.unflatten(0, shape), beta, alpha)
+    return losses.flatten(1)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet, small and oblong"])
@@ -127,12 +129,30 @@ def test_rows_may_be_longer_than_the_parameters(name):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_results_may_go_to_several_blocks_of_rows(name):
-    model, rows, x, y, weights = drawn(name, 2, 3, 2)
-    first, second = torch.zeros(4, model.num_parameters), torch.zeros(1, model.num_parameters)
-    blocks = [model.views(first), model.views(second)]  # the sixth client's goes nowhere
-    model.accumulate_gradients(rows, x, y, weights, blocks, 6, 0.0, 1.0)
-    near(torch.cat([first, second]), by_autograd(name, rows, x, y, weights, 3)[0][:5])
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_results_of_the_last_cells_may_go_nowhere_and_rows_lie_in_a_larger_block(name, batch):
+    model, rows, x, y, weights = drawn(name, 4, 3, batch)
+    block = torch.full((6, 5, model.num_parameters + 3), 7.0)
+    out = block[2:5, :3, : model.num_parameters]
+    split = [part.unflatten(1, (3, -1)) for part in (x, y, weights)]
+    model.accumulate_gradients(rows, *split, out, 0.0, 1.0)
+    near(out.flatten(0, 1), by_autograd(name, rows, x, y, weights, 3)[0][:9])
+    out[:] = 7.0
+    assert bool((block == 7).all())
+
+
+@pytest.mark.parametrize("clients, batch", [(1, 2), (1, 3), (2, 1), (3, 1), (5, 16), (13, 3)])
+def test_bits_do_not_depend_on_the_place_among_models(clients, batch):
+    """Whatever the number of examples: with padding, every model's matrices are aligned alike."""
+    model, row, *batches = drawn("mlp, odd", 1, clients, batch)
+    size = -(-model.num_parameters // 16) * 16
+    rows, out = torch.zeros(4, size), torch.zeros(4 * clients, size)
+    rows[:, : model.num_parameters] = row
+    alike = [part.expand(4, *part.shape[1:]).contiguous() for part in batches]
+    losses = accumulate(model, rows, *alike, out, 0.0, 1.0)
+    for cell in out.unflatten(0, (4, clients))[1:]:
+        assert torch.equal(cell, out[:clients])
+    assert torch.equal(losses, losses[:1].expand_as(losses))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -513,15 +533,14 @@ def test_every_client_and_step_has_dropout_of_its_own():
     weights, state = torch.ones(1, 4 * 5), torch.random.get_rng_state()
     out = torch.zeros(4, model.num_parameters)
     keys = [7, 8, 7, 2**63]
-    model.accumulate_gradients(row, x, y, weights, [out], 4, 0.0, 1.0, keys.__getitem__)
+    x, y, weights = (part.unflatten(1, (4, 5)) for part in (x, y, weights))
+    model.accumulate_gradients(row, x, y, weights, out[None], 0.0, 1.0, keys.__getitem__)
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(out[0], out[2])
     assert not torch.equal(out[0], out[1]) and not torch.equal(out[0], out[3])
     alone = torch.zeros(1, model.num_parameters)
-    part = slice(5, 10)
-    model.accumulate_gradients(
-        row, x[:, part], y[:, part], weights[:, part], [alone], 1, 0.0, 1.0, lambda _: 8
-    )
+    second = [part[:, 1:2] for part in (x, y, weights)]
+    model.accumulate_gradients(row, *second, alone[None], 0.0, 1.0, lambda _: 8)
     assert torch.equal(alone[0], out[1])
 
 
