@@ -6,7 +6,7 @@ import torch
 from benchmark.aggregators import Context, Updates
 from benchmark.aggregators.context import layers_of
 from benchmark.aggregators.contract import feasibility
-from benchmark.testing.rule_inputs import knowledge
+from benchmark.testing.rule_inputs import D, knowledge
 
 # Clients, Byzantine ones among them, parameters: for rules of inner products, and of coordinates.
 SHAPES_OF_PRODUCTS = [(3, 0, 5), (7, 1, 1), (7, 1, 20), (11, 2, 6), (12, 5, 4), (16, 3, 9)]
@@ -80,3 +80,9 @@ def kept(rule, x, f=0, state=None, context=None):
     state = rule.init() if state is None else state
     rows, _ = rule.accept(Updates(torch.as_tensor(x)), f, state, context or knowledge(x))
     return rows.tolist()
+
+
+def honest_rows(rows, d=D, seed=0, dtype=np.float64):
+    """Vectors (rows, d) about a mean, as tensors."""
+    x = np.random.default_rng([seed, rows]).normal(size=(rows, d)) + 0.3
+    return torch.from_numpy(x.astype(dtype))
