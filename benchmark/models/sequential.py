@@ -10,7 +10,7 @@ Shapes: P parameter vectors, Q clients each, B examples a client, D parameters (
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -96,19 +96,23 @@ class Linear:
             dy: (P, M, outputs).
             beta, alpha: the factors.
         """
-        start, clients = 0, out[0].shape[1]
-        for one_x, one_dy in _by_client(clients, examples, x, dy):
-            stop = start + len(one_x) // clients
-            dw, db = (part[start:stop] for part in out)
-            start = stop
-            if len(dw):
-                self._accumulate(dw, db, one_x, one_dy.mT, beta, alpha)
+        dw, db = out
+        taken = dw.shape[1] * examples
+        if x.shape[1] == taken:  # no padding lies between the clients of two cells
+            batches = (part.reshape(-1, examples, part.shape[2]) for part in (x, dy))
+            self._accumulate(dw, db, *batches, beta, alpha)
+            return
+        for *one, cell_x, cell_dy in zip(dw[:, None], db[:, None], x, dy, strict=False):
+            batches = (
+                part[:taken].reshape(-1, examples, part.shape[1]) for part in (cell_x, cell_dy)
+            )
+            self._accumulate(*one, *batches, beta, alpha)
 
     def _accumulate(
         self, dw: Tensor, db: Tensor, x: Tensor, dy: Tensor, beta: float, alpha: float
     ) -> None:
-        """As `accumulate`, for x (R, B, inputs) and dy (R, outputs, B) of R clients or more."""
-        cells, clients = dw.shape[:2]
+        """As `accumulate`, for x (P * Q, B, inputs) and dy (P * Q, B, outputs)."""
+        (cells, clients), dy = dw.shape[:2], dy.mT
         mix(db, dy.sum(2).unflatten(0, (-1, clients))[:cells], beta, alpha)
         # Into rows of a larger matrix torch multiplies one by one: too slow for small ones.
         # The results, too, must start at multiples of 64 bytes: see `Sequential.lockstep`.
@@ -120,15 +124,6 @@ class Linear:
         else:
             for into, a, b in zip(dw, dy.split(clients), x.split(clients), strict=False):
                 into.baddbmm_(a, b, beta=beta, alpha=alpha)
-
-
-def _by_client(clients: int, examples: int, *parts: Tensor) -> Iterator[list[Tensor]]:
-    """Yield the batches (R, B, K) of R clients, for each of the tensors (P, M, K): of all cells at
-    once, R = P * Q, or, where padding lies between them, of one cell after the other."""
-    taken = clients * examples
-    together = len(parts[0]) if parts[0].shape[1] == taken else 1
-    for cells in zip(*(part.split(together) for part in parts), strict=True):
-        yield [cell[:, :taken].reshape(-1, examples, cell.shape[2]) for cell in cells]
 
 
 class ConvReLUPool:
