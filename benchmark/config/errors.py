@@ -12,6 +12,23 @@ class ConfigError(Exception):
     """A setting is unknown, of the wrong type or impossible; the message is one line."""
 
 
+class UnknownSetting(ConfigError):
+    """There is no such setting.
+
+    Attributes:
+        setting: its dotted name.
+    """
+
+    setting: str
+
+    @classmethod
+    def of(cls, setting: str, what: str) -> "UnknownSetting":
+        """Return the error for a setting; `what` says of what, and which there are."""
+        error = cls(f"{setting}: no such setting{what}")
+        error.setting = setting
+        return error
+
+
 def refuse(message: str) -> NoReturn:
     """Raise a ConfigError, where a parser of command lines would end the process."""
     raise ConfigError(message)

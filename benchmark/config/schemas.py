@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config.checks import as_written, expected, group_of, nearest, types_of
-from benchmark.config.errors import ConfigError
+from benchmark.config.errors import ConfigError, UnknownSetting
 
 
 def plain(node: Any) -> Any:
@@ -35,8 +35,8 @@ def typed(schema: type, node: Any, where: str, parts: Mapping[str, Any] | None =
     for key in [*values, *parts]:
         if key not in known:
             meant, there = nearest(str(key), known, f"{where}."), ", ".join(sorted(known)) or "none"
-            raise ConfigError(
-                f"{where}.{key}: no such setting of {schema.__name__}; {meant}it has {there}"
+            raise UnknownSetting.of(
+                f"{where}.{key}", f" of {schema.__name__}; {meant}it has {there}"
             )
     kinds = types_of(schema)
     components = parts.keys() | {key for key in kinds if group_of(kinds[key])}

@@ -159,7 +159,7 @@ class Bases:
 def _demand_one_grid(presets: list[str]) -> None:
     """Raise a ConfigError if several presets have axes: Hydra would put one grid over the other."""
     files = {name: file_of(f"experiment/{name}.yaml") for name in presets}
-    grids = [name for name, file in files.items() if any(axes_of(file))]
+    grids = [name for name, file in files.items() if file and any(axes_of(file))]
     if len(grids) > 1:
         raise ConfigError(
             f"experiment=[{','.join(presets)}]: {' and '.join(grids)} each have a grid: "

@@ -5,6 +5,7 @@ it has made, and puts most cells together from those of others.
 """
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
@@ -23,7 +24,7 @@ from benchmark.federation.cell import Cell
 from benchmark.grid.axes import axes_of, raw
 from benchmark.grid.bases import Base, Bases
 from benchmark.grid.changes import change
-from benchmark.grid.composition import config_loader, is_group
+from benchmark.grid.composition import config_loader, is_group, naming_files
 from benchmark.grid.overrides import as_name
 from benchmark.grid.parts import PARTS, Builder, Built, Rejected
 from benchmark.simulation.feasibility import problem_of
@@ -118,7 +119,8 @@ class Composer:
             if lines:
                 linked = base.linked or any("${" in line for line in lines)
                 config = self._changed(base, None if linked else top, name[2])
-            self._memory.parts[name] = self._made(top, config, base)
+            with naming_files([*base.groups, *lines]) if top in PARTS else nullcontext():
+                self._memory.parts[name] = self._made(top, config, base)
         return self._memory.parts[name]
 
     def _change(self, base: Base, top: str | None, lines: tuple[str, ...]) -> DictConfig:

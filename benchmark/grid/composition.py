@@ -6,7 +6,8 @@ Hydra must be initialised: by `hydra.main`, or by one of its functions for progr
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ import hydra_plugins
 from benchmark.config.commands import spelled
 from benchmark.config.errors import ConfigError
 from benchmark.config.hydra_internals import search_again
-from benchmark.grid.wording import unknown_setting
+from benchmark.grid.wording import settings_of, unknown_setting
 
 # Another project's hydra_plugins that is no namespace package would hide ours.
 _PLUGIN_FOLDER = str(Path(__file__).resolve().parents[2] / "hydra_plugins")
@@ -100,10 +101,10 @@ def is_group(name: str) -> bool:
     return any(source.is_group(name) for source in config_loader().get_sources())
 
 
-def file_of(path: str) -> DictConfig:
-    """Return a file of the configuration by itself, `experiment/demo.yaml`."""
-    source = next(source for source in config_loader().get_sources() if source.is_config(path))
-    return cast(DictConfig, source.load_config(path).config)
+def file_of(path: str) -> DictConfig | None:
+    """Return a file of the configuration by itself, `experiment/demo.yaml`, if there is one."""
+    sources = [source for source in config_loader().get_sources() if source.is_config(path)]
+    return cast(DictConfig, sources[0].load_config(path).config) if sources else None
 
 
 def folders() -> list[Path]:
@@ -131,6 +132,32 @@ def look_in(more: Iterable[str] | None) -> None:
             other = folder / path.relative_to(main)
             if other.is_file() and other.read_bytes() != path.read_bytes():
                 raise ConfigError(f"{other}: is not read, as there is {path}: give it another name")
+
+
+@contextmanager
+def naming_files(overrides: list[str]) -> Generator[None]:
+    """Add to an error the preset or choice that gives the setting it begins with, if no override
+    does."""
+    try:
+        yield
+    except ConfigError as error:
+        found = re.match(r"\w+(\.\w+)+(?=[=:])", str(error))
+        if found:
+            error.args = (f"{error}{_place_of(found[0], overrides)}",)
+        raise
+
+
+def _place_of(setting: str, overrides: list[str]) -> str:
+    keys = [line.partition("=")[0].lstrip("+") for line in overrides]
+    if any(f"{setting}.".startswith(f"{key}.") for key in keys if "." in key):
+        return ""
+    top, _, name = setting.partition(".")
+    for group, key in (("experiment", setting), (top, name)):
+        for choice in chosen(group, overrides)[::-1]:
+            file = file_of(f"{group}/{choice}.yaml")
+            if file is not None and key in settings_of(file):
+                return f" (in {group}/{choice})"
+    return ""
 
 
 def chosen(group: str, overrides: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from benchmark.config.errors import ConfigError
 from benchmark.grid.execution import execute
-from benchmark.grid.plan import plan_of
+from benchmark.grid.plan import plan_of, verdict
 from benchmark.grid.report import report
 
 
@@ -22,9 +22,10 @@ def perform(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> i
     if config.plan:
         from benchmark.grid.forecast import forecast
 
-        for part in forecast(plan_of(jobs, config)):
+        plan = plan_of(jobs, config, alone)
+        for part in forecast(plan):
             print(part, flush=True)  # what comes next may take a while
-        return 0
+        return list(map(verdict, plan.refused)).count("failed")
     if config.search is not None:
         from benchmark.grid.search import learn
 

@@ -15,6 +15,7 @@ from benchmark.data import DataError
 from benchmark.federation.cell import Cell
 from benchmark.grid.axes import axes_of, expand, raw
 from benchmark.grid.composer import Composer
+from benchmark.grid.composition import naming_files
 from benchmark.grid.selection import merged, selected
 from benchmark.simulation.device import Engine
 from benchmark.store.cells import Store
@@ -85,7 +86,8 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
 
     Args and errors: see `execute`.
     """
-    engine = typed(Engine, config.engine, "engine")
+    with naming_files(jobs[0]):
+        engine = typed(Engine, config.engine, "engine")
     if not isinstance(config.outputs, str) or not config.outputs:
         raise ConfigError(f"outputs={config.outputs} must be a folder")
     store = Store(config.outputs)
@@ -102,7 +104,8 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
         if status.get(cell.key) not in FINAL:
             (plan.refused if cell.problem else plan.todo).append(cell)
     plan.notes += _notes_on_code(plan.todo, store)
-    plan.executor = _executor(config)
+    with naming_files(jobs[0]):
+        plan.executor = _executor(config)
     if plan.todo and not (alone and plan.refused):
         _refuse(plan, str(store.folder))
     if alone and plan.refused and not isinstance(plan.refused[0].problem, Fault):

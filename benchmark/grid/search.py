@@ -20,6 +20,7 @@ from benchmark.config.errors import ConfigError
 from benchmark.config.schemas import typed
 from benchmark.federation.cell import Cell
 from benchmark.grid.composer import Composer
+from benchmark.grid.composition import naming_files
 from benchmark.grid.execution import execute
 from benchmark.grid.overrides import text
 from benchmark.store.cells import Store
@@ -60,7 +61,8 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
     Raises:
         ConfigError: if Optuna is missing, a setting is wrong, or an attack has no space.
     """
-    search = typed(Search, config.search, "search")
+    with naming_files(jobs[0]):
+        search = typed(Search, config.search, "search")
     seedless = {tuple(line for line in job if not line.startswith("seed=")): None for job in jobs}
     composer = Composer(config)
     lines: list[str] = []

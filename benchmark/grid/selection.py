@@ -116,8 +116,11 @@ def matching(frame: "pd.DataFrame", where: str, name: str) -> "np.ndarray":
 
 
 def _demand_harmless(where: str) -> None:
-    """Raise ValueError if a condition, perhaps somebody else's, calls what might write files."""
+    """Raise ValueError if a condition, perhaps somebody else's, calls what might write files, or
+    if there are several."""
     for node in ast.walk(ast.parse(re.sub(r"`([\w./]+)`", r"\1", where.strip()))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Tuple):
+            raise ValueError("it is one condition, which cannot be swept: join several with `or`")
         if isinstance(node, ast.Call):
             function = isinstance(node.func, ast.Name)  # pandas has those of arithmetic only
             if not (function or getattr(node.func, "attr", None) in _METHODS):

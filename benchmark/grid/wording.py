@@ -11,7 +11,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from benchmark.config.checks import as_written, expected, in_words, nearest
 from benchmark.config.commands import spelled
-from benchmark.config.errors import ConfigError
+from benchmark.config.errors import UnknownSetting
 from benchmark.config.loading import GROUPS, config_groups
 
 LISTED = {  # groups of which `benchmark.list` prints a catalogue, and its name
@@ -51,7 +51,12 @@ def _unknown_choice(error: Exception) -> str | None:
     if not isinstance(error, MissingConfigException):
         return None
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if not group:  # a file of its own: --config-name
+    if name and not group:  # a file of its own, the primary one or named by its defaults
+        asking = re.match(r"In '(.*)': ", str(error))
+        who = f"{asking[1]}.yaml: its defaults name {name}" if asking else f"--config-name={name}"
+        folders = " or ".join(re.findall(r"path=file://(.*)", str(error)))
+        return f"{who}: there is no {name}.yaml in {folders}"
+    if not group:
         return None
     return no_such_choice(group, name, sorted(set(error.options or ())))
 
@@ -124,7 +129,7 @@ def _of_choices(text: str) -> str | None:
     return None
 
 
-def unknown_setting(key: str, config: Any) -> ConfigError:
+def unknown_setting(key: str, config: Any) -> UnknownSetting:
     """Return the error for a setting that a configuration does not have."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
@@ -133,20 +138,21 @@ def unknown_setting(key: str, config: Any) -> ConfigError:
         siblings = sorted({str(key) for key in node} - {"hydra"})
         meant = nearest(last, siblings, f"{parent}." * bool(parent))
         meant = meant or ("" if parent else nearest(last, ["experiment"], "+"))
-        there = f"{parent or 'at the top'} has {', '.join(siblings) or 'none'}"
+        settings = ", ".join(name for name in siblings if name != "_target_")
+        there = f"{parent or 'at the top'} has {settings or 'none'}"
     else:
         there = f"there is no {parent}" if node is None else f"{parent} has none"
-    names = {name.rpartition(".")[2]: name for name in _settings(config, "")}
+    names = {name.rpartition(".")[2]: name for name in settings_of(config)}
     if not meant and last in names:
         meant = f"did you mean {names[last]}? "
-    return ConfigError(f"{key}: no such setting; {meant}{there}")
+    return UnknownSetting.of(key, f"; {meant}{there}")
 
 
-def _settings(node: Any, where: str) -> Iterator[str]:
+def settings_of(node: Any, where: str = "") -> Iterator[str]:
     """Yield the settings of a configuration, dotted, without following references."""
     for key in node:
         yield f"{where}{key}"
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
         if OmegaConf.is_dict(node[key]):
-            yield from _settings(node[key], f"{where}{key}.")
+            yield from settings_of(node[key], f"{where}{key}.")

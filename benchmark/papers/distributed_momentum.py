@@ -35,7 +35,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     settings = ["attack", "aggregator", "n", "f", "seed", "fl.momentum_at", "fl.learning_rate"]
     trained = frame[frame["status"].isin(FINAL)]
     best = trained.groupby(["key", *settings])["test_accuracy"].max().reset_index()
-    best["attack"] = best["attack"].str.partition("[")[0]
+    best["attack"] = best["attack"].str.replace(r"\[.*", "", regex=True)
     best["aggregator"] = best["aggregator"].replace(_RULE)
     return best
 

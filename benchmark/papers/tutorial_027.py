@@ -51,6 +51,8 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 def report(frame: pd.DataFrame) -> str:
     """Return the table as text."""
     rows = table(frame)
+    if rows.empty:
+        return "Tutorial 027: none of its cells was trained"
     lines = [
         f"Tutorial 027, accuracy after {rows['rounds'].max()} rounds "
         f"(mean and 95 % interval over {rows['seeds'].max()} seeds)",

@@ -14,7 +14,7 @@ from benchmark import analysis
 from benchmark.analysis.plots import looks
 from benchmark.analysis.results import COLUMNS, scenario_names
 from benchmark.commands import plots
-from benchmark.papers import tutorial_027
+from benchmark.papers import distributed_momentum, tutorial_027
 from tests.helpers.stores import write_cell
 
 FIVE = [0.81, 0.84, 0.79, 0.9, 0.86]
@@ -42,6 +42,14 @@ def test_a_report_on_a_paper_has_no_mean_where_a_seed_diverged(tmp_path):
     rows = tutorial_027.table(analysis.load(tmp_path)).set_index("rule")
     assert rows.loc["FedAvg", "held_out"] == pytest.approx(0.7)
     assert np.isnan(rows.loc["Krum", "held_out"]) and rows.loc["Krum", "seeds"] == 2
+
+
+@pytest.mark.parametrize("paper", [tutorial_027, distributed_momentum])
+def test_a_report_on_a_paper_says_that_nothing_was_trained(tmp_path, paper):
+    settings = {"learning_rate": 0.5, "momentum_at": "worker"}
+    write_cell(tmp_path, 0.8, rule="mean", settings=settings, **blocked())
+    text = paper.report(analysis.load(tmp_path))
+    assert ("none of its cells was trained" in text) or "holds" not in text.lower()
 
 
 def test_seeds_of_which_one_diverged_have_no_mean(tmp_path):

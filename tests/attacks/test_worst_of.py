@@ -33,6 +33,16 @@ def test_the_worst_of_several_is_sent():
             assert torch.equal(sent, wanted)
 
 
+def test_the_worst_of_the_worst_is_the_worst():
+    honest, own = honest_rows(H), honest_rows(F, seed=6)
+    members = [SignFlip(), InnerProductManipulation(epsilon=0.3), ALittleIsEnough(z=1.0)]
+    for known in ("honest", "byzantine"):
+        flat = WorstOf(attacks=members, knowledge=known)
+        nested = WorstOf(attacks=[WorstOf(attacks=members[:2]), members[2]], knowledge=known)
+        sent = [attack(honest, f=F, own=own, rule=Krum()) for attack in (flat, nested)]
+        assert torch.equal(*sent)
+
+
 def test_worst_of_by_name():
     worst_of = partial(benchmark.load, "attack/worst_of")
     attack = worst_of(attacks=["ipm epsilon=2.5", "sign_flip"])

@@ -195,6 +195,12 @@ ERRORS = {
     "folder of presets": (["hydra.searchpath=[file:///nope]"], ["/nope is not available"]),
     "unknown switch": (["--nothing"], ["unrecognized arguments: --nothing"]),
     "switches": (["--cfg", "job", "-m"], ["--multirun and --cfg do not go together"]),
+    "primary file": (
+        ["--config-name=nope"], [f"--config-name=nope: there is no nope.yaml in {conf_dir()}"],
+    ),
+    "several conditions": (
+        ["-m", "grid.where=n > 3,f > 2"], ["n > 3,f > 2: it is one condition, which cannot be"],
+    ),
     "resolve": (["--resolve"], ["--resolve belongs to --cfg job"]),
     "package": (["--package", "fl"], ["--package belongs to --cfg job"]),
     "info": (["--info", "seed=0"], ["--info", "seed=0", "defaults-tree"]),
@@ -589,6 +595,43 @@ def test_a_relative_folder_of_the_primary_configuration(tmp_path, monkeypatch):
     assert ended.err == "error: --config-dir=nowhere: there is no such folder\n"
 
 
+def test_a_default_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text("defaults: [base]\n")
+    ended = command("--config-path", tmp_path)
+    line = f"error: config.yaml: its defaults name base: there is no base.yaml in {tmp_path}\n"
+    assert (ended.code, ended.err) == (1, line)
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("fl: {rounds: abc}", "fl.rounds=abc must be a whole number (in experiment/own)"),
+    ("fl: {rounds: null}", "fl.rounds=null must be a whole number (in experiment/own)"),
+    ("fl: {roundz: 3}", "fl.roundz: no such setting of FedSGD; did you mean fl.rounds? it has "),
+    ("engine: {threads: abc}", "engine.threads=abc must be a whole number (in experiment/own)"),
+    ("executor: {workers: abc}", "executor.workers=abc must be a whole number or null"),
+    ("defaults: [override /attack: mine]", "attack.scale=abc must be a finite number (in attack/"),
+])  # fmt: skip
+def test_the_file_that_gives_a_wrong_setting_is_named(line, words, tmp_path):
+    for group, text in (
+        ("experiment", f"# @package _global_\n{line}\n"),
+        ("attack", "_target_: benchmark.attacks.SignFlip\nscale: abc\n"),
+    ):
+        (tmp_path / group).mkdir()
+        name = "own" if group == "experiment" else "mine"
+        (tmp_path / group / f"{name}.yaml").write_text(text)
+    given = ["--config-dir", tmp_path, "+experiment=own", f"outputs={tmp_path / 'out'}"]
+    ended = command(*given)
+    assert ended.err.startswith(f"error: {words}") and ended.err.count("(in ") == 1, ended.err
+    setting = line.partition(":")[0] + "." + line.partition("{")[2].partition(":")[0]
+    if "rounds" in line:  # what the command line replaces is not the file's fault
+        ended = command(*given, f"{setting}=xyz")
+        assert ended.err == f"error: {setting}=xyz must be a whole number\n"
+
+
+def test_an_error_tells_of_settings_not_of_what_names_the_class():
+    ended = command("attack.nothing=3")
+    assert ended.err == "error: attack.nothing: no such setting; attack has scale\n"
+
+
 def test_a_report_of_a_preset(tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
@@ -634,6 +677,13 @@ def test_a_plan_is_told_and_nothing_is_done(tmp_path):
     assert ended.out.splitlines()[0] == "2 cells: 0 done, 1 infeasible, 1 to train"
     ended = command(*few, "grid.where=seed == 1", "shard=1/1")
     assert ended.out.splitlines()[-1].startswith("4 cells: 2 trained, 1 already stored, 1 infeas")
+
+
+@pytest.mark.parametrize("line", ["fl.rounds=0", "aggregator=bulyan", "fl.batch_size=1000"])
+def test_a_cell_that_cannot_be_trained_is_an_error_of_its_plan_too(line, tmp_path):
+    given = [line, "fl.num_byzantine=9", f"outputs={tmp_path}"]
+    planned, trained = command(*given, "plan=true"), command(*given)
+    assert planned == trained and planned.code == 1 and planned.err.startswith("error: ")
 
 
 def test_a_forecast_of_what_is_large_trains_little_or_nothing(tmp_path, monkeypatch):
