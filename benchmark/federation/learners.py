@@ -12,6 +12,7 @@ from benchmark.federation.batches import Batches
 from benchmark.federation.streams import generator, key
 from benchmark.federation.transforms import Momentum, Transform, fused
 from benchmark.models.network import Network
+from benchmark.models.tensors import on_device
 
 Poison = Callable[[int, np.ndarray, Tensor, Tensor, Tensor], None]
 
@@ -72,7 +73,7 @@ class Learners:
     def examples(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return examples (*shape, *input shape) and labels (*shape) for indices (*shape)."""
         x, y = self.data
-        return x.index_select(0, index.flatten()).unflatten(0, index.shape), y[index]
+        return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:]), y[index]
 
     def flips(self, place: int, shape: tuple[int, ...]) -> np.ndarray:
         """Return which images of a client's batches, of this shape, are mirrored: each with
@@ -115,5 +116,5 @@ class Learners:
 
 def mirrored(images: Tensor, mask: np.ndarray) -> Tensor:
     """Return images (*shape, channels, height, width), those of a mask (*shape) mirrored."""
-    flipped = torch.from_numpy(mask).to(images.device)
+    flipped = on_device(mask, images.device)
     return torch.where(flipped[..., None, None, None], images.flip(-1), images)

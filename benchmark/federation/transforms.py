@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from benchmark.models.sequential import mix
+from benchmark.models.tensors import lengths
 
 
 class Transform(ABC):
@@ -82,6 +82,5 @@ class Clip(Transform):
     def __call__(
         self, vectors: Tensor, memory: Tensor | None, keys: Callable[[int], int]
     ) -> Tensor:
-        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        vectors *= (self.norm / lengths.clamp_min(1e-30)).clamp_max(1.0)
+        vectors *= (self.norm / lengths(vectors).clamp_min(1e-30)).clamp_max(1.0)
         return vectors

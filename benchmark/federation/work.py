@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from benchmark.federation.learners import Learners, mirrored
 from benchmark.models.network import Network
+from benchmark.models.tensors import on_device
 
 _DELTAS = 1 << 22  # numbers of model deltas at once: 16 MB
 _MATRICES = 4  # products of several matrices are padded to a multiple
@@ -94,7 +95,7 @@ class Gradient(ClientWork):
             ]
         )
         size = indices.shape[2]
-        x, y = first.examples(torch.from_numpy(indices).to(first.start.device))
+        x, y = first.examples(on_device(indices, first.start.device))
         if self.flips:
             masks = [
                 [learners.flips(place, (size,)) for place in range(count)] for learners in padded
@@ -232,8 +233,8 @@ class LocalTraining(ClientWork):
         starts = [plan.learners.start for plan in plans]
         models = torch.cat(starts + starts[-1:] * (size - len(plans)))
         origin = models.clone() if self.corrects else models
-        weights, total = torch.from_numpy(scale).to(device), torch.zeros(size, device=device)
-        index = torch.from_numpy(examples).to(device)
+        weights, total = on_device(scale, device), torch.zeros(size, device=device)
+        index = on_device(examples, device)
         poisoned = [(row, p) for row, p in enumerate(plans) if p.place < p.learners.poisoned]
         for step in range(len(examples)):
             busy = sum(len(plan.batches) > step for plan in plans)
