@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from traceback import format_exc
-from typing import Any, cast
+from typing import Any
 
 from benchmark.config.checks import one_line
 from benchmark.config.errors import BrokenContract, ConfigError
@@ -17,7 +17,7 @@ from benchmark.data import DataError
 from benchmark.federation.cell import Cell
 from benchmark.simulation.device import Engine
 from benchmark.simulation.engine import blocks_of, groups_of, simulate_blocks
-from benchmark.simulation.observers import Saving
+from benchmark.simulation.observers import Saving, Tracking
 from benchmark.simulation.outcome import Outcome
 from benchmark.simulation.workload import Workloads
 from benchmark.store.cells import Store
@@ -41,7 +41,7 @@ class Report:
             machine has not what all cells need.
         status: `done`, `diverged` or `failed`; `stopped` without a key.
         reason: why, in one line.
-        notes: in how far data and attack were not what was asked for.
+        notes: in how far data, attack and tracker did not do what was asked for.
     """
 
     key: str | None
@@ -63,17 +63,26 @@ class Work:
         engine: how to compute.
         folder: of the store.
         workloads: data already loaded, for this process and its forks.
+        tracking: is told of the cells; None: nobody is.
     """
 
-    def __init__(self, engine: Engine, folder: str, workloads: Workloads | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        folder: str,
+        workloads: Workloads | None = None,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.engine, self.folder, self._workloads = engine, folder, workloads
+        self.tracking = tracking
 
     def __getstate__(self) -> dict:
-        return {"engine": self.engine, "folder": self.folder, "_workloads": None}
+        return vars(self) | {"_workloads": None}
 
-    def on(self, device: str) -> "Work":
+    def on(self, device: str, workloads: Workloads | None = None) -> "Work":
         """Return the same work on another device."""
-        return type(self)(replace(self.engine, device=device), self.folder)
+        engine = replace(self.engine, device=device)
+        return type(self)(engine, self.folder, workloads, self.tracking)
 
     @property
     def workloads(self) -> Workloads:
@@ -83,24 +92,33 @@ class Work:
     def __call__(self, cells: list[Cell]) -> Iterator[Report]:
         """Yield a report on every cell."""
         store, every = Store(self.folder), self.engine.checkpoint_every
-        observers = [Saving(Checkpoints(self.folder), every)] if every else []
-        stored = {cell.key: report for cell in cells if (report := _final(cell.key, store))}
-        yield from stored.values()
+        saving = [Saving(Checkpoints(self.folder), every)] if every else []
+        tracking = [self.tracking] if self.tracking else []
+        stored = {cell.key: outcome for cell in cells if (outcome := _final(cell, store))}
+        yield from map(_report, stored.values())
         wanted = [cell for cell in cells if cell.key not in stored]
         try:
-            blocks = simulate_blocks(wanted, self.engine, self.workloads, observers)
+            blocks = simulate_blocks(wanted, self.engine, self.workloads, [*saving, *tracking])
             for outcomes in blocks:
-                reports = []
+                ended: list[Outcome] = []
                 with uninterrupted():
                     for outcome in outcomes:
-                        reports.append(_stored(outcome, store))
-                        for observer in observers:
+                        ended.append(_stored(outcome, store))
+                        for observer in saving:
                             observer.on_end(outcome)
-                yield from reports
+                yield from [self.report(outcome) for outcome in ended]
         except OSError as error:
             yield Report(None, "stopped", _unstored(self.folder, error))
         except (ConfigError, DataError) as error:  # no device, no data, too little memory
             yield Report(None, "stopped", str(error))
+
+    def report(self, outcome: Outcome) -> Report:
+        """Return the report on an outcome that is stored; the tracker is told of it."""
+        if self.tracking:
+            self.tracking.on_end(outcome)
+            failed = self.tracking.note(outcome.cell.key)
+            outcome = replace(outcome, notes=[*outcome.notes, *failed])
+        return _report(outcome)
 
 
 @dataclass(frozen=True)
@@ -182,9 +200,9 @@ def dispatch(cells: list[Cell], executor: Executor, work: Work) -> Iterator[Repo
         groups = []
         for place, left in enumerate(missing):
             for key in list(left):
-                if report := _final(key, store):  # its process was lost after that
+                if outcome := _final(left[key], store):  # its process was lost after that
                     left.pop(key)
-                    yield report
+                    yield work.report(outcome)
             again = list(left.values())
             if len(again) > 1:
                 middle = len(again) // 2
@@ -195,24 +213,29 @@ def dispatch(cells: list[Cell], executor: Executor, work: Work) -> Iterator[Repo
             elif again:
                 problem = problems.get(place, "its process ended without a word")
                 try:
-                    report = _given_up(again[0], problem, store, 1 + executor.retries)
+                    outcome = _given_up(again[0], problem, store, 1 + executor.retries)
                 except OSError as error:
                     raise ConfigError(_unstored(work.folder, error)) from None
-                yield report
+                yield work.report(outcome)
 
 
-def _given_up(cell: Cell, problem: str, store: Store, attempts: int) -> Report:
+def _given_up(cell: Cell, problem: str, store: Store, attempts: int) -> Outcome:
     times = f" ({attempts} times)" if attempts > 1 else ""
     reason = one_line(problem.strip().splitlines()[-1]) + times
     return _stored(Outcome(cell, "failed", reason=reason, traceback=problem), store)
 
 
-def _final(key: str, store: Store) -> Report | None:
-    """Return the report on a cell that is stored and not to be computed again, or None."""
-    summary = store.summary(key)
+def _final(cell: Cell, store: Store) -> Outcome | None:
+    """Return what is stored of a cell that is not to be computed again, or None."""
+    summary = store.summary(cell.key)
     if summary and summary["status"] in FINAL:
-        return Report(key, summary["status"], summary["reason"], tuple(summary.get("notes", ())))
+        notes = list(summary.get("notes", ()))
+        return Outcome(cell, summary["status"], reason=summary["reason"], notes=notes)
     return None
+
+
+def _report(outcome: Outcome) -> Report:
+    return Report(outcome.cell.key, outcome.status, outcome.reason, tuple(outcome.notes))
 
 
 def _unstored(folder: str, error: OSError) -> str:
@@ -222,17 +245,17 @@ def _unstored(folder: str, error: OSError) -> str:
     )
 
 
-def _stored(outcome: Outcome, store: Store) -> Report:
-    """Store an outcome; but a failure does not replace what another process has done meanwhile."""
-    key = cast(Cell, outcome.cell).key
-    if outcome.status not in FINAL and (report := _final(key, store)):
-        return report
+def _stored(outcome: Outcome, store: Store) -> Outcome:
+    """Store an outcome, and return what is stored: a failure does not replace what another process
+    has done meanwhile."""
+    if outcome.status not in FINAL and (done := _final(outcome.cell, store)):
+        return done
     try:
         store.write(**vars(outcome))
     except BrokenContract as error:  # a component measures what are no numbers
         outcome = Outcome(outcome.cell, "failed", reason=str(error), traceback=format_exc())
         store.write(**vars(outcome))
-    return Report(key, outcome.status, outcome.reason, tuple(outcome.notes))
+    return outcome
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,7 @@ def _spread_over(cpus: int, gpus: float, work: Work, cells: list[Cell]) -> list[
     """Compute cells on a machine that has been given to a job; return reports on all."""
     processes = _processes(cpus, gpus, work.engine)
     if processes.devices:  # whose processes load the data; here is only planned
-        engine = replace(work.engine, device=processes.devices[0])
-        work = Work(engine, work.folder, Workloads("cpu"))
+        work = work.on(processes.devices[0], Workloads("cpu"))
     try:
         with _told_apart():
             return list(dispatch(cells, processes, work))

@@ -20,7 +20,7 @@ from benchmark.grid.composition import chosen, compose, file_of
 # Groups of which one is chosen.
 SINGLE = (
     *("attack", "schedule", "aggregator", "data", "partition", "model"),
-    *("fl", "engine", "executor"),
+    *("fl", "engine", "executor", "tracker"),
 )
 
 

@@ -30,8 +30,8 @@ from benchmark.grid.parts import PARTS, Builder, Built, Rejected
 from benchmark.simulation.feasibility import problem_of
 
 _ONCE = (  # are read once for all cells of a command
-    *("grid", "sweep_defaults", "outputs", "engine", "executor", "report", "search", "plan"),
-    "shard",
+    *("grid", "sweep_defaults", "outputs", "engine", "executor", "tracker", "report", "search"),
+    *("plan", "shard"),
 )
 
 

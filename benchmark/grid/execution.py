@@ -61,6 +61,7 @@ def _compute(plan: Plan, result: Result) -> None:
 
     cells = {cell.key: cell for cell in plan.todo}
     noted: dict[str, list[str]] = {}  # by attack; what is to be said of the data was said before
+    untracked = False
     try:
         with Progress(len(cells)) as progress:
             for report in dispatch(plan.todo, plan.executor, plan.work):
@@ -70,6 +71,9 @@ def _compute(plan: Plan, result: Result) -> None:
                 for note in report.notes:
                     if note.startswith("attack"):
                         noted.setdefault(cell.labels["attack"], []).append(f"{cell.title}: {note}")
+                    elif note.startswith("tracker") and not untracked:
+                        untracked = True
+                        progress.say(note)
                 progress.on_end(Outcome(cell, report.status, reason=report.reason))
     except (ConfigError, DataError):
         raise

@@ -1,28 +1,33 @@
 """From jobs to a plan: compose, check, drop what is stored."""
 
+import os
+import pickle
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from benchmark.config.checks import one_line
+from benchmark.config.checks import failure, one_line
 from benchmark.config.components import build
 from benchmark.config.errors import FAILURES, ConfigError, Fault
 from benchmark.config.keys import canonical, differing_code, without_code
 from benchmark.config.schemas import typed
 from benchmark.data import DataError
+from benchmark.executors import Executor, Work
 from benchmark.federation.cell import Cell
 from benchmark.grid.axes import axes_of, expand, raw
+from benchmark.grid.catalogue import choice_settings
 from benchmark.grid.composer import Composer
 from benchmark.grid.composition import naming_files
 from benchmark.grid.selection import merged, selected
 from benchmark.simulation.device import Engine
-from benchmark.store.cells import Store
+from benchmark.simulation.observers import Tracking
+from benchmark.store.cells import Store, plan_name
 from benchmark.store.format import FINAL
+from benchmark.trackers import Tracker
 
-if TYPE_CHECKING:
-    from benchmark.executors import Executor
+_Kind = TypeVar("_Kind")
 
 
 def is_grid(config: DictConfig) -> bool:
@@ -105,9 +110,11 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
             (plan.refused if cell.problem else plan.todo).append(cell)
     plan.notes += _notes_on_code(plan.todo, store)
     with naming_files(jobs[0]):
-        plan.executor = _executor(config)
+        plan.executor = _built(config, "executor", Executor)
+        tracker = _tracker(config)
     if plan.todo and not (alone and plan.refused):
-        _refuse(plan, str(store.folder))
+        sweep = plan_name([cell.key for cell in cells])
+        _refuse(plan, Tracking(tracker, os.path.abspath(store.folder), sweep))
     if alone and plan.refused and not isinstance(plan.refused[0].problem, Fault):
         raise ConfigError(plan.refused[0].problem)  # a component's fault is stored with a traceback
     return plan
@@ -145,13 +152,12 @@ def _looks(labels: dict[str, str], facts: dict[str, Any]) -> str:
     return canonical([labels, *(facts[name] for name in ("seed", "n", "f"))])
 
 
-def _refuse(plan: Plan, outputs: str) -> None:
+def _refuse(plan: Plan, tracking: Tracking) -> None:
     """Sort out what cannot be trained on its data, or in the memory there is.
 
     Raises:
         ConfigError, DataError: if that leaves nothing, as memory is too little or data are missing.
     """
-    from benchmark.executors import Work
     from benchmark.simulation.device import find_device
     from benchmark.simulation.feasibility import problem_of
     from benchmark.simulation.workload import Workloads
@@ -164,7 +170,7 @@ def _refuse(plan: Plan, outputs: str) -> None:
         plan.engine = replace(plan.engine, device=devices[0])
     # Where others compute, here is only planned.
     workloads = Workloads(devices[0] if len(devices) == 1 else "cpu")
-    plan.work = Work(plan.engine, outputs, workloads)
+    plan.work = Work(plan.engine, str(plan.store.folder), workloads, tracking)
     asked = [(cell, problem_of(cell, workloads, plan.engine)) for cell in plan.todo]
     faults = [problem for _, problem in asked if isinstance(problem, Fault)]
     if len(faults) == len(asked) and all(f.error in (ConfigError, DataError) for f in faults):
@@ -186,17 +192,28 @@ def verdict(cell: Cell) -> str:
     return "failed" if isinstance(cell.problem, Fault) else "infeasible"
 
 
-def _executor(config: DictConfig) -> "Executor":
-    from benchmark.executors import Executor
-
+def _tracker(config: DictConfig) -> Tracker:
+    made = _built(config, "tracker", Tracker)
     try:
-        made = build(config.executor, "executor").value
+        pickle.dumps(made)
+    except FAILURES as error:
+        said = f"tracker: cannot be sent to other processes: {failure(error)}"
+        raise ConfigError(said) from None
+    return made
+
+
+def _built(config: DictConfig, group: str, kind: type[_Kind]) -> _Kind:
+    """Return the component that is chosen of a group; a ConfigError says why there is none."""
+    if group not in config:
+        raise ConfigError(f"~{group}: cannot be left out")
+    try:
+        made = build(config[group], group, choice_settings).value
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(one_line(f"executor.{error}")) from None
+        raise ConfigError(one_line(f"{group}.{error}")) from None
     except FAILURES as error:
-        raise ConfigError(Fault.of("executor", error)) from None
-    if not isinstance(made, Executor):
-        raise ConfigError(f"executor._target_: {type(made).__name__} is no Executor")
+        raise ConfigError(Fault.of(group, error)) from None
+    if not isinstance(made, kind):
+        raise ConfigError(f"{group}._target_: {type(made).__name__} is no {kind.__name__}")
     return made

@@ -43,7 +43,7 @@ class Progress(Observer):
         if self._bar:
             self._bar.start()
         else:
-            self._line(f"training {self.total} cell{'s' * (self.total != 1)}")
+            self.say(f"training {self.total} cell{'s' * (self.total != 1)}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,12 +63,13 @@ class Progress(Observer):
         elif now - self._said > _EVERY or self.done == self.total:
             self._said = now
             left = (self.total - self.done) / rate
-            self._line(
+            self.say(
                 f"{self.done}/{self.total} cells, {spoken}, {left:.0f} s left"
                 + (f", {failed}" if failed else "")
             )
 
     @staticmethod
-    def _line(text: str) -> None:
+    def say(text: str) -> None:
+        """Print a line, where there is a standard error."""
         if sys.stderr:
             print(text, file=sys.stderr, flush=True)

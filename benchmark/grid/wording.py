@@ -22,6 +22,7 @@ LISTED = {  # groups of which `benchmark.list` prints a catalogue, and its name
     "partition": "partitions",
     "model": "models",
     "schedule": "schedules",
+    "tracker": "trackers",
 }
 _FEW = 12  # names that an error may list
 

@@ -64,6 +64,7 @@ _ATTEMPTS = 3
 _TEMPORARY = {  # by folder: the names of what is being written, and no others
     "cells": rf"\.{KEY_PATTERN}-[0-9a-f]{{32}}",
     "checkpoints": rf"\.{KEY_PATTERN}-[0-9a-f]{{32}}",
+    "csv": rf"\.{KEY_PATTERN}-[0-9a-f]{{32}}",
     "plans": r"\.[0-9a-f]{16}-[0-9a-f]{32}",
     "index": r"\.\d+-[0-9a-f]{32}\.jsonl",
 }
@@ -292,7 +293,7 @@ class Store:
 
     def _plan(self, keys: list[str], command: list[str]) -> None:
         keys = sorted(keys)
-        name = _plan_name(keys)
+        name = plan_name(keys)
         text = json.dumps({"command": command, "keys": keys}, indent=1)
         folder = self.folder / "plans"
         make_folder(folder)
@@ -314,7 +315,7 @@ class Store:
             if re.fullmatch(r"[0-9a-f]{16}", path.stem):
                 try:
                     found = parsed(path, _plan_keys)
-                    if _plan_name(found) != path.stem:
+                    if plan_name(found) != path.stem:
                         raise Damaged(f"{path.name}: its keys are not what was written")
                     keys.update(found)
                 except FileNotFoundError:
@@ -415,9 +416,9 @@ def _plan_keys(content: bytes) -> list[str]:
     return list(map(str, json.loads(content)["keys"]))
 
 
-def _plan_name(keys: list[str]) -> str:
-    """Return the name that tells a plan for these keys from others."""
-    return _sha256("".join(keys).encode(errors="replace"))[:16]
+def plan_name(keys: list[str]) -> str:
+    """Return the name that tells a plan for these keys, in any order, from others."""
+    return _sha256("".join(sorted(keys)).encode(errors="replace"))[:16]
 
 
 def _sha256(content: bytes) -> str:

@@ -324,6 +324,7 @@ SAFE = {"json", "OmegaConf", "analysis", "source", "benchmark"}  # whose loads r
 ALLOWED = {
     "pickle of benchmark/grid/bases.py": "copies configurations, in memory only",
     "pickle.loads of benchmark/grid/bases.py": "the same",
+    "pickle of benchmark/grid/plan.py": "asks whether a tracker can be sent; nothing is read",
     "import_module of benchmark/config/components.py": "after asking if the package is allowed",
     "import_module of benchmark/config/loading.py": "what the suite's own configuration files name",
     "import_module of benchmark/commands/start.py": "one of the suite's own commands",
