@@ -1,4 +1,4 @@
-"""The catalogue of attacks that is printed."""
+"""The catalogue that is printed."""
 
 import contextlib
 import io
@@ -10,7 +10,50 @@ import pytest
 
 from benchmark.attacks import Attack, Knowledge
 from benchmark.commands import list as catalogue_list
+from benchmark.config.errors import ConfigError
 from benchmark.grid.catalogue import choices, component
+
+
+def printed(*arguments):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        catalogue_list.main(list(arguments))
+    return out.getvalue()
+
+
+def test_the_catalogue_has_every_choice():
+    text = printed("aggregators")
+    for name in choices("aggregator"):
+        assert any(line.split("│")[1].strip() == name for line in text.splitlines() if "│" in line)
+    assert "bucketing" in printed("pre_aggregators")
+
+
+@pytest.mark.parametrize(
+    ("name", "requires", "state"),
+    [
+        ("krum", "n >= 2f + 3", "none"),
+        ("bulyan", "n >= 4f + 3", "none"),
+        ("median", "n >= 2f + 1", "none"),
+        ("mean", "any f < n", "none"),
+        ("centered_clipping", "n >= 2f + 1", "d"),
+        ("foolsgold", None, "n d + n"),
+    ],
+)
+def test_requirement_and_state_are_found_by_asking(name, requires, state):
+    rule = component("aggregator", name)
+    if requires:
+        assert catalogue_list.requirement(rule) == requires
+    assert catalogue_list.state(rule) == state
+
+
+def test_bucketing_requires_more():
+    assert catalogue_list.requirement(component("pre_aggregator", "bucketing")) == "n >= 4f + 1"
+
+
+def test_list_with_wrong_input():
+    for arguments in ([], ["rules"], ["aggregators", "more"]):
+        with pytest.raises(ConfigError, match="aggregators"):
+            catalogue_list.main(arguments)
 
 
 @pytest.fixture(scope="module")

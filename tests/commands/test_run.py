@@ -1,13 +1,7 @@
-"""The command line from end to end: what it prints, where, and with which exit code."""
+"""The command line from end to end: what it does with what it is asked."""
 
-import io
-import math
-import os
 import re
 import shutil
-import subprocess
-import sys
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,15 +13,11 @@ from benchmark.commands import prepare, vectors
 from benchmark.commands.settings import small_command
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import conf_dir, config_groups
-from benchmark.grid import forecast
 from benchmark.grid.catalogue import choices, finds_names
-from benchmark.grid.progress import Progress
-from benchmark.grid.report import _describe
-from benchmark.simulation.device import Engine
 from benchmark.store.cells import Store
 from tests import ROOT
 from tests.helpers.cells import composing, usual
-from tests.helpers.commands import command
+from tests.helpers.commands import command, process
 
 TINY = ["model=logistic", "fl.rounds=2"]
 FEW = ["fl.num_clients=8", "fl.num_byzantine=1"]
@@ -35,20 +25,6 @@ RESULT = (
     r"attack=sign_flip aggregator=krum f=1/8 seed=0: test accuracy [\d.]+% after round 2, "
     r"train loss [\d.]+, aggregation error [\d.e-]+, Byzantine weight [\d.]+%"
 )
-
-
-def process(*arguments, module="benchmark.run", folder=ROOT, **environment):
-    """The command as people give it, in a process of its own; without what is said of compiling,
-    which depends on what was run before."""
-    ended = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    ended.stderr = re.sub(r"(?m)^compiling kernels .*\n", "", ended.stderr)
-    return ended
-
-
-# -------------------------------------------------------------------------- processes of their own
 
 
 def test_a_cell_a_sweep_and_the_status(tmp_path):
@@ -83,20 +59,6 @@ def test_a_cell_a_sweep_and_the_status(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_result_shows_what_was_measured_and_no_nan(capsys):
-    unknown = dict.fromkeys(("test_accuracy", "attack_success_rate", "byzantine_weight"), math.nan)
-    last = {"round": 2, "train_loss": 0.5, "aggregation_error": 0.25, **unknown}
-    for validation, accuracy in (
-        (0.75, "validation accuracy 75.0%"),
-        (math.nan, "no accuracy, as there are neither test nor validation data,"),
-    ):
-        measured = {**last, "validation_accuracy": validation}
-        store = SimpleNamespace(last_round=lambda key, measured=measured: measured)
-        _describe(store, SimpleNamespace(title="cell", key="0"))
-        said = f"cell: {accuracy} after round 2, train loss 0.5, aggregation error 0.25\n"
-        assert capsys.readouterr().out == said
-
-
 def test_outside_the_checkout(tmp_path):
     """A user's own rule and preset, in a folder of theirs; failures end with 1."""
     (tmp_path / "mine.py").write_text(
@@ -126,175 +88,6 @@ def test_outside_the_checkout(tmp_path):
     assert ended.stdout.splitlines() == ["2 cells: 2 trained; results in outputs/"]
     left = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
     assert left == {"conf", "mine.py", "outputs"}
-
-
-def test_an_error_is_one_line():
-    ended = process("-m", "fl.num_byzantine=2", "fl.roundz=3")
-    assert ended.returncode == 1 and ended.stdout == ""
-    assert re.fullmatch(r"error: .*fl\.roundz.*\n", ended.stderr)
-
-
-# --------------------------------------------------------------------------- errors, in one process
-
-ERRORS = {
-    "unknown key": (["fl.roundz=3"], ["fl.roundz"]),
-    "unknown key in a sweep": (["-m", "fl.roundz=3"], ["fl.roundz"]),
-    "unknown swept key": (["-m", "fl.roundz=3,4"], ["fl.roundz"]),
-    "misspelt preset group": (
-        ["+experiments=demo"], ["experiments: no such setting", "did you mean +experiment?"],
-    ),
-    "unknown choice": (["attack=nothing"], ["error: attack=nothing: no such choice; python -m"]),
-    "unknown choice in a sweep": (
-        ["-m", "aggregator=krum,krumm"],
-        ["error: aggregator=krumm: no such choice; did you mean krum? python -m benchmark.list "
-         "aggregators shows all "],
-    ),
-    "unknown choice in a chain": (
-        ["pre_aggregator=[nnm,clippin]"],
-        ["error: pre_aggregator=clippin: no such choice; did you mean clipping? "],
-    ),
-    "unknown preset": (
-        ["+experiment=damo"],
-        ["error: experiment=damo: no such choice; did you mean demo? there are demo, matrix, "],
-    ),
-    "unknown group": (["atack=random"], ["error: atack: no such setting; did you mean attack? "]),
-    "no choice": (["attack=null", "seed=0"], ["attack=null: no such choice"]),
-    "no choice in a sweep": (["-m", "aggregator=krum,null"], ["aggregator=null: no such choice"]),
-    "a number for a preset": (["+experiment=3"], ["experiment=3: no such choice; there are demo"]),
-    "unknown keys": (
-        ["attack={scael:2}"], ["attack.scael: no such setting; did you mean attack.scale?"],
-    ),
-    "a choice of nothing": (
-        ["aggregator=${x}"], ["aggregator=${x}: a choice can only refer to that of another group"],
-    ),
-    "several choices": (["attack=[alie,ipm]"], ["attack=[alie,ipm]: choose one", "-m attack=alie"]),
-    "no match": (["-m", "attack=glob(zz*)"], ["attack=glob(zz*): there is no value"]),
-    "empty range": (["-m", "seed=range(5,0)"], ["seed=range(5,0): there is no value"]),
-    "interval": (["seed=interval(0,1)"], ["seed=interval(0,1): only lists"]),
-    "interval in a sweep": (["-m", "seed=interval(0,1)"], ["seed=interval(0,1): only lists"]),
-    "a stage's setting": (
-        ["pre_aggregator=bucketing", "pre_aggregator.s=2"],
-        ["pre_aggregator.s: no such", "did you mean pre_aggregator.bucketing.s?"],
-    ),
-    "a stage's setting with a plus": (
-        ["-m", "pre_aggregator=bucketing", "+pre_aggregator.s=2,3"],
-        ["pre_aggregator.s: no such", "did you mean pre_aggregator.bucketing.s?"],
-    ),
-    "others' settings": (["fl.optimizer=adam"], ["fl.optimizer: no such setting; fl has"]),
-    "others' settings in a sweep": (["-m", "fl.loss=a,b"], ["fl.loss: no such setting; fl has"]),
-    "others' switches": (["force=true"], ["force: no such setting; at the top has", "seed"]),
-    "misspelt setting": (["fl.round=3"], ["did you mean fl.rounds?"]),
-    "variable": (["report=${oc.env:NOPE}/x"], ["report", "variable 'NOPE' not found"]),
-    "variable in a sweep": (["-m", "report=${oc.env:NOPE}/x", "seed=0,1"], ["report", "'NOPE'"]),
-    "reference": (["-m", "seed=${nope}", "attack=alie,ipm"], ["seed", "'nope' not found"]),
-    "reference of a condition": (["-m", "grid.where=f > ${nope}"], ["grid.where", "'nope' not"]),
-    "odd folder": (["data=mnist", "data.root=/a=b (1)/ä"], ["data.root=/a=b (1)/ä"]),
-    "folders": (["-m", "data.root=/a,/b"], ["data.root=/a,/b: is one folder", "'/a,/b'"]),
-    "comma in what cannot be read": (["report=a(b,c=)"], ["report='a(b,c=)'"]),
-    "axes of Hydra's sweeper": (["-m", "hydra.sweeper.params.seed=0,1"], ["as grid: {"]),
-    "folder of presets": (["hydra.searchpath=[file:///nope]"], ["/nope is not available"]),
-    "unknown switch": (["--nothing"], ["unrecognized arguments: --nothing"]),
-    "switches": (["--cfg", "job", "-m"], ["--multirun and --cfg do not go together"]),
-    "primary file": (
-        ["--config-name=nope"], [f"--config-name=nope: there is no nope.yaml in {conf_dir()}"],
-    ),
-    "several conditions": (
-        ["-m", "grid.where=n > 3,f > 2"], ["n > 3,f > 2: it is one condition, which cannot be"],
-    ),
-    "resolve": (["--resolve"], ["--resolve belongs to --cfg job"]),
-    "package": (["--package", "fl"], ["--package belongs to --cfg job"]),
-    "info": (["--info", "seed=0"], ["--info", "seed=0", "defaults-tree"]),
-    "wrong type": (["fl.rounds=abc"], ["error: fl.rounds=abc must be a whole number"]),
-    "wrong type in a sweep": (["-m", "fl.rounds=1,abc"], ["fl.rounds=abc must be a whole number"]),
-    "plan": (["plan=yes"], ["plan=yes must be true or false"]),
-    "negative f": (["fl.num_byzantine=-1"], ["fl.num_byzantine=-1 must not be negative"]),
-    "Bulyan alone": (
-        ["aggregator=bulyan", "fl.num_byzantine=5"], ["Bulyan needs n >= 4f + 3, got n=20, f=5"],
-    ),
-    "batch": (["fl.batch_size=1000"], ["fl.batch_size=1000", "64 examples"]),
-    "both lengths": (
-        ["fl=fedavg", "fl.local_epochs=1", "fl.local_steps=2"], ["local_epochs=1", "local_steps=2"],
-    ),
-    "sweep without -m": (["seed=0,1"], ["seed=0,1", "--multirun"]),
-    "target": (["attack._target_=nowhere.Rule"], ["attack._target_=nowhere.Rule cannot be "]),
-    "grammar": (["seed=[1"], ["[1"]),
-    "device": (["engine.device=abacus"], ["engine.device=abacus"]),
-    "small images": (["model=cnn"], ["CNN needs images of 16 x 16 or more, got 8 x 8"]),
-    "missing data": (["data=mnist", "data.root=/nowhere"], ["/nowhere", "benchmark.prepare"]),
-    "missing data in a sweep": (
-        ["-m", "data=mnist", "data.root=/nowhere"], ["/nowhere", "benchmark.prepare"],
-    ),
-    "report": (["report=nowhere.report", "fl.rounds=1"], ["report=nowhere.report cannot be imp"]),
-    "axis that is no setting": (["+grid.nothing=[1,2]"], ["nothing: no such setting"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("arguments, words", ERRORS.values(), ids=ERRORS)
-def test_errors_are_one_line_that_names_the_setting(arguments, words, tmp_path):
-    ended = command(*arguments, f"outputs={tmp_path}")
-    assert ended.code == 1
-    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and lines[0] == ended.err.splitlines()[-1]
-    assert all(word in lines[0] for word in words), lines
-    assert "Traceback" not in ended.err and "HYDRA_FULL_ERROR" not in ended.err
-    if "report" not in arguments[0]:
-        assert ended.out == "" and not Store(tmp_path).keys()
-
-
-READ_ONCE = {
-    "engine.threads=1,2": "engine.threads: 1 for some cells and 2 for others, but it is read once",
-    "executor=inline,processes": "executor._target_: benchmark.executors.Inline for some cells and",
-    "shard=1/2,2/2": "shard: 1/2 for some cells",
-    "report=a.b,c.d": "report: a.b for some cells",
-    "plan=false,true": "plan: False for some cells",
-    "engine.device=cpu,${model._target_}": "engine.device: cpu for some cells and benchmark.mo",
-    "+experiment=tutorial_027,demo": "grid differs between the jobs",
-    "+experiment=[demo,tutorial_027]": "experiment=[demo,tutorial_027]: demo and tutorial_027 each",
-    "+experiment=glob(*o*)": "grid differs between the jobs",
-    "grid.where=seed == ${seed}": "grid differs between the jobs",
-}
-
-
-@pytest.mark.parametrize(("line", "words"), READ_ONCE.items())
-def test_what_is_read_once_is_not_swept(line, words, tmp_path):
-    ended = command("-m", line, "fl.rounds=1", *FEW, "seed=0,1", f"outputs={tmp_path}")
-    assert ended.code == 1 and ended.out == ""
-    assert len(ended.err.splitlines()) == 1 and f"error: {words}" in ended.err
-    assert not Store(tmp_path).keys()
-
-
-def test_outputs_are_not_swept(tmp_path):
-    for line in (f"{tmp_path}/a,{tmp_path}/b", f"{tmp_path}/${{seed}}"):
-        ended = command("-m", f"outputs={line}", *TINY, *FEW, "seed=0,1")
-        assert ended.code == 1 and re.match(
-            r"error: outputs[:=].* (once|one folder) for all", ended.err
-        )
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_bug_shows_its_traceback(monkeypatch, tmp_path):
-    def broken(*_, **__):
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr("benchmark.grid.perform.execute", broken)
-    for mode in ([], ["-m"]):
-        with pytest.raises(ZeroDivisionError, match="a bug"):
-            command(*mode, "seed=0", f"outputs={tmp_path}")
-
-
-@pytest.mark.parametrize("mode", [[], ["-m"]])
-def test_an_interrupt_is_no_traceback(monkeypatch, tmp_path, mode):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("benchmark.grid.perform.execute", interrupted)
-    ended = command(*mode, "seed=0", f"outputs={tmp_path}")
-    assert ended.code == 130 and ended.out == ""
-    again = " ".join(["python -m benchmark.run", *mode, f"seed=0 outputs={tmp_path}"])
-    assert ended.err == f"interrupted; what is finished is stored, go on with: {again}\n"
-
-
-# ------------------------------------------------------------------------------------ what is asked
 
 
 def test_one_cell(tmp_path):
@@ -595,43 +388,6 @@ def test_a_relative_folder_of_the_primary_configuration(tmp_path, monkeypatch):
     assert ended.err == "error: --config-dir=nowhere: there is no such folder\n"
 
 
-def test_a_default_that_is_not_there_is_named(tmp_path):
-    (tmp_path / "config.yaml").write_text("defaults: [base]\n")
-    ended = command("--config-path", tmp_path)
-    line = f"error: config.yaml: its defaults name base: there is no base.yaml in {tmp_path}\n"
-    assert (ended.code, ended.err) == (1, line)
-
-
-@pytest.mark.parametrize(("line", "words"), [
-    ("fl: {rounds: abc}", "fl.rounds=abc must be a whole number (in experiment/own)"),
-    ("fl: {rounds: null}", "fl.rounds=null must be a whole number (in experiment/own)"),
-    ("fl: {roundz: 3}", "fl.roundz: no such setting of FedSGD; did you mean fl.rounds? it has "),
-    ("engine: {threads: abc}", "engine.threads=abc must be a whole number (in experiment/own)"),
-    ("executor: {workers: abc}", "executor.workers=abc must be a whole number or null"),
-    ("defaults: [override /attack: mine]", "attack.scale=abc must be a finite number (in attack/"),
-])  # fmt: skip
-def test_the_file_that_gives_a_wrong_setting_is_named(line, words, tmp_path):
-    for group, text in (
-        ("experiment", f"# @package _global_\n{line}\n"),
-        ("attack", "_target_: benchmark.attacks.SignFlip\nscale: abc\n"),
-    ):
-        (tmp_path / group).mkdir()
-        name = "own" if group == "experiment" else "mine"
-        (tmp_path / group / f"{name}.yaml").write_text(text)
-    given = ["--config-dir", tmp_path, "+experiment=own", f"outputs={tmp_path / 'out'}"]
-    ended = command(*given)
-    assert ended.err.startswith(f"error: {words}") and ended.err.count("(in ") == 1, ended.err
-    setting = line.partition(":")[0] + "." + line.partition("{")[2].partition(":")[0]
-    if "rounds" in line:  # what the command line replaces is not the file's fault
-        ended = command(*given, f"{setting}=xyz")
-        assert ended.err == f"error: {setting}=xyz must be a whole number\n"
-
-
-def test_an_error_tells_of_settings_not_of_what_names_the_class():
-    ended = command("attack.nothing=3")
-    assert ended.err == "error: attack.nothing: no such setting; attack has scale\n"
-
-
 def test_a_report_of_a_preset(tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
@@ -684,85 +440,3 @@ def test_a_cell_that_cannot_be_trained_is_an_error_of_its_plan_too(line, tmp_pat
     given = [line, "fl.num_byzantine=9", f"outputs={tmp_path}"]
     planned, trained = command(*given, "plan=true"), command(*given)
     assert planned == trained and planned.code == 1 and planned.err.startswith("error: ")
-
-
-def test_a_forecast_of_what_is_large_trains_little_or_nothing(tmp_path, monkeypatch):
-    few = ["-m", "seed=0,1", "fl.num_byzantine=2", f"outputs={tmp_path}", "plan=true"]
-    few += ["engine.memory_gb=64", "executor=inline"]
-    ended = command(*few, "model.hidden=[200000]")
-    _, _, memory, _, time, _ = ended.out.splitlines()
-    assert memory.split()[-1] == "GB"
-    assert time.endswith(f" not measured: a cell would take about {' '.join(memory.split()[-2:])}")
-    trained = []
-    monkeypatch.setattr(forecast, "_LARGE", 1)
-    monkeypatch.setattr(
-        forecast, "simulate", lambda cells, *_: trained.append(cells) or iter(()),
-    )  # fmt: skip
-    command(*few)
-    (((cell,)),) = trained
-    assert cell.fl.rounds == 1
-
-
-def test_what_a_forecast_adds_up():
-    """Whole rounds and evaluations; the first is shared by the cells of a seed in a process, unless
-    the attack has a target."""
-    few = ["fl.rounds=10", "fl.evaluate_every=4"]  # three evaluations while training
-    with composing() as compose:
-        group = [compose(*few, f"seed={seed}", f"aggregator={rule}")
-                 for seed in (0, 1) for rule in ("mean", "median", "krum", "cge")]  # fmt: skip
-        targeted = [compose(*few, "attack=targeted_label_flip")] * 8
-    assert forecast._seconds(group, 1, 1.0, 0.1) == pytest.approx(8 * (10 + 0.3) + 2 * 0.1)
-    assert forecast._seconds(group, 2, 1.0, 0.1) == pytest.approx(4 * (10 + 0.3) + 2 * 0.1)
-    assert forecast._seconds(group, 8, 1.0, 0.1) == pytest.approx(10 + 0.3 + 0.1)
-    assert forecast._seconds(targeted, 2, 1.0, 0.1) == pytest.approx(4 * (10 + 0.3) + 4 * 0.1)
-
-
-def test_pilots_of_a_forecast(tmp_path):
-    """They are timed and not stored, on other devices too; of what fails nothing is known."""
-    pilot = forecast._Pilot(Engine(), str(tmp_path)).on("cpu")
-    with composing() as compose:
-        cells = [compose("model=logistic", f"fl.rounds={rounds}") for rounds in (1, 9)]
-    for cell in cells:
-        ((a_round, evaluation),) = pilot([cell])
-        assert a_round > 0 and evaluation > 0
-    assert not list(tmp_path.iterdir()) and forecast._spoken(math.nan) == "unknown"
-
-
-# ---------------------------------------------------------------------------------------- progress
-
-
-class Screen(io.StringIO):
-    """Standard error, perhaps a terminal."""
-
-    def __init__(self, terminal):
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self):
-        return self.terminal
-
-
-def advanced(monkeypatch, terminal):
-    screen, clock = Screen(terminal), [0.0]
-    monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr("benchmark.grid.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("TERM", "xterm")
-    with Progress(4) as progress:
-        for status in ("done", "failed", "done", "done"):
-            clock[0] += 6.0
-            progress.on_end(SimpleNamespace(status=status))
-    return screen.getvalue()
-
-
-def test_plain_lines_are_few_and_tell_the_rest_of_the_time(monkeypatch):
-    assert advanced(monkeypatch, terminal=False).splitlines() == [
-        "training 4 cells",
-        "2/4 cells, 10.0 a minute, 12 s left, 1 failed",
-        "4/4 cells, 10.0 a minute, 0 s left, 1 failed",
-    ]
-
-
-def test_a_live_line_on_a_terminal(monkeypatch):
-    shown = advanced(monkeypatch, terminal=True)
-    assert "\x1b[" in shown and "4/4" in shown and "1 failed" in shown

@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import os
+import re
+import subprocess
 import sys
 from collections import namedtuple
 from unittest import mock
@@ -10,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 
 from benchmark.commands import run
+from tests import ROOT
 
 Ended = namedtuple("Ended", "code out err")
 
@@ -34,3 +38,14 @@ def command(*arguments):
         finally:
             Singleton.set_state(state)
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def process(*arguments, module="benchmark.run", folder=ROOT, **environment):
+    """The command as people give it, in a process of its own; without what is said of compiling,
+    which depends on what was run before."""
+    ended = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    ended.stderr = re.sub(r"(?m)^compiling kernels .*\n", "", ended.stderr)
+    return ended

@@ -12,3 +12,10 @@ def one_line(error):
     """Whether what was raised has a message, of one line."""
     message = str(error.value)
     return bool(message) and "\n" not in message
+
+
+def message_of(error) -> str:
+    """The message of an error, which must be one line."""
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import yaml
 
+from benchmark.analysis import results
 from benchmark.federation.cell import Cell
 from benchmark.store import format as index
 
@@ -91,3 +93,40 @@ def write_cell(outputs, accuracy=0.5, *, attack="alie", rule="krum", pre="", f=4
                        for name, values in columns.items()}  # fmt: skip
         pd.DataFrame(columns).to_parquet(folder / "metrics.parquet", index=False)
     return folder
+
+
+def diverged(**where):
+    return {"status": "diverged", "reason": "model not finite after round 7", **where}
+
+
+def blocked(reason="bulyan needs n >= 4 f + 3, has n=20, f=6"):
+    return {"status": "infeasible", "reason": reason}
+
+
+def write_grid(outputs):
+    """Two attacks, four defences, three f, two seeds; bulyan infeasible at f=6, one cell failed."""
+    for attack, harm in (("alie", 0.05), ("sign_flip", 0.02)):
+        for rule, pre, base in (
+            ("mean", "", 0.7),
+            ("krum", "", 0.8),
+            ("krum", "nnm", 0.9),
+            ("bulyan", "", 0.85),
+        ):
+            for f in (0, 2, 6):
+                for seed in (0, 1):
+                    where = {"attack": attack, "rule": rule, "pre": pre, "f": f, "seed": seed}
+                    if rule == "bulyan" and f == 6:
+                        write_cell(outputs, **where, **blocked())
+                    elif (attack, rule, pre, f, seed) == ("alie", "krum", "", 6, 1):
+                        write_cell(outputs, **where, status="failed", reason="boom")
+                    else:
+                        write_cell(outputs, base - harm * f / 2 + 0.001 * seed, **where)
+
+
+KEY = "0123456789abcdef0123"
+
+
+def fake(key=KEY, seed=0):
+    config = {"fl": {"declared_byzantine": 1}, "seed": seed}
+    labels = dict.fromkeys(results.LABELS, "x")
+    return SimpleNamespace(key=key, labels=labels, scenario="x", n=5, f=1, seed=seed, config=config)

@@ -16,7 +16,7 @@ from benchmark.data.files import write_atomically
 from benchmark.store.cells import Store
 from tests.helpers.cells import metrics_of, usual
 from tests.helpers.commands import command
-from tests.store.test_store import KEY, fake
+from tests.helpers.stores import KEY, fake
 
 TINY = ["model=logistic", "fl.rounds=3", "fl.evaluate_every=1", "fl.num_clients=8",
         "fl.num_byzantine=1", "engine.checkpoint_every=1", "executor=inline"]  # fmt: skip

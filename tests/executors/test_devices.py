@@ -15,17 +15,9 @@ from benchmark.simulation import device
 from benchmark.simulation.device import Engine
 from benchmark.simulation.workload import Workloads
 from benchmark.store.cells import Store
-from tests.helpers.cells import composing, metrics_of, usual
+from tests.helpers.cells import metrics_of, usual
 from tests.helpers.commands import command
-
-TINY = ["model=logistic", "fl.num_clients=10", "fl.num_byzantine=1", "fl.rounds=2",
-        "fl.evaluate_every=2"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cells():
-    with composing() as compose:
-        yield [compose(*TINY, f"seed={seed}") for seed in range(8)]
+from tests.helpers.executing import TINY
 
 
 @pytest.mark.parametrize("name", usual(["meta", "cuda:3"], ["mps", "gpu", "meta", "cuda", "cuda:3",
@@ -139,9 +131,6 @@ def test_blocks_have_sizes_that_suit_the_devices(tmp_path, monkeypatch, given, s
     sweep = ["-m", *TINY, "seed=0,1,2,3,4,5,6,7", *given]
     command(*sweep, f"outputs={tmp_path}")
     assert seen == sizes
-
-
-# ----------------------------------------------------------------------------- what was computed on
 
 
 def test_a_summary_says_what_computed_it(tmp_path):

@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 from benchmark.analysis import load
-from benchmark.analysis.results import COLUMNS, LABELS
+from benchmark.analysis.results import COLUMNS
 from benchmark.commands import status
 from benchmark.store.cells import Store
 from tests.helpers.cells import metrics_of
 from tests.helpers.commands import command
+from tests.helpers.stores import KEY, fake
 
 TINY = ["model=logistic", "fl.rounds=2", "fl.evaluate_every=1", "fl.num_clients=8"]
 DONE = {"config.yaml", "summary.json", "metrics.parquet", "timings.parquet"}
@@ -43,9 +44,6 @@ def check_whole(outputs, rounds):
         for name in ("metrics", "timings"):
             rows = pq.read_table(folder / f"{name}.parquet").num_rows
             assert rows == rounds + (name == "metrics")
-
-
-# --------------------------------------------------------------------------------- a cell's folder
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +151,6 @@ def test_an_analysis_reads_it(stored):
     assert len(set(frame["scenario"])) == 1
 
 
-# ------------------------------------------------------------------------------------------ status
-
-
 def counted(capsys, outputs):
     """What `python -m benchmark.status` counts, and the lines after that."""
     capsys.readouterr()
@@ -209,8 +204,6 @@ def test_status_of_nothing(argument, capsys):
     assert captured.err.startswith("error: ") and len(captured.err.splitlines()) == 1
     assert argument in captured.err and captured.out == ""
 
-
-# ---------------------------------------------------------------------------------------- failures
 
 FLAKY = """
 from dataclasses import dataclass
@@ -270,18 +263,6 @@ def test_one_cell_that_is_infeasible_in_a_sweep(tmp_path):
     assert ended.code == 0
     assert ended.out.splitlines()[-1].startswith("1 cell: nothing to train, 1 infeasible;")
     assert ended.err == ""
-
-
-# --------------------------------------------------------------------------------------- atomicity
-
-
-KEY = "0123456789abcdef0123"
-
-
-def fake(key=KEY, seed=0):
-    config = {"fl": {"declared_byzantine": 1}, "seed": seed}
-    labels = dict.fromkeys(LABELS, "x")
-    return SimpleNamespace(key=key, labels=labels, scenario="x", n=5, f=1, seed=seed, config=config)
 
 
 class Killed(BaseException):
