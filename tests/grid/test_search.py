@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmark.config.errors import ConfigError
-from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
 from benchmark.grid import search as module
 from benchmark.grid.catalogue import choices, component, is_variant
@@ -23,12 +21,6 @@ from tests.helpers.commands import command
 
 FEW = ["+experiment=worst_case", "fl.rounds=3", "fl.num_clients=7", "fl.num_byzantine=2"]
 FEW += ["model=logistic", "search.trials=4", "search.batch=2", "search.seeds=[0,1]"]
-
-
-@pytest.fixture
-def hydra():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
 
 
 def test_the_command(tmp_path):

@@ -1,22 +1,13 @@
 """Errors of Hydra and OmegaConf in the suite's words."""
 
 import pytest
-from hydra import initialize_config_dir
 from hydra.errors import HydraException
 
 from benchmark.config.components import build
 from benchmark.config.errors import ConfigError
-from benchmark.config.loading import conf_dir
 from benchmark.config.schemas import typed
-from benchmark.grid.composer import Composer
 from benchmark.grid.wording import in_our_words, no_such_choice
 from benchmark.simulation.device import Engine
-
-
-@pytest.fixture(scope="module")
-def composer():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield Composer()
 
 
 def said(composer, *job):
