@@ -114,7 +114,9 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
         tracker = _tracker(config)
     if plan.todo and not (alone and plan.refused):
         sweep = plan_name([cell.key for cell in cells])
-        _refuse(plan, Tracking(tracker, os.path.abspath(store.folder), sweep))
+        nobody = type(tracker) is Tracker
+        told = None if nobody else Tracking(tracker, os.path.abspath(store.folder), sweep)
+        _refuse(plan, told)
     if alone and plan.refused and not isinstance(plan.refused[0].problem, Fault):
         raise ConfigError(plan.refused[0].problem)  # a component's fault is stored with a traceback
     return plan
@@ -152,7 +154,7 @@ def _looks(labels: dict[str, str], facts: dict[str, Any]) -> str:
     return canonical([labels, *(facts[name] for name in ("seed", "n", "f"))])
 
 
-def _refuse(plan: Plan, tracking: Tracking) -> None:
+def _refuse(plan: Plan, tracking: Tracking | None) -> None:
     """Sort out what cannot be trained on its data, or in the memory there is.
 
     Raises:

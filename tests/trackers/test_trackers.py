@@ -537,6 +537,25 @@ def test_the_example_of_the_docs(tmp_path, monkeypatch):
     assert shown and all(each.startswith("attack=") for each in shown)
 
 
+def test_a_choice_of_ones_own(tmp_path, monkeypatch, capsys):
+    """One module and one YAML; the package has to be allowed."""
+    (tmp_path / "mine.py").write_text(
+        "from benchmark.trackers import CSV\nclass Mine(CSV):\n    pass\n"
+    )
+    (tmp_path / "tracker").mkdir()
+    (tmp_path / "tracker" / "mine.yaml").write_text("# Files like those.\n_target_: mine.Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["--config-dir", tmp_path, *TINY, "seed=0", "tracker=mine"]
+    ended = command(*given, f"outputs={tmp_path / 'outputs'}")
+    assert ended.code == 1 and ended.err.count("\n") == 1
+    assert ended.err.startswith("error: tracker._target_=mine.Mine cannot be imported: mine is not")
+    monkeypatch.setenv("BENCHMARK_PACKAGES", "mine")
+    assert command(*given, f"outputs={tmp_path / 'outputs'}").code == 0
+    check_files(tmp_path / "outputs", 1)
+    catalogue_list.main(["trackers", "--config-dir", str(tmp_path)])
+    assert "│ mine │ Files like those." in capsys.readouterr().out
+
+
 def test_the_catalogue_of_trackers(capsys):
     catalogue_list.main(["trackers"])
     out = capsys.readouterr().out
