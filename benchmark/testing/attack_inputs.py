@@ -203,3 +203,15 @@ def useless(part: Any) -> Any:
     if isinstance(part, torch.Tensor):
         return torch.full_like(part, torch.nan)
     return float("nan") if isinstance(part, float) else Poison()
+
+
+def honest_for(attack: Attack, h: int = H, dtype: Any = np.float64) -> np.ndarray:
+    """Return h honest vectors of the length that the attack is tried with."""
+    return draw(h, width(attack), 0, dtype)
+
+
+def send(attack: Attack, seen: View, state: Any = None) -> tuple[torch.Tensor, Any]:
+    """Return what is sent in a step, by default from a fresh state, and the new state."""
+    sent, state = attack.step(seen, attack.init() if state is None else state)
+    assert sent.shape == (seen.f, seen.like.shape[1])
+    return sent.clone(), state

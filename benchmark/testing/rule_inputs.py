@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from benchmark.aggregators.context import Context, layers_of
-from benchmark.aggregators.contract import Detector, Rule, Stage
+from benchmark.aggregators.contract import Detector, Rule, Stage, Stepped
+from benchmark.aggregators.updates import Updates
 
+Thing = Rule | Stage
 N, F, D = 15, 3, 37  # no two Krum scores are equal by necessity
 
 
@@ -51,11 +53,17 @@ def knowledge(x: Any, **given: Any) -> Context:
     return Context(**(known | given))
 
 
-def call(thing: Rule | Stage, x: Any, f: Any = 0, **given: Any) -> Any:
+def call(thing: Thing, x: Any, f: Any = 0, **given: Any) -> Any:
     """Return what a rule or stage makes of x, with a context that has everything."""
     if not thing.needs - {"clients"}:
         return thing(x, f=f)
     return thing(x, f=f, context=knowledge(x, **given))
+
+
+def one_step(rule: Rule, updates: Updates, f: int = F, state: Any = None, **given: Any) -> Stepped:
+    """Return the result of a step, by default from a fresh state."""
+    state = rule.init() if state is None else state
+    return rule.step(updates, f, state, knowledge(updates.clients, **given).only(rule))
 
 
 def behind(stage: Stage, x: Any, f: int = 0) -> Any:

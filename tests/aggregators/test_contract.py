@@ -39,8 +39,9 @@ from benchmark.aggregators import (
 from benchmark.aggregators.report import Report
 from benchmark.attacks import ALittleIsEnough
 from benchmark.config.loading import conf_dir, load
-from benchmark.testing.rule_inputs import D, F, N, draw, knowledge
-from benchmark.testing.rules import PROPERTIES, one_step, suppress_out_of_range
+from benchmark.testing.rule_inputs import D, F, N, draw, knowledge, one_step
+from benchmark.testing.rules import PROPERTIES
+from benchmark.testing.rules.numbers import suppress_out_of_range
 from tests.helpers.labels import one_line
 from tests.helpers.rule_table import TABLE
 

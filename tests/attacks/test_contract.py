@@ -25,8 +25,18 @@ from benchmark.attacks import (
     WorstOf,
 )
 from benchmark.config.loading import conf_dir, load
-from benchmark.testing.attack_inputs import ATTRIBUTES, D, F, H, context, draw, knowledge, view
-from benchmark.testing.attacks import PROPERTIES, honest_for
+from benchmark.testing.attack_inputs import (
+    ATTRIBUTES,
+    D,
+    F,
+    H,
+    context,
+    draw,
+    honest_for,
+    knowledge,
+    view,
+)
+from benchmark.testing.attacks import PROPERTIES
 from benchmark.testing.contract import same
 from tests.helpers.attack_table import ENTRIES
 from tests.helpers.labels import one_line

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from benchmark.attacks import AdditiveNoise, Inf, Knowledge, Nan, Permutation, Random, Stale, Zero
-from benchmark.testing.attack_inputs import D, view
-from benchmark.testing.attacks import send
+from benchmark.testing.attack_inputs import D, send, view
 from tests.helpers.basic_attacks import WIDTH, F, attacked, drawn, dtypes, numbers
 from tests.reference import attacks_basic
 

@@ -16,8 +16,7 @@ from benchmark.attacks import (
     View,
 )
 from benchmark.kernels import noise
-from benchmark.testing.attack_inputs import D, H, draw, view
-from benchmark.testing.attacks import send
+from benchmark.testing.attack_inputs import D, H, draw, send, view
 
 
 def test_a_view_calls_whatever_makes_a_part_and_only_once():

@@ -1,6 +1,6 @@
 """All attacks, and what each of them does not promise.
 
-The contract of benchmark/testing/attacks.py holds for every line; a new attack adds one: its name,
+The contract of benchmark/testing/attacks/ holds for every line; a new attack adds one: its name,
 the attack, and behind them any of the `EXEMPTIONS`.
 """
 

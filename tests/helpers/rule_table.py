@@ -1,6 +1,6 @@
 """All rules and stages, and what each of them does not promise.
 
-The contract of benchmark/testing/rules.py holds for every line; a new rule or stage adds one.
+The contract of benchmark/testing/rules/ holds for every line; a new rule or stage adds one.
 """
 
 from dataclasses import dataclass
