@@ -32,7 +32,7 @@ class Chain(Rule):
         array([2.])
     """
 
-    stages: list = field(default_factory=list)
+    stages: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         stages = tuple(self.stages)
@@ -90,7 +90,7 @@ class Chain(Rule):
         return kappa
 
     @override
-    def init(self) -> tuple:
+    def init(self) -> tuple[Any, ...]:
         """Return a tuple of one state for each stage."""
         return tuple(stage.init() for stage in self.stages)
 

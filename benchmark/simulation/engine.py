@@ -3,14 +3,15 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import numba
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmark.config.checks import failure
 from benchmark.config.errors import FAILURES, ConfigError, Fault
@@ -42,7 +43,7 @@ from benchmark.simulation.workload import Workload, Workloads, group_name
 # overhead, of which little is left with this many parameters.
 _CACHE_BYTES = 4 << 20
 # To ask numba itself would start its threads, and workers are forked from this process.
-_NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
+_NUMBA_THREADS = cast(int, vars(numba.config)["NUMBA_NUM_THREADS"])  # pyright: ignore[reportPrivateImportUsage]
 
 
 class OutOfMemory(Exception):
@@ -311,7 +312,7 @@ def _guarded(cell: Cell, failed: list[Outcome], work: Callable[[], None]) -> boo
 
 
 @contextmanager
-def _everybodys_memory() -> Iterator[None]:
+def _everybodys_memory() -> Generator[None]:
     try:
         yield
     except Exception as error:

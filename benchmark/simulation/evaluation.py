@@ -34,7 +34,7 @@ def evaluate(cell: Cell, workload: Workload, model: Tensor, round_number: int) -
         record["attack_success_rate"] = rate
     if cell.fl.evaluate_train:
         x, y = workload.splits["train"]
-        index = torch.from_numpy(honest_examples(cell, workload)).to(x.device)
+        index = torch.as_tensor(honest_examples(cell, workload), device=x.device)
         record["honest_accuracy"], _ = score(workload.model, model, x[index], y[index])
     return record
 
@@ -43,17 +43,17 @@ def honest_examples(cell: Cell, workload: Workload) -> np.ndarray:
     """Return which training examples belong to clients that are honest at the start."""
     shards = workload.shards(cell)
     honest = np.setdiff1d(np.arange(cell.n), compromised(cell, 1))
-    return np.unique(np.concatenate([shards[client] for client in honest]))
+    return np.unique(np.concatenate([shards[int(client)] for client in honest]))
 
 
 def _held_out(
     cell: Cell, workload: Workload, model: Tensor, root: np.ndarray, round_number: int
 ) -> dict[str, float]:
-    record = {}
+    record: dict[str, float] = {}
     for name in ("test", "validation"):
         x, y = workload.splits[name]
         if name == "validation" and len(root):  # the server has seen these
-            index = torch.from_numpy(np.setdiff1d(np.arange(len(y)), root)).to(x.device)
+            index = torch.as_tensor(np.setdiff1d(np.arange(len(y)), root), device=x.device)
             x, y = x[index], y[index]
         if not len(y):
             continue

@@ -89,10 +89,12 @@ def _declared(cell: Cell) -> int:
 
 
 def _demand_declarations(attack: Attack) -> None:
-    name, reads = type(attack).__name__, attack.reads
-    if not isinstance(reads, set | frozenset) or not reads <= set(Knowledge):
-        known = ", ".join(Knowledge)
-        raise BrokenContract(f"{name}.reads={reads!r} must be a set of some of {known}")
+    name = type(attack).__name__
+    reads = cast(object, attack.reads)  # perhaps a user's
+    known = frozenset(Knowledge)
+    if not isinstance(reads, set | frozenset) or not known.issuperset(cast(set[object], reads)):
+        some = ", ".join(Knowledge)
+        raise BrokenContract(f"{name}.reads={reads!r} must be a set of some of {some}")
     for declared, method in (("poisons", "poison"), ("targeted", "challenge")):
         told, own = getattr(attack, declared), getattr(type(attack), method)
         if bool(told) != (own is not getattr(Attack, method)):

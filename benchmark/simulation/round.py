@@ -24,6 +24,7 @@ from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
 from benchmark.federation.cell import Cell
 from benchmark.federation.streams import generator, key
+from benchmark.kernels.scale import norm
 from benchmark.simulation.cast import Cast
 from benchmark.simulation.state import Rows, State, finite_rows, is_finite
 from benchmark.simulation.workload import Workload
@@ -73,7 +74,7 @@ class Scene:
 
     def counts(self, ids: np.ndarray) -> np.ndarray:
         """Return the number of examples (m,) of each of some clients."""
-        return np.array([len(self.shards[client]) for client in ids], dtype=float)
+        return np.array([len(self.shards[int(client)]) for client in ids], dtype=float)
 
     def feasible_f(self, left: int) -> int | None:
         """Return the f that the server reckons with if so many updates are left, see
@@ -156,12 +157,13 @@ def move(
     Raises:
         ValueError: for an aggregate of finite updates that is not finite.
     """
-    error = torch.linalg.vector_norm(vector - arrived.mean)
+    miss = norm(vector - arrived.mean)
     optimizer = cell.fl.server
     moved, server = optimizer.step(vector, state.server)
     state.model[0, : len(moved)].add_(moved, alpha=optimizer.rate(round_number))
     previous = moved.clone() if Knowledge.HISTORY in cell.attack.reads else None
-    error, total = torch.stack([error, state.model.sum()]).tolist()  # one wait for both
+    both = torch.stack([miss, state.model.sum()])  # one wait for both
+    error, total = map(float, both.numpy(force=True))
     if not math.isfinite(error) and not is_finite(vector):
         refuse_overflow(cell.rule, rows.received[finite_rows(rows.received)])
     reason = None

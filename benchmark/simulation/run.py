@@ -74,7 +74,8 @@ class Run:
         In a round of sampled clients attackers may be so few, or so many, that the attack is not
         defined: then most attacks send the honest mean.
         """
-        cell, reasons = self.cell, []
+        cell = self.cell
+        reasons: list[str] = []
         sampled = cell.fl.participants
         why: dict[tuple[int, int], str | None] = {}
         for record in self.records:

@@ -17,6 +17,7 @@ from benchmark.federation.batches import RootBatches
 from benchmark.federation.cell import Cell
 from benchmark.federation.learners import Learners
 from benchmark.federation.streams import generator
+from benchmark.models.network import Network
 from benchmark.simulation.state import State
 from benchmark.simulation.workload import Workload
 
@@ -61,13 +62,18 @@ def context_of(cell: Cell, workload: Workload, state: State, round_number: int) 
         given["root_loss"] = partial(_root_loss, cell, workload)
     if "forward" in needs:
         given["input_shape"] = workload.dataset.input_shape
-        given["logits"] = lambda models, x: network.logits(models, x.expand(len(models), *x.shape))
+        given["logits"] = partial(_logits, network)
     return Context(**given)
+
+
+def _logits(network: Network, models: Tensor, x: Tensor) -> Tensor:
+    """Return the scores (P, M, classes) that models (P, D) give the same examples."""
+    return network.logits(models, x.expand(len(models), *x.shape))
 
 
 def _root_loss(cell: Cell, workload: Workload, models: Tensor) -> np.ndarray:
     """Return the mean loss (P,) of models (P, D) on the root data."""
-    index = torch.from_numpy(workload.root(cell)).to(workload.device)
+    index = torch.as_tensor(workload.root(cell), device=workload.device)
     x, y = (part[index] for part in workload.splits["validation"])
     scores = workload.model.logits(models, x.expand(len(models), *x.shape))
     losses = F.cross_entropy(scores.mT, y.expand(len(models), -1), reduction="none")

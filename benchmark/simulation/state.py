@@ -153,7 +153,8 @@ def initial_state(cell: Cell, network: Network, device: torch.device) -> State:
     if kept_in_rows(cell):
         rows = len(cast_of(cell, 1).computing)
         memories[-1] = torch.zeros(1, size, device=device).expand(rows, -1)
-    root, root_memories = None, []
+    root: Tensor | None = None
+    root_memories: list[Tensor | None] = []
     if "root" in cell.rule.needs:
         root = torch.zeros(1, size, device=device)
         root_memories = [torch.zeros_like(root) if there else None for there in remembers]
@@ -166,8 +167,9 @@ def initial_state(cell: Cell, network: Network, device: torch.device) -> State:
 def recall(cell: Cell, state: State, cast: Cast, rows: Rows) -> list[Tensor | None]:
     """Return for each transform what it keeps of those who compute, (k, >= D); that of the last one
     is in their rows."""
-    found, computed = [], rows.computed
-    clients = torch.from_numpy(cast.computing).to(computed.device)
+    computed = rows.computed
+    found: list[Tensor | None] = []
+    clients = torch.as_tensor(cast.computing, device=computed.device)
     for index, memory in enumerate(state.memories):
         if memory is None:
             found.append(None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ class Workloads:
         self._data[data] = dataset, splits
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return torch.as_tensor(np.ascontiguousarray(array), device=self.device)
 
     def data_problem(self, cell: Cell) -> str | None:
         """Return why the data of a cell are missing or corrupt, a `Fault`; or None."""
@@ -180,10 +180,10 @@ def _checked(parts: Any, partition: Any, total: int, n: int) -> Parts:
         BrokenContract: if they are not what `data.partitions` demands.
     """
     name = f"{type(partition).__name__}.split"
+    kind, note = type(parts).__name__, getattr(parts, "note", None)
     if not isinstance(parts, Iterable) or isinstance(parts, Mapping):
-        kind = type(parts).__name__
         raise BrokenContract(f"{name} must return a list of arrays of indices, not a {kind}")
-    arrays = [np.asarray(part) for part in parts]
+    arrays: list[np.ndarray] = [np.asarray(part) for part in cast(Iterable[Any], parts)]
     if len(arrays) != n:
         raise BrokenContract(f"{name} gives {len(arrays)} parts for n={n} clients")
     for client, part in enumerate(arrays):
@@ -205,7 +205,7 @@ def _checked(parts: Any, partition: Any, total: int, n: int) -> Parts:
                 f"if that is meant, set {type(partition).__name__}.shares = True"
             )
     made = Parts(part.astype(np.int64, copy=False) for part in arrays)
-    made.note = getattr(parts, "note", None)
+    made.note = note
     return made
 
 
