@@ -5,11 +5,6 @@ import math
 import torch
 
 
-def norm(x: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> torch.Tensor:
-    """Return the Euclidean norm, torch's own with a type: inf where squares overflow."""
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
-
-
 def length(vector: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Return the Euclidean norm of a vector (d,), a scalar of the dtype, by default the vector's.
 

@@ -99,14 +99,15 @@ class Linear:
         dw, db = out
         taken = dw.shape[1] * examples
         if x.shape[1] == taken:  # no padding lies between the clients of two cells
-            batches = (part.reshape(-1, examples, part.shape[2]) for part in (x, dy))
-            self._accumulate(dw, db, *batches, beta, alpha)
+            x, dy = (part.reshape(-1, examples, part.shape[2]) for part in (x, dy))
+            self._accumulate(dw, db, x, dy, beta, alpha)
             return
-        for *one, cell_x, cell_dy in zip(dw[:, None], db[:, None], x, dy, strict=False):
-            batches = (
-                part[:taken].reshape(-1, examples, part.shape[1]) for part in (cell_x, cell_dy)
+        for cell in range(len(dw)):
+            own = slice(cell, cell + 1)
+            batch_x, batch_dy = (
+                part[cell, :taken].unflatten(0, (-1, examples)) for part in (x, dy)
             )
-            self._accumulate(*one, *batches, beta, alpha)
+            self._accumulate(dw[own], db[own], batch_x, batch_dy, beta, alpha)
 
     def _accumulate(
         self, dw: Tensor, db: Tensor, x: Tensor, dy: Tensor, beta: float, alpha: float

@@ -13,3 +13,8 @@ def on_device(array: np.ndarray, device: torch.device) -> Tensor:
 def lengths(vectors: Tensor) -> Tensor:
     """Return the lengths (k, 1) of vectors (k, D)."""
     return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+
+
+def length(vector: Tensor) -> Tensor:
+    """Return the length () of a vector (D,)."""
+    return torch.linalg.vector_norm(vector)

@@ -9,6 +9,7 @@ from benchmark.federation.cell import Cell
 from benchmark.federation.learners import mirrored
 from benchmark.federation.streams import generator
 from benchmark.models.network import Network
+from benchmark.models.tensors import on_device
 from benchmark.simulation.cast import compromised
 from benchmark.simulation.workload import Workload
 
@@ -34,7 +35,7 @@ def evaluate(cell: Cell, workload: Workload, model: Tensor, round_number: int) -
         record["attack_success_rate"] = rate
     if cell.fl.evaluate_train:
         x, y = workload.splits["train"]
-        index = torch.as_tensor(honest_examples(cell, workload), device=x.device)
+        index = on_device(honest_examples(cell, workload), x.device)
         record["honest_accuracy"], _ = score(workload.model, model, x[index], y[index])
     return record
 
@@ -53,7 +54,7 @@ def _held_out(
     for name in ("test", "validation"):
         x, y = workload.splits[name]
         if name == "validation" and len(root):  # the server has seen these
-            index = torch.as_tensor(np.setdiff1d(np.arange(len(y)), root), device=x.device)
+            index = on_device(np.setdiff1d(np.arange(len(y)), root), x.device)
             x, y = x[index], y[index]
         if not len(y):
             continue

@@ -24,7 +24,7 @@ from benchmark.attacks.oracle import Oracle, outsiders_context
 from benchmark.attacks.training import Local
 from benchmark.federation.cell import Cell
 from benchmark.federation.streams import generator, key
-from benchmark.kernels.scale import norm
+from benchmark.models.tensors import length
 from benchmark.simulation.cast import Cast
 from benchmark.simulation.state import Rows, State, finite_rows, is_finite
 from benchmark.simulation.workload import Workload
@@ -157,13 +157,13 @@ def move(
     Raises:
         ValueError: for an aggregate of finite updates that is not finite.
     """
-    miss = norm(vector - arrived.mean)
+    miss = length(vector - arrived.mean)
     optimizer = cell.fl.server
     moved, server = optimizer.step(vector, state.server)
     state.model[0, : len(moved)].add_(moved, alpha=optimizer.rate(round_number))
     previous = moved.clone() if Knowledge.HISTORY in cell.attack.reads else None
-    both = torch.stack([miss, state.model.sum()])  # one wait for both
-    error, total = map(float, both.numpy(force=True))
+    both = torch.stack([miss, state.model.sum()]).cpu()  # one wait for both
+    error, total = float(both[0]), float(both[1])
     if not math.isfinite(error) and not is_finite(vector):
         refuse_overflow(cell.rule, rows.received[finite_rows(rows.received)])
     reason = None

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from benchmark.federation.cell import Cell
 from benchmark.federation.learners import Learners
 from benchmark.federation.streams import generator
 from benchmark.models.network import Network
+from benchmark.models.tensors import on_device
 from benchmark.simulation.state import State
 from benchmark.simulation.workload import Workload
 
@@ -73,7 +73,7 @@ def _logits(network: Network, models: Tensor, x: Tensor) -> Tensor:
 
 def _root_loss(cell: Cell, workload: Workload, models: Tensor) -> np.ndarray:
     """Return the mean loss (P,) of models (P, D) on the root data."""
-    index = torch.as_tensor(workload.root(cell), device=workload.device)
+    index = on_device(workload.root(cell), workload.device)
     x, y = (part[index] for part in workload.splits["validation"])
     scores = workload.model.logits(models, x.expand(len(models), *x.shape))
     losses = F.cross_entropy(scores.mT, y.expand(len(models), -1), reduction="none")

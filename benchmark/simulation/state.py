@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmark.federation.cell import Cell
 from benchmark.federation.streams import torch_generator
 from benchmark.models.network import Network
+from benchmark.models.tensors import on_device
 from benchmark.simulation.cast import Cast, attackers_train, cast_of, is_constant
 
 
@@ -169,7 +170,7 @@ def recall(cell: Cell, state: State, cast: Cast, rows: Rows) -> list[Tensor | No
     is in their rows."""
     computed = rows.computed
     found: list[Tensor | None] = []
-    clients = torch.as_tensor(cast.computing, device=computed.device)
+    clients = on_device(cast.computing, computed.device)
     for index, memory in enumerate(state.memories):
         if memory is None:
             found.append(None)

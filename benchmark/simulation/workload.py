@@ -16,6 +16,7 @@ from benchmark.federation.batches import Batches
 from benchmark.federation.cell import Cell
 from benchmark.federation.streams import generator
 from benchmark.models.modules import build_model
+from benchmark.models.tensors import on_device
 from benchmark.simulation.device import find_device
 
 Splits = dict[str, tuple[torch.Tensor, torch.Tensor]]  # examples and labels
@@ -139,7 +140,7 @@ class Workloads:
         self._data[data] = dataset, splits
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array), device=self.device)
+        return on_device(np.ascontiguousarray(array), self.device)
 
     def data_problem(self, cell: Cell) -> str | None:
         """Return why the data of a cell are missing or corrupt, a `Fault`; or None."""
