@@ -20,7 +20,7 @@ from benchmark.config.hydra_internals import switches_parser
 from benchmark.config.loading import conf_dir
 from benchmark.grid.composition import look_in
 from benchmark.grid.inspection import inspect
-from benchmark.grid.overrides import from_shell, typed_overrides
+from benchmark.grid.overrides import beside_swept_groups, from_shell, typed_overrides
 from benchmark.grid.wording import in_our_words
 
 _ended: dict[str, Any] = {}  # how the task ended; Hydra passes no results on
@@ -77,6 +77,8 @@ def _hand_over(given: list[str]) -> None:
         parsed.config_path = str(Path(parsed.config_path).absolute())
         switches.append(f"--config-path={parsed.config_path}")
     overrides = list(map(from_shell, parsed.overrides))
+    if parsed.multirun:
+        overrides = beside_swept_groups(overrides)
     if not (parsed.hydra_help or parsed.shell_completion or parsed.info in _WITHOUT_FILES):
         inspect(parsed.config_name or "config", overrides, parsed.config_dir, parsed.config_path)
     sys.argv[1:] = [*overrides, *switches] if parsed.info else [*switches, *overrides]

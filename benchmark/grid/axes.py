@@ -9,10 +9,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config.errors import ConfigError
+from benchmark.config.errors import ConfigError, UnknownSetting
 from benchmark.config.hydra_internals import plain_value
 from benchmark.grid.composition import compose, config_loader, is_group
-from benchmark.grid.overrides import as_name, demand_listed, text
+from benchmark.grid.overrides import as_name, demand_listed, text, without
 
 Axes = dict[str, list[Any]]  # settings and their values
 Lines = list[tuple[str, ...]]  # overrides that are given together
@@ -176,8 +176,17 @@ def _lines(key: str, values: list[Any], given: str | None = None) -> Lines:
 
 
 def first_of(overrides: list[str]) -> DictConfig:
-    """Return the configuration of the first of the jobs that overrides sweep over."""
-    return compose([lines[0][0] for lines, _ in _alternatives(overrides).values()])
+    """Return the configuration of the first of the jobs that overrides sweep over, without settings
+    that its choices lack."""
+    lines = [lines[0][0] for lines, _ in _alternatives(overrides).values()]
+    while True:
+        try:
+            return compose(lines)
+        except UnknownSetting as error:  # other jobs may have it
+            rest = without(error.setting, lines)
+            if rest == lines:
+                raise
+            lines = rest
 
 
 def _without_taken(axes: dict[str, Any], taken: set[str]) -> Axes:

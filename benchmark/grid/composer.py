@@ -18,7 +18,7 @@ from benchmark.aggregators.chain import Chain
 from benchmark.aggregators.contract import Rule, Stage
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
-from benchmark.config.errors import ConfigError
+from benchmark.config.errors import ConfigError, UnknownSetting
 from benchmark.config.keys import SEPARATE, scenario_of
 from benchmark.federation.cell import Cell
 from benchmark.grid.axes import axes_of, raw
@@ -41,7 +41,7 @@ class _Memory:
 
     Attributes:
         overrides: parsed, and whether they choose of a group; by their text.
-        parts: by groups, name and value overrides.
+        parts: by groups, name and value overrides; or which setting they do not have.
         chains: rules with their stages, and what is wrong with a cell that has such parts.
         scenarios: digests.
         agreeing: groups and value overrides whose settings beside the cells' own agree with all.
@@ -115,13 +115,22 @@ class Composer:
         other. None of what makes no cell."""
         name = base.groups, top, tuple(lines)
         if name not in self._memory.parts:
-            config = base.config
-            if lines:
-                linked = base.linked or any("${" in line for line in lines)
-                config = self._changed(base, None if linked else top, name[2])
-            with naming_files([*base.groups, *lines]) if top in PARTS else nullcontext():
-                self._memory.parts[name] = self._made(top, config, base)
-        return self._memory.parts[name]
+            try:
+                self._memory.parts[name] = self._new_part(base, top, name[2])
+            except UnknownSetting as error:  # perhaps of many cells of a grid
+                self._memory.parts[name] = error
+        part = self._memory.parts[name]
+        if isinstance(part, UnknownSetting):
+            raise part.with_traceback(None)
+        return part
+
+    def _new_part(self, base: Base, top: str, lines: tuple[str, ...]) -> Any:
+        config = base.config
+        if lines:
+            linked = base.linked or any("${" in line for line in lines)
+            config = self._changed(base, None if linked else top, lines)
+        with naming_files([*base.groups, *lines]) if top in PARTS else nullcontext():
+            return self._made(top, config, base)
 
     def _change(self, base: Base, top: str | None, lines: tuple[str, ...]) -> DictConfig:
         """Return a part of a configuration as value overrides leave it; all if `top` is None."""

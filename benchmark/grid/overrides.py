@@ -78,6 +78,36 @@ def as_name(override: str) -> str:
 _groups = cache(config_groups)
 
 
+def key_of(line: str) -> str:
+    """Return the setting or group that an override names."""
+    return line.partition("=")[0].lstrip("+~")
+
+
+def without(setting: str, lines: list[str]) -> list[str]:
+    """Return the overrides that do not name a setting."""
+    return [line for line in lines if key_of(line) != setting]
+
+
+def beside_swept_groups(lines: list[str]) -> list[str]:
+    """Return overrides in which settings of a group that is swept sweep as well, over one value.
+
+    What does not sweep Hydra composes first by itself, with the group's standard choice, which may
+    have no such setting.
+    """
+    groups = [line for line in lines if key_of(line) in _groups()]
+    swept = tuple(f"{key_of(line)}." for line in groups if _sweeps(line))
+    return [_over_one(line) if key_of(line).startswith(swept) else line for line in lines]
+
+
+def _over_one(line: str) -> str:
+    key, _, value = line.partition("=")
+    return line if not value or key.startswith("~") or _sweeps(line) else f"{key}=choice({value})"
+
+
+def _sweeps(line: str) -> bool:
+    return OverridesParser.create().parse_override(line).is_sweep_override()
+
+
 def quoted(value: str) -> str:
     """Return a text in quotes, as an override has it."""
     return QuotedString(value, Quote.double if "'" in value else Quote.single).with_quotes()

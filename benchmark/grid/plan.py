@@ -20,6 +20,7 @@ from benchmark.grid.axes import axes_of, expand, raw
 from benchmark.grid.catalogue import choice_settings
 from benchmark.grid.composer import Composer
 from benchmark.grid.composition import naming_files
+from benchmark.grid.jobs import cells_of
 from benchmark.grid.selection import merged, selected
 from benchmark.simulation.device import Engine
 from benchmark.simulation.observers import Tracking
@@ -98,8 +99,7 @@ def plan_of(jobs: list[list[str]], config: DictConfig, alone: bool = False) -> P
     store = Store(config.outputs)
     composer = Composer(config)
     by_key: dict[str, tuple[Cell, list[list[str]]]] = {}
-    for job in jobs:
-        cell = composer.cell(job)
+    for job, cell in zip(jobs, cells_of(jobs, composer), strict=True):
         by_key.setdefault(cell.key, (cell, []))[1].append(job)
     cells = [cell for cell, _ in by_key.values()]
     cells = selected(cells, config.grid.where if config.grid else None, config.shard)
