@@ -19,7 +19,6 @@ from benchmark.grid.catalogue import choices, component
 from benchmark.simulation import engine, simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.observers import Saving
-from benchmark.simulation.state import State
 from benchmark.store.cells import Store
 from benchmark.store.checkpoints import Checkpoints
 from tests.helpers.cells import composing, originals, thinned
@@ -225,7 +224,7 @@ def test_no_memory_for_all_checkpoints_at_once(compose, tmp_path, monkeypatch, c
     rounds, finish = [], engine.finish_round
     monkeypatch.setattr(engine, "finish_round", lambda r, t: rounds.append(t) or finish(r, t))
     if name == "restore":
-        monkeypatch.setattr(State, "placed", once(error, State.placed))
+        monkeypatch.setattr(Checkpoints, "read", once(error, Checkpoints.read))
     else:
         monkeypatch.setattr(Saving, "on_round", once(error, Saving.on_round))
     outcomes = simulate(cells, observers=saving(tmp_path, 9))
@@ -251,7 +250,7 @@ def test_a_cell_without_memory_keeps_its_checkpoint(compose, tmp_path, monkeypat
     interrupted([cell], tmp_path)
     work = Work(Engine(checkpoint_every=EVERY), str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(State, "placed", once(MemoryError(), None))
+        patch.setattr(Checkpoints, "read", once(MemoryError(), None))
         (report,) = work([cell])
     assert report.status == "failed" and report.reason.startswith("out of memory, even alone")
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
