@@ -49,7 +49,8 @@ class Context:
             (need "root").
         root_loss: models (P, d) -> (P,) float64, the mean loss of each on the root data (need
             "root_loss").
-        logits: models (P, d) and inputs (M, *input_shape) -> (P, M, classes) (need "forward").
+        logits: models (P, d) and inputs (M, *input_shape) -> (P, M, classes) (need "forward"; where
+            labels are no classes, a rule with this need is infeasible).
         input_shape: shape of one example (need "forward").
     """
 

@@ -18,6 +18,9 @@ from benchmark.analysis.statistics import (
     NO_ATTACK,
     WORST,
     accuracy_by_attack,
+    chance,
+    metric_of,
+    scores_of,
     success_rates,
     worst_case,
 )
@@ -37,7 +40,7 @@ def heat_maps(
 ) -> list[Path]:
     """Draw every scenario of the frame (see `load`) that fills a matrix; return the paths.
 
-    ``heatmap-<scenario>-f<f>`` shows accuracy where at least three attacks that are not targeted
+    ``heatmap-<scenario>-f<f>`` shows scores where at least three attacks that are not targeted
     and three defences were run at one f > 0; ``attack_success-<scenario>-f<f>`` success rates where
     three defences met a targeted attack. The f is that with most finished points, of equals the
     largest. What cannot be drawn raises its error, or adds a line to the list `problems` if there
@@ -61,8 +64,8 @@ def heat_maps(
 
 
 def accuracy_map(frame: pd.DataFrame, n: int, f: int, title: str | None = None) -> Drawing:
-    """Draw final test accuracies, means over seeds, under the attacks that are not targeted, with f
-    of n clients Byzantine: first without an attack, last the lowest.
+    """Draw final scores, such as test accuracies, means over seeds, under the attacks that are not
+    targeted, with f of n clients Byzantine: first without an attack, last the lowest.
 
     Raises ValueError unless the frame holds one scenario with a finished cell of these.
     """
@@ -72,36 +75,38 @@ def accuracy_map(frame: pd.DataFrame, n: int, f: int, title: str | None = None) 
     worst = worst_case(cells, resamples=1)  # its interval is not shown
     table = split_declared(pd.concat([rows, worst, _clean(means, n, f)]))
     attacks = _most_harmful_last(rows)
-    panel = _accuracy(table, _most_robust_first(table, attacks), [*attacks, WORST])
+    score = metric_of(frame).replace("_", " ")
+    panel = _scores(table, _most_robust_first(table, attacks), [*attacks, WORST], score)
     ran = rows.loc[(rows["attack"] != NO_ATTACK) & (rows["seeds"] > 0), "attack"].nunique()
     notes = [f"Worst: the lowest of {ran} attacks.", _reading(panel)]
     if len(success_rates(means)):
         notes.append("Targeted attacks have a figure of their own.")
     notes += partly_undefined(cells)
-    subtitle = f"final test accuracy in percent, {_facts(cells, rows)}"
+    subtitle = f"final {score} in percent, {_facts(cells, rows)}"
     return draw([panel], [title, subtitle, " ".join(notes)])
 
 
 def success_map(frame: pd.DataFrame, n: int, f: int, title: str | None = None) -> Drawing:
     """Draw success rates of targeted attacks, means over seeds, with f of n clients Byzantine, last
-    the highest; beside them the test accuracy under the same attacks.
+    the highest; beside them the score under the same attacks.
 
     Raises ValueError unless the frame holds one scenario with a finished cell of these.
     """
     means, title = _means(frame, title)
     rows = _at(success_rates(means), n, f)
     cells = _at(frame[frame["attack"].isin(rows["attack"])], n, f)
-    failure = cells.assign(test_accuracy=1 - cells["attack_success_rate"])
-    worst = worst_case(failure, resamples=1)
+    failure = 1 - cells["attack_success_rate"]
+    worst = worst_case(cells.assign(metric="failure", failure=failure), resamples=1)
     worst = worst.assign(attack=HIGHEST, attack_success_rate=1 - worst["mean"])
     others = means["attack"].isin([NO_ATTACK, *rows["attack"]])
     table = split_declared(pd.concat([_at(means[others], n, f), worst, _clean(means, n, f)]))
     success = success_rates(table)
     attacks = _most_harmful_last(rows.assign(mean=1 - rows["mean"]))
     defences = _most_robust_first(success.assign(mean=1 - success["mean"]), attacks)
+    score = metric_of(frame).replace("_", " ")
     panels = [
         _panel(success, defences, [*attacks, HIGHEST], "attack success rate", 0, 1, f"{_CMAP}_r"),
-        _accuracy(table[table["attack"] != HIGHEST], defences, attacks),
+        _scores(table[table["attack"] != HIGHEST], defences, attacks, score),
     ]
     notes = [f"Highest: of the {len(attacks)} targeted attacks."] if len(attacks) > 1 else []
     notes += [_reading(panels[0]), *partly_undefined(cells)]
@@ -118,7 +123,7 @@ def _means(frame: pd.DataFrame, title: str | None) -> tuple[pd.DataFrame, str]:
 
 def _at(rows: pd.DataFrame, n: int, f: int) -> pd.DataFrame:
     here = rows[(rows["n"] == n) & (rows["f"] == f)]
-    if here["mean" if "mean" in here else "test_accuracy"].isna().all():
+    if (here["mean"] if "mean" in here else scores_of(here)).isna().all():
         raise ValueError(f"no finished cell to draw at n={n}, f={f}")
     return here
 
@@ -211,8 +216,8 @@ def _panel(
     return Panel(values, *states, cast(dict[str, str], worst), heading, low, high, cmap)
 
 
-def _accuracy(rows: pd.DataFrame, defences: list[str], columns: list[str]) -> Panel:
-    """Return a panel of accuracies, with colours from chance to the highest that is shown."""
-    chance, best = 1 / rows["num_classes"].max(), rows["mean"].max()
-    high = best if best > chance + 0.05 else 1.0
-    return _panel(rows, defences, [*FIRST, *columns], "test accuracy", chance, high, _CMAP)
+def _scores(rows: pd.DataFrame, defences: list[str], columns: list[str], heading: str) -> Panel:
+    """Return a panel of scores, with colours from chance to the highest that is shown."""
+    low, best = chance(rows), rows["mean"].max()
+    high = best if best > low + 0.05 else 1.0
+    return _panel(rows, defences, [*FIRST, *columns], heading, low, high, _CMAP)

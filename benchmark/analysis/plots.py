@@ -22,7 +22,14 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from benchmark.analysis.results import scenario_names
-from benchmark.analysis.statistics import NO_ATTACK, WORST, summarise
+from benchmark.analysis.statistics import (
+    NO_ATTACK,
+    WORST,
+    chance,
+    metric_of,
+    scores_of,
+    summarise,
+)
 from benchmark.analysis.tables import describe, impossible
 from benchmark.config.checks import one_line
 from benchmark.config.commands import spelled
@@ -91,8 +98,8 @@ def accuracy_versus_f(
 
 
 def nothing_to_show(frame: pd.DataFrame) -> bool:
-    """Return whether no cell has a test accuracy, and none diverged."""
-    unmeasured = bool(frame["test_accuracy"].isna().all())
+    """Return whether no cell has a score, and none diverged."""
+    unmeasured = bool(scores_of(frame).isna().all())
     return unmeasured and not (frame["status"] == "diverged").any()
 
 
@@ -121,7 +128,8 @@ def save(
 
 
 def accuracy_figure(frame: pd.DataFrame, title: str | None = None) -> Drawing:
-    """Draw one scenario: final test accuracy, mean over seeds and its interval, versus f.
+    """Draw one scenario: final score, such as test accuracy, mean over seeds and its interval,
+    versus f.
 
     Raises ValueError unless the frame holds one scenario with a finished cell.
     """
@@ -136,7 +144,8 @@ def accuracy_figure(frame: pd.DataFrame, title: str | None = None) -> Drawing:
     panels = _panels(rows)
     styles = looks(rows["defence"].unique())
     with matplotlib.rc_context(fname=STYLE):
-        figure, axes = _canvas(panels, rows, texts, _legend_handles(rows, styles))
+        handles, score = _legend_handles(rows, styles), metric_of(frame).replace("_", " ")
+        figure, axes = _canvas(panels, rows, texts, handles, score)
         for ax, panel in zip(axes, panels, strict=True):
             _draw_panel(ax, rows[rows["attack"] == panel], rows, styles)
             ax.set_title("worst case over attacks" if panel == WORST else as_written(panel))
@@ -185,7 +194,7 @@ def _draw_panel(
     ax: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame, looks: dict[str, Look]
 ) -> None:
     """Draw all lines of one attack; with a single f in the whole figure, points with error bars."""
-    ax.axhline(1 / all_rows["num_classes"].max(), label="_chance", **_CHANCE)
+    ax.axhline(chance(all_rows), label="_chance", **_CHANCE)
     fractions = sorted(all_rows["byzantine_fraction"].unique())
     single = len(fractions) == 1
     infeasible, diverged = all_rows["infeasible"] & ~impossible(all_rows), all_rows["diverged"] > 0
@@ -255,7 +264,7 @@ def _fraction_axis(ax: Axes, rows: pd.DataFrame, fractions: list[float]) -> None
 
 
 def _canvas(
-    panels: list[str], rows: pd.DataFrame, texts: list[str], handles: list[Line2D]
+    panels: list[str], rows: pd.DataFrame, texts: list[str], handles: list[Line2D], score: str
 ) -> tuple[Drawing, list[Axes]]:
     """Return a figure with its texts and its legend, and an empty axes for every panel."""
     title, subtitle, notes = (text.replace("$", r"\$") for text in texts)
@@ -303,7 +312,7 @@ def _canvas(
         ax = figure.add_axes((x / width, y / height, panel / width, _PANEL_HEIGHT / height))
         ax.tick_params(labelleft=column == 0, labelbottom=k + columns >= count)
         if column == 0:
-            ax.set_ylabel("test accuracy")
+            ax.set_ylabel(score)
         axes.append(ax)
     return figure, axes
 

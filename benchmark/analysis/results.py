@@ -16,10 +16,22 @@ from benchmark.store.format import LABELS, Entries
 from benchmark.store.index import Index
 
 _SCORES = ("test_accuracy", "honest_accuracy", "attack_success_rate")  # statistics ask for them
+_TASK = "classification"  # has no label
 _DERIVED = ("byzantine_fraction", "defence")
 COLUMNS = [  # those that every frame has
-    *("key", *LABELS, "n", "f", "f_declared", "byzantine_fraction", "seed", "round", *_SCORES),
-    *("status", "reason", "scenario", "num_classes", "defence", "seconds", "notes"),
+    *(
+        "key",
+        *LABELS,
+        "task",
+        "n",
+        "f",
+        "f_declared",
+        "byzantine_fraction",
+        "seed",
+        "round",
+        *_SCORES,
+    ),
+    *("status", "reason", "scenario", "num_classes", "metric", "defence", "seconds", "notes"),
 ]
 _OF_FILES = ("schema", "key_schema", "checksum")  # entries of a summary that say nothing of a cell
 _LONGEST_STEM = 120  # letters: names of files have 255 bytes at most
@@ -42,6 +54,8 @@ def load(outputs: str | os.PathLike[str] = "outputs") -> pd.DataFrame:
     algorithm, such as ``fl.learning_rate``.
 
     ``defence`` is the pre-aggregation chain and the rule in one label, such as ``nnm+krum``.
+    ``metric`` names the column by which the cells of a scenario are compared, ``test_accuracy``,
+    or ``test_r2`` of a regression.
     Accuracies and ``attack_success_rate`` are in 0..1; the latter is NaN but for attacks that want
     certain inputs taken for something. ``notes`` tells in how far data and attack were not what was
     asked for; it is mostly empty. Where cells have the same labels, but not the same settings of
@@ -102,8 +116,8 @@ def scenario_names(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     names = {}
     settings = [name for name in frame.columns if name.startswith("fl.")]
     stems = set()
-    for values, group in frame.groupby(["data", "partition", "model", "fl"]):
-        labels = [str(value) for value in cast(tuple[Any, ...], values)]
+    for values, group in frame.groupby(["data", "partition", "model", "fl", "task"]):
+        labels = [str(value) for value in cast(tuple[Any, ...], values) if value != _TASK]
         scenarios = group["scenario"].unique()
         title = ", ".join(labels)
         stem = re.sub(r"[^\w.=+-]+", "_", "-".join(labels)).strip("_")[:_LONGEST_STEM]
@@ -195,4 +209,5 @@ def _cell(record: Entries, labels: dict[str, str]) -> Entries:
     facts["notes"] = "; ".join(map(str, record.get("notes", [])))
     versions = {f"versions.{name}": value for name, value in record.get("versions", {}).items()}
     settings = {f"fl.{name}": value for name, value in record["settings"].items()}
-    return record["labels"] | facts | labels | versions | settings
+    before = {"task": _TASK, "metric": "test_accuracy"}  # of earlier versions
+    return before | record["labels"] | facts | labels | versions | settings

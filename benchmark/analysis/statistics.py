@@ -3,7 +3,8 @@
 Choices, all of them fixed in advance:
 
 * The score of a cell is the test accuracy at its *last* evaluated round. The best round would be
-  a choice made on the test set.
+  a choice made on the test set. Of another task it is the metric that the task names, such as R^2
+  of a regression; below 0, which is worse than knowing nothing, it counts as 0.
 * The interval of a mean over seeds is Student's t, at 95 %, clipped to [0, 1]; one seed has none.
   A seed redraws partition, initial model, batches, Byzantine clients and the attack's noise.
 * The worst case over attacks is the *lowest of the attacks' means*, what an attacker gets who
@@ -28,13 +29,35 @@ POINT = [
 ]
 
 
+def metric_of(frame: pd.DataFrame) -> str:
+    """Return the name of the metric by which the cells of a frame are compared."""
+    return str(next(iter(frame["metric"].dropna()), "test_accuracy"))
+
+
+def scores_of(frame: pd.DataFrame) -> pd.Series:
+    """Return the score of every row of a frame, which may be of several tasks; NaN if it has
+    none."""
+    scores = pd.Series(np.nan, frame.index)
+    for name in {*frame["metric"]} & {*frame}:
+        scores = scores.where(frame["metric"] != name, frame[name])
+    return scores.clip(lower=0)
+
+
+def chance(rows: pd.DataFrame) -> float:
+    """Return the score of a model that knows nothing, for a scenario: 0 if it has no classes."""
+    most = rows["num_classes"].max()
+    return 0.0 if pd.isna(most) else 1 / most
+
+
 def final_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a cell: its last evaluation. At f = 0 one row a cell and attack.
+    """Return one row a cell: its last evaluation, with its ``score``. At f = 0 one row a cell and
+    attack.
 
     Raises ValueError if two cells have the same labels, f and seed, yet are not the same cell.
     """
     last = frame.sort_values("round", kind="stable", na_position="first")
     cells = last.drop_duplicates("key", keep="last")
+    cells = cells.assign(score=scores_of(cells))
     identity = [*POINT, "seed"]
     twice = cells[cells.duplicated(identity, keep=False)].sort_values(identity)
     if len(twice):
@@ -71,7 +94,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_by_attack(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean final test accuracy over seeds for every scenario, attack, defence and f.
+    """Return the mean final score over seeds for every scenario, attack, defence and f.
 
     Columns: those of ``POINT``, then ``mean``, ``ci_low``, ``ci_high`` (NaN where no seed, or one
     only, finished, or one diverged), ``seeds`` (behind the mean), ``cells`` (of any status),
@@ -84,9 +107,9 @@ def accuracy_by_attack(frame: pd.DataFrame) -> pd.DataFrame:
     cells["is_infeasible"] = cells["status"] == "infeasible"
     cells["is_diverged"] = cells["status"] == "diverged"
     table = cells.groupby(POINT, as_index=False, dropna=False).agg(
-        mean=("test_accuracy", "mean"),
-        deviation=("test_accuracy", "std"),
-        seeds=("test_accuracy", "count"),
+        mean=("score", "mean"),
+        deviation=("score", "std"),
+        seeds=("score", "count"),
         cells=("key", "size"),
         diverged=("is_diverged", "sum"),
         failed=("is_failed", "sum"),
@@ -151,7 +174,7 @@ def worst_case(frame: pd.DataFrame, resamples: int = 10_000) -> pd.DataFrame:
     means = means[several]
     place = [name for name in POINT if name != "attack"]
     index = [*place, "attack", "seed"]
-    scores = final_cells(frame).set_index(index)["test_accuracy"].sort_index()
+    scores = final_cells(frame).set_index(index)["score"].sort_index()
     faced = means[means["seeds"] > 0].groupby(["scenario", "n", "f"])["attack"].agg(set).to_dict()
     rows = []
     for point, group in means.groupby(place, dropna=False):

@@ -11,6 +11,7 @@ from benchmark.analysis.statistics import (
     CONFIDENCE,
     NO_ATTACK,
     WORST,
+    metric_of,
     success_rates,
     summarise,
 )
@@ -23,25 +24,26 @@ _COLUMNS = [
     *("worst_attack", "round", "attack_success_rate", "success_ci_low", "success_ci_high"),
 ]
 _NOTE = """\
-Test accuracy in percent at the last evaluated round: mean over seeds ± the larger side of its 95 %
-interval (Student's t over seeds; no ± for a single seed). *worst* is the lowest mean over the
-attacks of the row, its interval from resampling the seeds jointly over attacks. **Bold** is the
-highest mean of a column; ≈ beside it says that its interval overlaps another one or that one of
-them is unknown, so these seeds do not establish who is best. A dash is a cell that was not run, or
-a worst case without all attacks. (4/5) is the mean of four seeds where five were run. *diverged
-2/5*: in two of five the model was not finite or took no step, so there is no mean. Attacks that
-want certain inputs taken for something have a second table, of how often they succeed, where the
-lowest is best. Raw numbers and reasons are in summary.csv."""
+Test accuracy in percent at the last evaluated round (of another task its score, such as R^2 of a
+regression, 0 where that is negative): mean over seeds ± the larger side of its 95 % interval
+(Student's t over seeds; no ± for a single seed). *worst* is the lowest mean over the attacks of the
+row, its interval from resampling the seeds jointly over attacks. **Bold** is the highest mean of a
+column; ≈ beside it says that its interval overlaps another one or that one of them is unknown, so
+these seeds do not establish who is best. A dash is a cell that was not run, or a worst case without
+all attacks. (4/5) is the mean of four seeds where five were run. *diverged 2/5*: in two of five the
+model was not finite or took no step, so there is no mean. Attacks that want certain inputs taken
+for something have a second table, of how often they succeed, where the lowest is best. Raw numbers
+and reasons are in summary.csv."""
 
 
 def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row a scenario, attack (or "worst" over attacks), defence and f, for CSV files.
 
-    ``mean``, ``ci_low``, ``ci_high`` are accuracies in 0..1, NaN where there is none; ``seeds``
-    counts those behind the mean, ``cells`` all, ``diverged`` and ``failed`` those that did;
-    ``reason`` says why a cell is infeasible or
-    failed; ``worst_attack`` names the attack behind a "worst" row; ``attack_success_rate``,
-    ``success_ci_low``, ``success_ci_high`` are in 0..1, NaN but for targeted attacks.
+    ``mean``, ``ci_low``, ``ci_high`` are scores in 0..1, such as accuracies, NaN where there is
+    none; ``seeds`` counts those behind the mean, ``cells`` all, ``diverged`` and ``failed`` those
+    that did; ``reason`` says why a cell is infeasible or failed; ``worst_attack`` names the attack
+    behind a "worst" row; ``attack_success_rate``, ``success_ci_low``, ``success_ci_high`` are in
+    0..1, NaN but for targeted attacks.
     """
     return summarise(frame)[_COLUMNS]
 
@@ -79,7 +81,8 @@ def describe(frame: pd.DataFrame, rows: pd.DataFrame) -> tuple[str, str]:
     else:
         interval += f"{fewest} to {most} seeds" + (" (none for 1 seed)" if fewest == 1 else "")
     n = ", ".join(map(str, sorted(rows["n"].unique())))
-    shown = [f"n = {n} clients", f"test accuracy after {ran['round'].max()} rounds", interval]
+    score = metric_of(frame).replace("_", " ")
+    shown = [f"n = {n} clients", f"{score} after {ran['round'].max()} rounds", interval]
     one_declared = rows.groupby(["attack", "defence", "n", "f"])["f_declared"].nunique().max() == 1
     if one_declared and (rows["f_declared"] != rows["f"]).any():
         declared = ", ".join(map(str, sorted(rows["f_declared"].unique())))

@@ -27,11 +27,11 @@ class Batch:
 
     Attributes:
         x: (B, *input shape) float32 examples.
-        y: (B,) int64 labels.
+        y: (B,) labels, int64 classes or float32 numbers.
         weights: (B,) weights of the examples' losses.
         examples: (B,) numbers of the examples in the training set.
         place: of the client among all that are compromised, whoever takes part in the round.
-        num_classes: K, the number of classes.
+        num_classes: K, the number of classes; 0 if labels are numbers.
         span: smallest and largest number in the training examples.
         generator: returns a random stream of the client's own, which starts anew at every call.
     """
@@ -54,6 +54,7 @@ class Attack(Stateful):
         config_group: the group of configuration files whose choices are attacks.
         poisons: whether `poison` changes the batches that Byzantine clients train on.
         targeted: whether `challenge` says what the attacker wants certain inputs to be taken for.
+        any_labels: whether one that poisons or is targeted makes sense if labels are numbers, too.
         paper: who proposed it, for the catalogue.
         cost: the order of its arithmetic for n vectors of d numbers, for the catalogue.
     """
@@ -62,6 +63,7 @@ class Attack(Stateful):
     config_group: ClassVar[str] = "attack"
     poisons: ClassVar[bool] = False
     targeted: ClassVar[bool] = False
+    any_labels: ClassVar[bool] = False
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
 
@@ -70,7 +72,8 @@ class Attack(Stateful):
         return None
 
     def check_data(self, input_shape: tuple[int, ...], num_classes: int) -> str | None:
-        """Return None if the attack is defined for such examples, otherwise why not."""
+        """Return None if the attack is defined for such examples, otherwise why not; num_classes
+        is 0 if labels are numbers."""
         return None
 
     def poison(self, batch: Batch) -> Batch:

@@ -148,6 +148,7 @@ class GradientAscent(_Poisoning):
     """
 
     paper: ClassVar[str] = "folklore"
+    any_labels: ClassVar[bool] = True
 
     @override
     def poison(self, batch: Batch) -> Batch:

@@ -17,7 +17,7 @@ class Local:
         data: examples (N, *input shape) and labels (N,) of the training set, on the device.
         shards: for each Byzantine client the numbers of its own training examples.
         generator: maps the place of a client to its random stream of this round.
-        num_classes: K, the number of classes.
+        num_classes: K, the number of classes; 0 if labels are numbers.
         span: smallest and largest number in the training examples.
     """
 
@@ -67,8 +67,7 @@ class Local:
         return self._model.expand(len(self._shards), -1).clone()
 
     def gradients(self, models: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Return (f, >= D) the gradient of each model's mean cross-entropy on its client's
-        examples."""
+        """Return (f, >= D) the gradient of each model's mean loss on its client's examples."""
         size = y.shape[1]
         weights = models.new_full((len(y), 1, size), 1.0 / size)
         out = torch.zeros_like(models)

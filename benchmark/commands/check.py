@@ -2,8 +2,8 @@
 
 python -m benchmark.check _target_=my_package.MyRule [SETTING=VALUE ...] [exempt=[order,mean]]
 
-It is a rule, a stage, an attack, an algorithm or a data source. A rule or stage must be defined for
-n = 15 and f = 3. `exempt` names what the component does not promise.
+It is a rule, a stage, an attack, an algorithm, a task or a data source. A rule or stage must be
+defined for n = 15 and f = 3. `exempt` names what the component does not promise.
 """
 
 import sys
@@ -23,7 +23,8 @@ from benchmark.config.components import allow_typed, build
 from benchmark.config.errors import ConfigError
 from benchmark.config.loading import named_settings
 from benchmark.federation.algorithm import Algorithm
-from benchmark.testing import algorithms, attacks, data, rules
+from benchmark.tasks import Task
+from benchmark.testing import algorithms, attacks, data, rules, tasks
 
 
 @runtime_checkable
@@ -37,6 +38,7 @@ _CONTRACTS: list[tuple[Any, Callable[..., Iterator[str | None]]]] = [
     (Algorithm, algorithms.broken_properties),
     (Attack, attacks.broken_properties),
     (Rule | Stage, rules.broken_properties),
+    (Task, tasks.broken_properties),
     (_Source, data.broken_properties),
 ]
 
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None) -> int:
     component = build(node, "component", named_settings).value
     held_to = [contract for kind, contract in _CONTRACTS if isinstance(component, kind)]
     if not held_to:
-        right = "must be a rule, a stage, an attack, an algorithm or a data source"
+        right = "must be a rule, a stage, an attack, an algorithm, a task or a data source"
         raise ConfigError(f"_target_={node['_target_']} {right}")
     results = list(held_to[0](component, exempt))
     broken = list(filter(None, results))

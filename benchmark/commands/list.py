@@ -1,7 +1,7 @@
 """Prints the catalogue of rules, of stages, of attacks, or of what else there is to choose from.
 
     python -m benchmark.list aggregators | pre_aggregators | attacks
-    python -m benchmark.list data | partitions | models | schedules | trackers
+    python -m benchmark.list data | partitions | tasks | models | schedules | trackers
     python -m benchmark.list attacks --config-dir FOLDER
 
 Requirement and state are not written down anywhere but found by asking and running them.
@@ -40,6 +40,7 @@ _COLUMNS = {
     "attack": ("paper", "kind", "knows", "partial", "cost", "state"),
     "data": ("what", "settings", "here"),
     "partition": ("what", "settings"),
+    "task": ("what", "settings"),
     "model": ("what", "settings", "parameters"),
     "schedule": ("what", "settings"),
     "tracker": ("what", "settings"),

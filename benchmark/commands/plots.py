@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmark import analysis
 from benchmark.analysis.plots import nothing_to_show
+from benchmark.analysis.statistics import metric_of
 from benchmark.config.commands import spelled
 from benchmark.system.disk import make_folder, share
 
@@ -41,9 +42,13 @@ def main(arguments: list[str]) -> int:
         counts = frame.drop_duplicates("key")["status"].value_counts()
         states = ", ".join(f"{count} {status}" for status, count in counts.items())
         if "done" in counts:
-            raise ValueError(
-                f"no test accuracy in {outputs} ({states}): its data have no test split"
-            )
+            if metric_of(frame) == "":
+                raise ValueError(
+                    f"no score in {outputs} ({states}): its task has none; metric=NAME draws "
+                    "whatever was measured"
+                )
+            score = metric_of(frame).replace("_", " ")
+            raise ValueError(f"no {score} in {outputs} ({states}): its data have no test split")
         raise ValueError(f"no finished cell in {outputs} ({states}): see {spelled('status')}")
     frame, problems = analysis.sound(frame)
     make_folder(folder, parents=True)

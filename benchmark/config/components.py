@@ -1,8 +1,8 @@
 """Components: importing what `_target_` names, from allowed packages only, and building it.
 
-Components (attack, rule, stage, data, partition, model) are frozen dataclasses; their fields are
-the schema of their YAML. All fields are part of a cell's key but those whose metadata say that they
-only tell `where` to find things. A field may hold another component, or a list of them. Of
+Components (attack, rule, stage, data, partition, task, model) are frozen dataclasses; their fields
+are the schema of their YAML. All fields are part of a cell's key but those whose metadata say that
+they only tell `where` to find things. A field may hold another component, or a list of them. Of
 components that are not the suite's own the key covers code and files as well, see `fingerprints`.
 """
 

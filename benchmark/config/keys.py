@@ -9,6 +9,9 @@ KEY_SCHEMA = 6  # raise it when the same config of a cell comes to mean another 
 CODE = ("_source_", "_version_", "_files_")  # of components that are not the suite's own
 # Groups whose choices usually change nothing but their own part, in which cells of a figure differ.
 SEPARATE = ("attack", "schedule", "aggregator", "pre_aggregator")
+# Parts of a cell that came after cells had been stored, with the value that is then no part of its
+# config; a later field of a component says so in its own metadata.
+ADDED = {"task": {"_target_": "benchmark.tasks.Classification"}}
 
 
 def canonical(config: Any) -> str:

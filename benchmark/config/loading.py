@@ -13,7 +13,10 @@ from benchmark.config.checks import settings_have_their_types
 from benchmark.config.components import parts_of
 from benchmark.config.errors import ConfigError
 
-GROUPS = ("aggregator", "pre_aggregator", "attack", "schedule", "data", "partition", "model")
+GROUPS = (
+    *("aggregator", "pre_aggregator", "attack", "schedule"),
+    *("data", "partition", "task", "model"),
+)
 
 
 def conf_dir() -> Path:

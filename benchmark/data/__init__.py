@@ -2,7 +2,7 @@
 
 from benchmark.data.base import DataError, Dataset
 from benchmark.data.cifar import CIFAR10
-from benchmark.data.embedded import BreastCancer, Digits
+from benchmark.data.embedded import BreastCancer, Diabetes, Digits
 from benchmark.data.images import MNIST, FashionMNIST
 from benchmark.data.partitions import (
     IID,
@@ -25,6 +25,7 @@ __all__ = [
     "BreastCancer",
     "DataError",
     "Dataset",
+    "Diabetes",
     "Digits",
     "Dirichlet",
     "FashionMNIST",

@@ -22,11 +22,11 @@ class Dataset:
     Attributes:
         name: the name of its config, such as ``fashion_mnist``.
         train_x: (N, F) float32 for tables, (N, C, H, W) for images.
-        train_y: (N,) int64 classes, counted from 0.
+        train_y: (N,) labels: int64 classes, counted from 0, or float32 numbers.
         validation_x, validation_y: held out of training, for every choice that is made.
         test_x, test_y: held out of training, for the accuracy that is reported; if they are empty,
             none is reported.
-        num_classes: number of classes.
+        num_classes: number of classes; None if labels are numbers.
         clients: (N,) int64 natural clients of the training examples, or None.
 
     Raises:
@@ -41,14 +41,17 @@ class Dataset:
     validation_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
-    num_classes: int
+    num_classes: int | None = None
     clients: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if not is_whole(self.num_classes) or self.num_classes < 1:
+        count = self.num_classes
+        if count is not None and (not is_whole(count) or count < 1):
             raise ValueError(
-                f"data {self.name}: num_classes={self.num_classes!r} must be a whole number above 0"
+                f"data {self.name}: num_classes={count!r} must be a whole number above 0, or None "
+                "if labels are numbers"
             )
+        label_type, kind = (np.float32, "float32") if count is None else (np.int64, "int64")
         for split in ("train", "validation", "test"):
             x, y = getattr(self, f"{split}_x"), getattr(self, f"{split}_y")
             if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
@@ -56,24 +59,25 @@ class Dataset:
                     f"data {self.name}: {split}_x is a {type(x).__name__} and {split}_y a "
                     f"{type(y).__name__}, should be NumPy arrays"
                 )
-            if x.dtype != np.float32 or y.dtype != np.int64:
+            if x.dtype != np.float32 or y.dtype != label_type:
                 raise ValueError(
                     f"data {self.name}: {split}_x is {x.dtype} and {split}_y {y.dtype}, "
-                    "should be float32 and int64"
+                    f"should be float32 and {kind} with num_classes={count}"
                 )
             if y.shape != x.shape[:1] or x.shape[1:] != self.input_shape:
                 raise ValueError(
                     f"data {self.name}: {split}_x {x.shape} and {split}_y {y.shape} "
                     f"do not fit together with examples of shape {self.input_shape}"
                 )
-            if y.size and not 0 <= y.min() <= y.max() < self.num_classes:
+            if count is not None and y.size and not 0 <= y.min() <= y.max() < count:
                 raise ValueError(
                     f"data {self.name}: {split}_y has labels from {y.min()} to {y.max()}, "
-                    f"should be within 0 to {self.num_classes - 1}"
+                    f"should be within 0 to {count - 1}"
                 )
-            with np.errstate(over="ignore", invalid="ignore"):
-                if not np.isfinite(x.sum()):  # a finite sum has finite terms only
-                    self._refuse_broken(f"{split}_x", x)
+            for name, numbers in ((f"{split}_x", x), (f"{split}_y", y)):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    if not np.isfinite(numbers.sum()):  # a finite sum has finite terms only
+                        self._refuse_broken(name, numbers)
         if not self.input_shape or 0 in self.input_shape:
             raise ValueError(
                 f"data {self.name}: train_x {self.train_x.shape} holds no features: it should be "
@@ -93,9 +97,10 @@ class Dataset:
         if len(broken):
             example, *feature = (int(i) for i in np.unravel_index(broken[0], x.shape))
             where = feature[0] if len(feature) == 1 else tuple(feature)
+            place = f"example {example}" + (f", feature {where}" if feature else "")
             raise ValueError(
                 f"data {self.name}: {len(broken)} of the {x.size} numbers in {name} are not finite "
-                f"(first: example {example}, feature {where}): fill the gaps or drop the examples"
+                f"(first: {place}): fill the gaps or drop the examples"
             )
 
     @property

@@ -41,8 +41,8 @@ class Digits:
             DataError: scikit-learn's file cannot be read.
         """
         table = _read_table("digits", "digits.csv.gz", shape=(1797, 65))
-        images = table[:, :-1].reshape(-1, 1, 8, 8)
-        return _split_and_scale("digits", images, table[:, -1], self, axis=None)
+        images, y = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
+        return _scaled("digits", images, y, _split(y, self), axis=None)
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,68 @@ class BreastCancer:
             DataError: scikit-learn's file cannot be read.
         """
         table = _read_table("breast_cancer", "breast_cancer.csv", shape=(569, 31), header=1)
-        return _split_and_scale("breast_cancer", table[:, :-1], table[:, -1], self, axis=0)
+        y = table[:, -1].astype(np.int64)
+        return _scaled("breast_cancer", table[:, :-1], y, _split(y, self), axis=0)
 
 
-def _check_fractions(source: Digits | BreastCancer) -> None:
+@dataclass(frozen=True)
+class Diabetes:
+    """442 patients with diabetes, 10 measurements, and how far the disease went in a year.
+
+    B. Efron, T. Hastie, I. Johnstone and R. Tibshirani, Least angle regression, Annals of
+    Statistics 32(2), 2004 (as bundled with scikit-learn).
+
+    The label is a number, for ``task=regression``. Features and label are standardised with their
+    means and deviations over the training split, so that a loss of 1 is that of the mean.
+
+    Attributes:
+        test_fraction: part of the examples held out as the test set.
+        validation_fraction: part of what remains, held out for validation.
+    """
+
+    test_fraction: float = 0.2
+    validation_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_fractions(self)
+
+    def load(self) -> Dataset:
+        """Return the data set, rows (N, 10).
+
+        Raises:
+            DataError: scikit-learn's files cannot be read.
+        """
+        x = _read_table("diabetes", "diabetes_data_raw.csv.gz", (442, 10), delimiter=None)
+        y = _read_table("diabetes", "diabetes_target.csv.gz", (442,))
+        train, validation, test = _split(np.zeros(len(y)), self)
+        y = ((y - y[train].mean()) / y[train].std()).astype(np.float32)
+        return _scaled("diabetes", x, y, (train, validation, test), axis=0)
+
+
+Embedded = Digits | BreastCancer | Diabetes
+
+
+def _check_fractions(source: Embedded) -> None:
     check_fraction("data.test_fraction", source.test_fraction)
     if source.test_fraction == 0:
         raise ValueError("data.test_fraction=0 leaves nothing to test on")
     check_fraction("data.validation_fraction", source.validation_fraction)
 
 
-def _read_table(name: str, filename: str, shape: tuple[int, int], header: int = 0) -> np.ndarray:
+def _read_table(
+    name: str,
+    filename: str,
+    shape: tuple[int, ...],
+    header: int = 0,
+    delimiter: str | None = ",",
+) -> np.ndarray:
     """Return the numbers in a file of scikit-learn's, without the lines of its header."""
     package = find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
         raise DataError(f"data={name} comes with scikit-learn: run pip install scikit-learn")
     path = Path(package.submodule_search_locations[0], "datasets", "data", filename)
     try:
-        table = np.loadtxt(path, delimiter=",", skiprows=header)
+        table = np.loadtxt(path, delimiter=delimiter, skiprows=header)
     except (OSError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"data={name}: cannot read {path}: {reason}") from error
@@ -98,18 +142,26 @@ def _read_table(name: str, filename: str, shape: tuple[int, int], header: int = 
     return table
 
 
-def _split_and_scale(
-    name: str, x: np.ndarray, y: np.ndarray, source: Digits | BreastCancer, axis: int | None
-) -> Dataset:
-    """Return a data set with test and validation examples held out, scaled by training statistics
-    over `axis`."""
-    y = y.astype(np.int64)
-    rest, test = hold_out(y, source.test_fraction)
+def _split(labels: np.ndarray, source: Embedded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which examples are for training, validation and testing; by class, labels (N,)."""
+    rest, test = hold_out(labels, source.test_fraction)
     if not len(test):
         raise ValueError(
             f"data.test_fraction={source.test_fraction} leaves nothing to test on: raise it"
         )
-    train, validation = (rest[part] for part in hold_out(y[rest], source.validation_fraction, 1))
+    train, validation = hold_out(labels[rest], source.validation_fraction, 1)
+    return rest[train], rest[validation], test
+
+
+def _scaled(
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    splits: tuple[np.ndarray, np.ndarray, np.ndarray],
+    axis: int | None,
+) -> Dataset:
+    """Return a data set of examples scaled by the training split's statistics over `axis`."""
+    train, validation, test = splits
     mean, std = x[train].mean(axis=axis), x[train].std(axis=axis)
     x = ((x - mean) / std).astype(np.float32)
     return Dataset(
@@ -120,5 +172,5 @@ def _split_and_scale(
         validation_y=y[validation],
         test_x=x[test],
         test_y=y[test],
-        num_classes=int(y.max()) + 1,
+        num_classes=int(y.max()) + 1 if y.dtype == np.int64 else None,
     )

@@ -211,7 +211,16 @@ class Dirichlet:
         _check_count("partition.min_size", self.min_size)
 
     def split(self, dataset: Dataset, num_clients: int, rng: np.random.Generator) -> Parts:
-        """Return index arrays of at least min_size examples."""
+        """Return index arrays of at least min_size examples.
+
+        Raises:
+            ValueError: labels are no classes.
+        """
+        if dataset.num_classes is None:
+            raise ValueError(
+                f"partition=dirichlet: divides classes, but labels of data={dataset.name} are "
+                "numbers; similarity and shards sort by them, iid needs none"
+            )
         return dirichlet(dataset.train_y, num_clients, rng, self.alpha, self.min_size)
 
 

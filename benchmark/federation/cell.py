@@ -1,6 +1,6 @@
 """A cell: one federated training run, as a value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +9,7 @@ from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.keys import key_of
 from benchmark.federation.algorithm import Algorithm
+from benchmark.tasks import Classification, Task
 
 _NONE: Any = None
 
@@ -22,7 +23,7 @@ class Cell:
         labels: how people call each part, for tables and plots.
         problem: why the cell is infeasible, None if it is not.
         scenario: digest of what cells share that are drawn into one figure.
-        attack, schedule, rule, data, partition, model: the components.
+        attack, schedule, rule, data, partition, model, task: the components.
         fl: the algorithm, with n and f as counts.
 
     Components and algorithm are None if a value was rejected, which only `problem` then tells.
@@ -39,6 +40,7 @@ class Cell:
     partition: Any = None
     model: Any = None
     fl: Algorithm = _NONE
+    task: Task = field(default_factory=Classification)
 
     @property
     def key(self) -> str:

@@ -19,7 +19,7 @@ from benchmark.grid.composition import chosen, compose, file_of
 
 # Groups of which one is chosen.
 SINGLE = (
-    *("attack", "schedule", "aggregator", "data", "partition", "model"),
+    *("attack", "schedule", "aggregator", "data", "partition", "task", "model"),
     *("fl", "engine", "executor", "tracker"),
 )
 

@@ -19,7 +19,7 @@ from benchmark.aggregators.contract import Rule, Stage
 from benchmark.attacks.base import Attack
 from benchmark.attacks.schedule import Schedule
 from benchmark.config.errors import ConfigError, UnknownSetting
-from benchmark.config.keys import SEPARATE, scenario_of
+from benchmark.config.keys import ADDED, SEPARATE, scenario_of
 from benchmark.federation.cell import Cell
 from benchmark.grid.axes import axes_of, raw
 from benchmark.grid.bases import Base, Bases
@@ -28,6 +28,7 @@ from benchmark.grid.composition import config_loader, is_group, naming_files
 from benchmark.grid.overrides import as_name
 from benchmark.grid.parts import PARTS, Builder, Built, Rejected
 from benchmark.simulation.feasibility import problem_of
+from benchmark.tasks import Task
 
 _ONCE = (  # are read once for all cells of a command
     *("grid", "sweep_defaults", "outputs", "engine", "executor", "tracker", "report", "search"),
@@ -145,11 +146,15 @@ class Composer:
 
     def _cell(self, parts: dict[str, Built | Rejected]) -> Cell:
         """Return the cell of parts that fit each other, or one with the reason why not."""
-        config = {top: part.config for top, part in parts.items()}
-        labels = {top: part.label for top, part in parts.items() if top != "seed"}
+        config = {
+            top: part.config
+            for top, part in parts.items()
+            if top not in ADDED or part.config != ADDED[top]
+        }
+        labels = {top: parts[top].label for top in config if top != "seed"}
         if labels["schedule"] != "always":
             labels["attack"] += f"@{labels['schedule']}"
-        alike = tuple(id(parts[top]) for top in ("data", "partition", "model", "fl"))
+        alike = tuple(id(parts[top]) for top in ("data", "partition", "task", "model", "fl"))
         if alike not in self._memory.scenarios:
             self._memory.scenarios[alike] = scenario_of(config)
         scenario = self._memory.scenarios[alike]
@@ -160,7 +165,7 @@ class Composer:
             values[top] = part.value
         del values["seed"]
         stages, rule = values.pop("pre_aggregator"), values.pop("aggregator")
-        alike = tuple(id(parts[top]) for top in (*SEPARATE, "fl"))
+        alike = tuple(id(parts[top]) for top in (*SEPARATE, "task", "fl"))
         if alike not in self._memory.chains:
             chain = _chain(stages, rule)
             _demand_kinds(values)
@@ -180,7 +185,7 @@ def _chain(stages: dict[str, Any], rule: Any) -> Chain:
 
 
 def _demand_kinds(values: dict[str, Any]) -> None:
-    for kind, top in ((Attack, "attack"), (Schedule, "schedule")):
+    for kind, top in ((Attack, "attack"), (Schedule, "schedule"), (Task, "task")):
         if not isinstance(values[top], kind):
             raise ConfigError(f"{top}._target_: {type(values[top]).__name__} is no {kind.__name__}")
 

@@ -15,7 +15,7 @@ from benchmark.grid.axes import spelled
 from benchmark.grid.bases import Base
 from benchmark.grid.catalogue import choice_settings
 
-COMPONENTS = ("attack", "schedule", "aggregator", "data", "partition", "model")
+COMPONENTS = ("attack", "schedule", "aggregator", "data", "partition", "task", "model")
 PARTS = (*COMPONENTS, "pre_aggregator", "fl", "seed")  # that make a cell
 
 _ALIASES = {"little_is_enough": "alie"}

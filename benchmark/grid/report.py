@@ -107,12 +107,12 @@ def _frame(result: Result) -> "pd.DataFrame":
 def _describe(store: Store, cell: Cell) -> None:
     """Print what was measured in the last round; data may lack a split, a rule its weights."""
     last = defaultdict(lambda: math.nan, store.last_round(cell.key))
-    splits = [split for split in ("test", "validation") if math.isfinite(last[f"{split}_accuracy"])]
-    accuracy = (
-        f"{splits[0]} accuracy {last[f'{splits[0]}_accuracy']:.1%}"
-        if splits
-        else ("no accuracy, as there are neither test nor validation data,")
-    )
+    metric = cell.task.score or "loss"
+    splits = [split for split in ("test", "validation") if math.isfinite(last[f"{split}_{metric}"])]
+    score = f"no {metric}, as there are neither test nor validation data,"
+    if splits:
+        digits = ".1%" if metric == "accuracy" else ".3g"
+        score = f"{splits[0]} {metric} {last[f'{splits[0]}_{metric}']:{digits}}"
     others = {
         "attack success rate": ".1%",
         "train loss": ".4g",
@@ -123,4 +123,4 @@ def _describe(store: Store, cell: Cell) -> None:
     shown = [
         f"{name} {value:{others[name]}}" for name, value in measured.items() if math.isfinite(value)
     ]
-    print(", ".join([f"{cell.title}: {accuracy} after round {last['round']}", *shown]))
+    print(", ".join([f"{cell.title}: {score} after round {last['round']}", *shown]))

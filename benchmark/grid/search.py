@@ -1,10 +1,10 @@
 """An attacker that learns: search of an attack's settings for those that harm a defence most.
 
-The defence's accuracy on the validation split is what the attacker sees and lowers; the test split
-only tells, in the end, what it is worth. Optuna proposes settings (tree-structured Parzen
-estimator), a batch of them at a time, which train together; all cells are stored, so that a search
-that was interrupted goes on where it was. A cell that diverges counts as an accuracy of 0, one that
-fails not at all.
+The defence's accuracy on the validation split (of another task its score, at least 0) is what the
+attacker sees and lowers; the test split only tells, in the end, what it is worth. Optuna proposes
+settings (tree-structured Parzen estimator), a batch of them at a time, which train together; all
+cells are stored, so that a search that was interrupted goes on where it was. A cell that diverges
+counts as an accuracy of 0, one that fails not at all.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ def learn(jobs: list[list[str]], config: DictConfig) -> str:
             lines.append(f"infeasible: {title}: {problem}")
             continue
         table = _study(job, cell, search, config)
-        told = {str(name): table[name].map(text) for name in table if "accuracy" not in str(name)}
+        told = {name: table[name].map(text) for name in _settings(table)}
         tables.append(table.assign(attack=cell.labels["attack"], search=title, **told))
         lines.append(f"{title}: {_verdict(table)}")
     if tables:
@@ -143,13 +143,20 @@ def _with(job: list[str], setting: dict[str, Any], seed: int) -> list[str]:
 
 
 def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd.DataFrame:
-    """Return the trials: settings, and mean and spread of the accuracies over the seeds."""
+    """Return the trials: settings, and mean and spread of the scores over the seeds.
+
+    Raises:
+        ConfigError: if Optuna is missing, or the cell's task has no score.
+    """
     try:
         import optuna
     except ImportError:
         raise ConfigError(
             "search needs Optuna: pip install 'byzantine-benchmark[search]'"
         ) from None
+    if cell.task.score is None:
+        raise ConfigError(f"search lowers a score, and task {type(cell.task).__name__} has none")
+    metrics = [f"{split}_{cell.task.score}" for split in ("validation", "test")]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = space_of(cell, search)
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=search.batch)
@@ -161,14 +168,14 @@ def _study(job: list[str], cell: Cell, search: Search, config: DictConfig) -> pd
         asked = [study.ask(space) for _ in range(count)]
         settings = [{k: _short(v) for k, v in trial.params.items()} for trial in asked]
         first = [own] if not rows else []  # it may lie outside of the space: nothing Optuna knows
-        scores = list(_accuracies(job, [*first, *settings], search.seeds, config))
+        scores = list(_scores(job, [*first, *settings], search.seeds, metrics, config))
         rows += [
             setting | score for setting, score in zip([*first, *settings], scores, strict=True)
         ]
         for trial, score in zip(asked, scores[len(first) :], strict=True):
-            failed = np.isnan(score["validation_accuracy"])
-            state = optuna.trial.TrialState.FAIL if failed else None
-            study.tell(trial, None if failed else score["validation_accuracy"], state)
+            seen = score[metrics[0]]
+            state = optuna.trial.TrialState.FAIL if np.isnan(seen) else None
+            study.tell(trial, None if state else seen, state)
     # Of objects: a column of numbers would make NaN of a null.
     own_types = {name: pd.Series([row[name] for row in rows], dtype=object) for name in space}
     return pd.DataFrame(rows).assign(**own_types)
@@ -179,18 +186,22 @@ def _short(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def _accuracies(
-    job: list[str], settings: list[dict[str, Any]], seeds: list[int], config: DictConfig
+def _scores(
+    job: list[str],
+    settings: list[dict[str, Any]],
+    seeds: list[int],
+    metrics: list[str],
+    config: DictConfig,
 ) -> Iterator[dict[str, float]]:
-    """Yield the last accuracies of each of several settings: mean over seeds, NaN if one failed."""
+    """Yield the last scores of each of several settings: mean over seeds, NaN if one failed."""
     jobs = [[_with(job, setting, seed) for seed in seeds] for setting in settings]
     result = execute([each for some in jobs for each in some], config)
     composer = Composer(config)
     for some in jobs:
-        last = [_last(result.store, composer.cell(each).key) for each in some]
+        last = [_last(result.store, composer.cell(each).key, metrics) for each in some]
         score: dict[str, float] = {}
-        for name in ("validation_accuracy", "test_accuracy"):
-            values = np.array([metrics.get(name, np.nan) for metrics in last])
+        for name in metrics:
+            values = np.maximum([record.get(name, np.nan) for record in last], 0.0)
             score |= {
                 name: float(values.mean()),
                 f"{name}_std": float(values.std(ddof=1)) if len(seeds) > 1 else 0.0,
@@ -198,31 +209,33 @@ def _accuracies(
         yield score
 
 
-def _last(store: Store, key: str) -> dict[str, float]:
-    """Return the metrics of the last round of a cell. One that diverged is an attacker's full
+def _last(store: Store, key: str, metrics: list[str]) -> dict[str, float]:
+    """Return the record of the last round of a cell. One that diverged is an attacker's full
     success: no answer of its model is right."""
-    metrics = store.last_round(key)
+    record = store.last_round(key)
     if store.status(key) == "diverged":
-        metrics |= {"validation_accuracy": 0.0, "test_accuracy": 0.0}
-    return metrics
+        record |= dict.fromkeys(metrics, 0.0)
+    return record
+
+
+def _settings(table: pd.DataFrame) -> list[str]:
+    """Return the columns of trials that are settings of the attack, not scores."""
+    return [name for name in map(str, table) if not name.startswith(("validation_", "test_"))]
 
 
 def _verdict(table: pd.DataFrame) -> str:
     """Return the worst trial beside the first, the attack's own settings, in one line."""
-    done = table["validation_accuracy"].notna()
+    seen = next(name for name in map(str, table) if name.startswith("validation_"))
+    true = f"test_{seen.removeprefix('validation_')}"
+    done = table[seen].notna()
     if not done.any():
         return "all trials failed"
-    scores = table["validation_accuracy"].to_numpy(float)
-    worst, own = table.iloc[int(np.nanargmin(scores))], table.iloc[0]
-    names = [name for name in map(str, table.columns) if "accuracy" not in name]
-    found = ", ".join(f"{name}={text(worst[name])}" for name in names)
+    worst, own = table.iloc[int(np.nanargmin(table[seen].to_numpy(float)))], table.iloc[0]
+    found = ", ".join(f"{name}={text(worst[name])}" for name in _settings(table))
     standard = "its own settings cannot be trained"
     if done.iloc[0]:
-        standard = (
-            f"with its own settings validation {own['validation_accuracy']:.1%}, "
-            f"test {own['test_accuracy']:.1%}"
-        )
+        standard = f"with its own settings validation {own[seen]:.1%}, test {own[true]:.1%}"
     return (
-        f"{found}: validation {worst['validation_accuracy']:.1%}, test "
-        f"{worst['test_accuracy']:.1%}; {standard} ({len(table) - 1} trials)"
+        f"{found}: validation {worst[seen]:.1%}, test {worst[true]:.1%}; {standard} "
+        f"({len(table) - 1} trials)"
     )

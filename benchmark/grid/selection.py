@@ -83,6 +83,7 @@ def table(cells: list[Cell]) -> "pd.DataFrame":
         [
             {
                 **cell.labels,
+                "task": cell.labels.get("task", "classification"),  # which has no label
                 "defence": cell.defence,
                 "n": cell.n,
                 "f": cell.f,

@@ -20,6 +20,7 @@ LISTED = {  # groups of which `benchmark.list` prints a catalogue, and its name
     "attack": "attacks",
     "data": "data",
     "partition": "partitions",
+    "task": "tasks",
     "model": "models",
     "schedule": "schedules",
     "tracker": "trackers",

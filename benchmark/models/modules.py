@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,6 +17,7 @@ from typing_extensions import override
 from benchmark.config.checks import failure
 from benchmark.models.network import Network
 from benchmark.models.sequential import ModelError, Sequential, mix
+from benchmark.tasks import Classification, Task
 
 _TRIAL = 4  # examples that a module is tried on
 
@@ -39,7 +39,8 @@ class TorchModel(Network):
         make: returns the module, freshly initialised by torch's global generator.
         module: made under seed 0.
         examples: a few examples on the device, to try it on.
-        num_classes: K.
+        outputs: K, of the task.
+        task: whose losses are trained.
 
     Raises:
         ModelError: if the module cannot be trained and evaluated, or not reproducibly.
@@ -59,9 +60,11 @@ class TorchModel(Network):
         make: Callable[[], torch.nn.Module],
         module: torch.nn.Module,
         examples: Tensor,
-        num_classes: int,
+        outputs: int,
+        task: Task,
     ) -> None:
-        self.name, self.make, self.module, self.num_classes = name, make, module, num_classes
+        self.name, self.make, self.module = name, make, module
+        self.outputs, self.task = outputs, task
         self._check_parameters()
         with self._reported("cannot be moved to the device"):
             self.module.to(examples.device)
@@ -153,7 +156,7 @@ class TorchModel(Network):
     def _gradient(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted losses of a batch, and the gradient (D,) of their sum."""
         with torch.enable_grad():
-            losses = F.cross_entropy(self._scores(x), y, reduction="none") * weights
+            losses = self.task.losses(self._scores(x), y) * weights
             if not losses.requires_grad:
                 raise self._error("has scores that depend on no trainable parameter")
             gradients = torch.autograd.grad(losses.sum(), self._trainable, materialize_grads=True)
@@ -161,10 +164,10 @@ class TorchModel(Network):
 
     def _scores(self, x: Tensor) -> Tensor:
         scores = self.module(x)
-        wanted = f"({len(x)}, {self.num_classes})"
+        wanted = f"({len(x)}, {self.outputs})"
         if not isinstance(scores, Tensor):
             found = f"a {type(scores).__name__}"
-        elif scores.ndim != 2 or len(scores) != len(x) or scores.shape[1] < self.num_classes:
+        elif scores.ndim != 2 or len(scores) != len(x) or not self._right(scores.shape[1]):
             found = f"shape {tuple(scores.shape)}"
         elif scores.dtype != torch.float32:
             found = str(scores.dtype)
@@ -172,6 +175,10 @@ class TorchModel(Network):
             return scores
         mode = "training" if self.module.training else "evaluation"
         raise self._error(f"returns {found} in {mode} mode, not float32 scores of shape {wanted}")
+
+    def _right(self, outputs: int) -> bool:
+        """Return whether that is the number of outputs; of classes there may be more."""
+        return outputs == self.outputs or (self.task.classes and outputs > self.outputs)
 
     def _error(self, problem: str) -> ModelError:
         return ModelError(f"model {self.name} {problem}")
@@ -256,8 +263,9 @@ class TorchModel(Network):
 
     def _trial(self, row: Tensor, examples: Tensor) -> Tensor:
         """The losses of some examples, whatever their labels."""
-        labels = torch.arange(len(examples), device=row.device)[None, None] % self.num_classes
+        labels = torch.arange(len(examples), device=row.device)[None, None] % self.outputs
         weights = torch.ones_like(labels, dtype=torch.float32)
+        labels = labels if self.task.classes else labels.float()
         out = torch.empty_like(row)[None]
         return self.accumulate_gradients(row, examples[None, None], labels, weights, out, 0.0, 1.0)
 
@@ -290,6 +298,7 @@ def build_model(
     input_shape: tuple[int, ...],
     num_classes: int,
     examples: Tensor | None = None,
+    task: Task | None = None,
 ) -> Network:
     """Return the model of an architecture: one of ours, or a callable that returns a torch module.
 
@@ -297,12 +306,14 @@ def build_model(
         architecture: has `build(input_shape, num_classes)`, or is called with these. A user's own
             returns a `torch.nn.Module`, see `TorchModel`.
         input_shape: of an example.
-        num_classes: K.
+        num_classes: K, how many scores an example has: of another task its `outputs`.
         examples: on the device, to try a module on; zeros by default.
+        task: whose losses are trained; classification by default.
 
     Raises:
         ModelError: if it cannot be built for these data, or the module cannot be trained.
     """
+    task = task or Classification()
     build = getattr(architecture, "build", architecture)
     make = partial(build, input_shape=input_shape, num_classes=num_classes)
     target = getattr(architecture, "func", architecture)
@@ -317,9 +328,10 @@ def build_model(
         if examples is None:
             examples = torch.zeros(1, *input_shape)
         examples = examples[torch.arange(_TRIAL) % len(examples)]
-        return TorchModel(name, make, built, examples, num_classes)
+        return TorchModel(name, make, built, examples, num_classes, task)
     if not isinstance(built, Sequential):
         raise ModelError(f"model {name} builds a {type(built).__name__}, not a torch.nn.Module")
+    built.task = task
     return built
 
 

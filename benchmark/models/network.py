@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from benchmark.tasks import Classification, Task
+
 
 class Network(ABC):
     """A model whose parameters are one flat vector, with gradients for many clients at once.
@@ -19,6 +21,7 @@ class Network(ABC):
         images: whether it is evaluated on few examples at a time, since activations are large.
         one_by_one: whether clients are computed one after the other.
         least: examples that a batch must have.
+        task: whose losses are trained, see `modules.build_model`.
     """
 
     shapes: Sequence[tuple[int, ...]]
@@ -26,6 +29,7 @@ class Network(ABC):
     images: bool
     one_by_one: bool = False
     least: int = 1
+    task: Task = Classification()
 
     @abstractmethod
     def initial(self, generator: torch.Generator) -> Tensor:
@@ -38,14 +42,14 @@ class Network(ABC):
 
     @abstractmethod
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Return the scores of classes.
+        """Return the scores of examples, such as those of classes.
 
         Args:
             parameters: (P, >= D).
             x: (P, M, *input shape).
 
         Returns:
-            (P, M, classes).
+            (P, M, outputs).
         """
 
     @abstractmethod
@@ -62,13 +66,13 @@ class Network(ABC):
     ) -> Tensor:
         """Set out <- beta * out + alpha * gradient of the clients' losses, and return the losses.
 
-        The loss of a client is sum_b sample_weights[b] * cross-entropy(b). Examples of weight 0 at
-        the end of a batch are padding.
+        The loss of a client is sum_b sample_weights[b] * loss(b), with the losses of the task.
+        Examples of weight 0 at the end of a batch are padding.
 
         Args:
             parameters: (P, >= D).
             x: (P, Q, B, *input shape).
-            y: (P, Q, B) class indices.
+            y: (P, Q, B) labels.
             sample_weights: (P, Q, B).
             out: (P', Q, >= D) changed in place, for the first P' <= P parameter vectors; the
                 others' clients are only computed. With Q = 1 it may be the parameters themselves:

@@ -290,7 +290,7 @@ class Sequential(Network):
             _padded(part.flatten(1, 2), filled) for part in (x, y, sample_weights)
         )
         scores, kept = self._forward(weights, x)
-        losses, dy = cross_entropy(scores, y, sample_weights)
+        losses, dy = self.task.gradients(scores, y, sample_weights)
         batch = filled if clients == 1 else examples
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
@@ -326,16 +326,3 @@ def _padded(x: Tensor, length: int) -> Tensor:
     """Return x (P, M, ...) with zeros at the end of every row, up to a length."""
     missing = length - x.shape[1]
     return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
-
-
-def cross_entropy(scores: Tensor, y: Tensor, sample_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy losses (P, M) of scores (P, M, K), and the gradient (P, M, K).
-
-    Computed, and the gradient laid out, class by class: as `Linear` has the scores.
-    """
-    log_probabilities = torch.log_softmax(scores.mT.contiguous(), 1)
-    index = y[:, None]
-    losses = -log_probabilities.gather(1, index)[:, 0] * sample_weights
-    gradient = log_probabilities.exp_()
-    gradient.scatter_add_(1, index, gradient.new_full((), -1.0).expand(index.shape))
-    return losses, gradient.mul_(sample_weights[:, None]).mT

@@ -191,7 +191,7 @@ def _lockstep(
     for number in sorted({run.state.round_number for run in runs}):  # most often there is one
         together = [run for run in runs if run.state.round_number == number]
         ended += _train(together, failed, observers)
-    classes = workload.dataset.num_classes
+    classes, score = workload.dataset.num_classes, workload.model.task.score
     return failed + [
         Outcome(
             run.cell,
@@ -201,6 +201,7 @@ def _lockstep(
             run.diverged,
             seconds=run.seconds,
             num_classes=classes,
+            metric=f"test_{score}" if score else "",
             notes=run.notes(),
         )
         for run in ended

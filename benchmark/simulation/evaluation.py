@@ -1,8 +1,6 @@
-"""Accuracy and loss of a model."""
+"""Metrics of a model, by its task."""
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.federation.cell import Cell
@@ -20,7 +18,7 @@ _IMAGE_CHUNK = 250
 
 
 def evaluate(cell: Cell, workload: Workload, model: Tensor, round_number: int) -> dict[str, float]:
-    """Return held-out accuracy and mean cross-entropy of a cell's model (1, >= D)."""
+    """Return the metrics of a cell's model (1, >= D), on held-out data and where asked for."""
     root = workload.root(cell)
     if round_number == 0:  # whatever the attack and the rule, the model is the seed's
         name = cell.seed, root.tobytes(), cell.fl.horizontal_flip
@@ -36,7 +34,9 @@ def evaluate(cell: Cell, workload: Workload, model: Tensor, round_number: int) -
     if cell.fl.evaluate_train:
         x, y = workload.splits["train"]
         index = on_device(honest_examples(cell, workload), x.device)
-        record["honest_accuracy"], _ = score(workload.model, model, x[index], y[index])
+        measured = score(workload.model, model, x[index], y[index])
+        name = workload.model.task.score or "loss"
+        record[f"honest_{name}"] = measured[name]
     return record
 
 
@@ -61,35 +61,35 @@ def _held_out(
         if cell.fl.horizontal_flip == "both":
             stream = generator(cell.seed, f"{name} flips", 0, round_number)
             x = mirrored(x, stream.random(len(y)) < 0.5)
-        record[f"{name}_accuracy"], record[f"{name}_loss"] = score(workload.model, model, x, y)
+        measured = score(workload.model, model, x, y)
+        record |= {f"{name}_{metric}": value for metric, value in measured.items()}
     return record
 
 
 def success_rate(cell: Cell, workload: Workload, model: Tensor, x: Tensor, y: Tensor) -> float:
     """Return the share of what the attacker shows the model that is taken for what the attacker
     wants, among examples that are something else; NaN if there are none."""
-    taken, shown, wanted = cell.attack.challenge(x, y, workload.dataset.num_classes, workload.span)
+    classes = workload.dataset.num_classes or 0
+    taken, shown, wanted = cell.attack.challenge(x, y, classes, workload.span)
     others = y[taken] != wanted
     shown, wanted = shown[others], wanted[others]
-    return score(workload.model, model, shown, wanted)[0] if len(wanted) else float("nan")
+    if not len(wanted):
+        return float("nan")
+    return score(workload.model, model, shown, wanted)["accuracy"]
 
 
-def score(network: Network, model: Tensor, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Return accuracy and mean cross-entropy on examples x with labels y.
-
-    An answer with scores that are not finite is wrong, whatever the label.
-    """
-    correct, loss = 0, 0.0
+def score(network: Network, model: Tensor, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the metrics of the network's task on examples x with labels y."""
+    tally: dict[str, float] = {}
     chunk = chunk_of(network)
     if network.one_by_one:  # a user's module, which may look at a whole batch: none is short
         chunk = -(-len(y) // -(-len(y) // chunk))
     for start in range(0, len(y), chunk):
         labels = y[start : start + chunk]
         scores = network.logits(model, x[None, start : start + chunk])[0]
-        right = (scores.argmax(1) == labels) & torch.isfinite(scores).all(1)
-        correct += int(right.sum())
-        loss += float(F.cross_entropy(scores, labels, reduction="sum"))
-    return correct / len(y), float(np.float64(loss) / len(y))
+        for name, amount in network.task.tally(scores, labels).items():
+            tally[name] = tally.get(name, 0) + amount
+    return network.task.metrics(tally, y)
 
 
 def chunk_of(network: Network) -> int:

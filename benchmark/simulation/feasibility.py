@@ -138,8 +138,13 @@ def data(cell: Cell, workloads: Workloads) -> str | None:
     return workloads.data_problem(cell)
 
 
+def task(cell: Cell, workloads: Workloads) -> str | None:
+    """Check that the task can be learned from the labels."""
+    return workloads.task_problem(cell)
+
+
 def model(cell: Cell, workloads: Workloads) -> str | None:
-    """Check that the model fits the data."""
+    """Check that the model fits the data and the task."""
     return workloads.model_problem(cell)
 
 
@@ -166,9 +171,15 @@ def batches(cell: Cell, workloads: Workloads) -> str | None:
 
 
 def inputs(cell: Cell, workloads: Workloads) -> str | None:
-    """Check that the attack knows what to do with such examples and labels."""
-    dataset = workloads.of(cell).dataset
-    return reason_of("attack", cell.attack.check_data, dataset.input_shape, dataset.num_classes)
+    """Check that attack and rule know what to do with such examples and labels."""
+    dataset, attack = workloads.of(cell).dataset, cell.attack
+    if dataset.num_classes is None:
+        numbers = f"labels of data={dataset.name} are numbers"
+        if (attack.poisons or attack.targeted) and not attack.any_labels:
+            return f"attack: {attack.title} goes by classes, but {numbers}"
+        if "forward" in cell.rule.needs:
+            return f"aggregator: {cell.defence} goes by scores of classes, but {numbers}"
+    return reason_of("attack", attack.check_data, dataset.input_shape, dataset.num_classes or 0)
 
 
 def _split(cell: Cell, workload: Workload) -> None:
@@ -201,5 +212,5 @@ def _demand_memory(cell: Cell, workloads: Workloads, engine: Engine) -> None:
 
 
 OF_THE_CELL = (settings, declarations, rule, schedule, attack)
-ON_ITS_DATA = (data, model, partition, batches, inputs)
+ON_ITS_DATA = (data, task, model, partition, batches, inputs)
 CHECKS = (*OF_THE_CELL, *ON_ITS_DATA, memory)  # all, in order

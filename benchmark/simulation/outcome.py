@@ -19,6 +19,7 @@ class Outcome:
         traceback: of the failure.
         seconds: its share of the time.
         num_classes: of the data.
+        metric: the column by which its task has cells compared; empty if there is none.
         computed: on what, see `device.computed_on`; None if that is not known.
         notes: in how far data and attack were not what was asked for.
     """
@@ -31,5 +32,6 @@ class Outcome:
     traceback: str | None = None
     seconds: float = 0.0
     num_classes: int | None = None
+    metric: str | None = None
     computed: dict[str, str | int] | None = None
     notes: list[str] = field(default_factory=list)

@@ -222,7 +222,7 @@ def _view(scene: Scene) -> View:
             workload.splits["train"],
             [scene.shards[client] for client in own_ids],
             lambda place: generator(seed, "own training", int(own_ids[place]), number),
-            workload.dataset.num_classes,
+            workload.dataset.num_classes or 0,
             workload.span,
         )
 

@@ -219,7 +219,7 @@ def _poison(
             weights,
             examples,
             rank,
-            workload.dataset.num_classes,
+            workload.dataset.num_classes or 0,
             workload.span,
             lambda: generator(cell.seed, "poison", client),
         )

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.aggregators.context import Context, layers_of
@@ -76,5 +75,5 @@ def _root_loss(cell: Cell, workload: Workload, models: Tensor) -> np.ndarray:
     index = on_device(workload.root(cell), workload.device)
     x, y = (part[index] for part in workload.splits["validation"])
     scores = workload.model.logits(models, x.expand(len(models), *x.shape))
-    losses = F.cross_entropy(scores.mT, y.expand(len(models), -1), reduction="none")
+    losses = workload.model.task.losses(scores, y.expand(len(models), -1))
     return losses.double().mean(1).cpu().numpy()

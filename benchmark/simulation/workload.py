@@ -1,6 +1,6 @@
 """What cells share: the data on the device, the model, and the partitions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ from benchmark.federation.streams import generator
 from benchmark.models.modules import build_model
 from benchmark.models.tensors import on_device
 from benchmark.simulation.device import find_device
+from benchmark.tasks import Task
+from benchmark.tasks.base import problem_of
 
 Splits = dict[str, tuple[torch.Tensor, torch.Tensor]]  # examples and labels
 
@@ -29,6 +31,7 @@ class Workload:
         dataset: what a data source has loaded.
         splits: its examples and labels on the device, by the name of the split.
         architecture: see `modules.build_model`.
+        task: what is learned.
         device: a torch device.
 
     Attributes:
@@ -40,12 +43,21 @@ class Workload:
     """
 
     def __init__(
-        self, dataset: Dataset, splits: Splits, architecture: Any, device: torch.device
+        self,
+        dataset: Dataset,
+        splits: Splits,
+        architecture: Any,
+        task: Task,
+        device: torch.device,
     ) -> None:
         self.dataset, self.splits, self.device = dataset, splits, device
         self.span = float(dataset.train_x.min()), float(dataset.train_x.max())
         self.model = build_model(
-            architecture, dataset.input_shape, dataset.num_classes, splits["train"][0][:4]
+            architecture,
+            dataset.input_shape,
+            task.outputs(dataset.num_classes),
+            splits["train"][0][:4],
+            task,
         )
         self.at_start: dict[tuple[int, bytes, str], dict[str, float]] = {}
         self._shards: dict[tuple[str, int, int], Parts] = {}
@@ -101,8 +113,8 @@ class Workloads:
     def __init__(self, device: str) -> None:
         self.device = find_device(device)
         self._data: dict[str, tuple[Dataset, Splits]] = {}
-        self._known: dict[tuple[str, str], Workload] = {}
-        self._problems: dict[str | tuple[str, str], str | None] = {}
+        self._known: dict[str, Workload] = {}
+        self._problems: dict[str, str | None] = {}
 
     def of(self, cell: Cell) -> Workload:
         """Return the workload of a cell.
@@ -111,17 +123,19 @@ class Workloads:
             DataError: if the data are missing or corrupt.
             ModelError: if the model does not fit the data.
         """
-        data = canonical(cell.config["data"])
-        name = (data, canonical(cell.config["model"]))
+        name = _name(cell, "data", "task", "model")
         if name not in self._known:
-            self._load(cell)
-            self._known[name] = Workload(*self._data[data], cell.model, self.device)
+            dataset, splits = self._data_of(cell)
+            self._known[name] = Workload(dataset, splits, cell.model, cell.task, self.device)
         return self._known[name]
 
-    def _load(self, cell: Cell) -> None:
-        data = canonical(cell.config["data"])
-        if data in self._data:
-            return
+    def _data_of(self, cell: Cell) -> tuple[Dataset, Splits]:
+        name = _name(cell, "data")
+        if name not in self._data:
+            self._data[name] = self._loaded(cell)
+        return self._data[name]
+
+    def _loaded(self, cell: Cell) -> tuple[Dataset, Splits]:
         source = cell.data
         dataset = source.load()
         if not isinstance(dataset, Dataset):
@@ -137,24 +151,36 @@ class Workloads:
             )
             for name in ("train", "validation", "test")
         }
-        self._data[data] = dataset, splits
+        return dataset, splits
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return on_device(np.ascontiguousarray(array), self.device)
 
     def data_problem(self, cell: Cell) -> str | None:
         """Return why the data of a cell are missing or corrupt, a `Fault`; or None."""
-        name = canonical(cell.config["data"])
-        if name not in self._problems:
-            self._problems[name] = reason_of("data", self._load, cell)
-        return self._problems[name]
+        return self._problem("data", _name(cell, "data"), self._load, cell)
+
+    def task_problem(self, cell: Cell) -> str | None:
+        """Return why the task of a cell cannot be learned from its data, which are there; or
+        None."""
+        return self._problem("task", _name(cell, "data", "task"), self._try, cell)
 
     def model_problem(self, cell: Cell) -> str | None:
-        """Return why the model of a cell does not fit its data, which are there; or None."""
-        name = (canonical(cell.config["data"]), canonical(cell.config["model"]))
+        """Return why the model of a cell does not fit its data and task; or None."""
+        return self._problem("model", _name(cell, "data", "task", "model"), self._build, cell)
+
+    def _problem(
+        self, where: str, name: str, check: Callable[[Cell], str | None], cell: Cell
+    ) -> str | None:
         if name not in self._problems:
-            self._problems[name] = reason_of("model", self._build, cell)
+            self._problems[name] = reason_of(where, check, cell)
         return self._problems[name]
+
+    def _load(self, cell: Cell) -> None:
+        self._data_of(cell)
+
+    def _try(self, cell: Cell) -> str | None:
+        return problem_of(cell.task, self._data_of(cell)[0])
 
     def _build(self, cell: Cell) -> None:
         self.of(cell)
@@ -172,6 +198,11 @@ def _demand_files(cell: Cell) -> None:
             f"data={cell.labels['data']}: its files were fetched or changed after the cells were "
             "composed: run the command again"
         )
+
+
+def _name(cell: Cell, *parts: str) -> str:
+    """Return a name that is equal for cells with the same parts, data alone or with more."""
+    return canonical([cell.config.get(part) for part in parts])
 
 
 def _checked(parts: Any, partition: Any, total: int, n: int) -> Parts:
@@ -215,4 +246,4 @@ def group_name(cell: Cell) -> str:
     fl = asdict(cell.fl)
     for name in ("num_clients", "num_byzantine", "declared_byzantine"):
         fl.pop(name)
-    return canonical([cell.config["data"], cell.config["model"], fl])
+    return canonical([_name(cell, "data", "task", "model"), fl])

@@ -172,6 +172,7 @@ class Store:
         traceback: str | None = None,
         seconds: float = 0.0,
         num_classes: int | None = None,
+        metric: str | None = None,
         computed: Entries | None = None,
         notes: list[str] | None = None,
     ) -> None:
@@ -186,6 +187,7 @@ class Store:
             traceback: of a failure.
             seconds: time taken.
             num_classes: of the data, for the chance level.
+            metric: the column by which cells are compared; empty if there is none.
             computed: device, threads and precision; None if it was not, or that is not known.
             notes: in how far data and attack were not what was asked for.
 
@@ -210,6 +212,7 @@ class Store:
             "f_declared": cell.config["fl"].get("declared_byzantine"),
             "seed": cell.seed,
             "num_classes": num_classes,
+            "metric": metric,
             "notes": notes or [],
             "seconds": round(seconds, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

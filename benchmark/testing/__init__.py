@@ -4,7 +4,7 @@
     check_rule(MyRule())
 
 raises a `ContractError` that says in one line what the rule breaks; so do `check_attack`,
-`check_algorithm` and `check_data`. From the shell it is
+`check_algorithm`, `check_data` and `check_task`. From the shell it is
 ``python -m benchmark.check _target_=my_package.MyRule``.
 """
 
@@ -13,5 +13,13 @@ from benchmark.testing.attacks import check_attack
 from benchmark.testing.contract import ContractError
 from benchmark.testing.data import check_data
 from benchmark.testing.rules import check_rule
+from benchmark.testing.tasks import check_task
 
-__all__ = ["ContractError", "check_algorithm", "check_attack", "check_data", "check_rule"]
+__all__ = [
+    "ContractError",
+    "check_algorithm",
+    "check_attack",
+    "check_data",
+    "check_rule",
+    "check_task",
+]

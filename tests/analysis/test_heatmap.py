@@ -21,6 +21,7 @@ def cells(attack, defence, accuracy=0.5, success=np.nan, *, f=4, seeds=2, status
             attack=attack, aggregator=defence, defence=defence, pre_aggregator="", data="digits",
             partition="iid", model="mlp", fl="fedsgd", scenario="a" * 12, n=20, f=f, f_declared=f,
             seed=seed, round=10, status=status, reason=None, num_classes=10,
+            task="classification", metric="test_accuracy",
         ) | other  # fmt: skip
         row["byzantine_fraction"] = row["f"] / row["n"]
         row["key"] = "-".join(str(row[k]) for k in ("attack", "defence", "f", "f_declared", "seed"))

@@ -27,6 +27,7 @@ from benchmark.federation.streams import generator
 from benchmark.simulation.evaluation import success_rate
 from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
+from benchmark.tasks import Classification
 from tests.helpers.backdoors import SPAN, TRAINED, drawn
 from tests.helpers.cells import batch, thinned, trained
 from tests.helpers.sequential import Recorded
@@ -224,6 +225,7 @@ class Knows:
     dataset = property(lambda self: self)
     model = property(lambda self: self)
     num_classes, span, images, one_by_one = 10, SPAN, False, False
+    task = Classification()
 
     def logits(self, parameters, x):
         return one_hot(self.says(x[0]), 10).float()[None]

@@ -13,6 +13,7 @@ from benchmark.attacks.poisoning import missing_class
 from benchmark.simulation.evaluation import success_rate
 from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
+from benchmark.tasks import Classification
 from tests.helpers.cells import batch, trained
 
 HERE = __name__
@@ -209,6 +210,7 @@ class Says:
     dataset = property(lambda self: self)
     model = property(lambda self: self)
     num_classes, span, images, one_by_one = 10, (0.0, 9.0), False, False
+    task = Classification()
 
     def logits(self, parameters, x):
         return torch.nn.functional.one_hot(x[..., 0].long(), 10).float()

@@ -63,13 +63,13 @@ def fake(accuracy):
     """Trains nothing: what each attack's setting would come to, and a list of what was asked."""
     asked = []
 
-    def accuracies(job, settings, seeds, config):
+    def scores(job, settings, seeds, metrics, config):
         asked.extend(settings)
         for setting in settings:
             value = accuracy(**setting)
-            yield {name: value for name in ("validation_accuracy", "test_accuracy")}
+            yield dict.fromkeys(metrics, value)
 
-    return mock.patch.object(module, "_accuracies", accuracies), asked
+    return mock.patch.object(module, "_scores", scores), asked
 
 
 def test_it_finds_the_worst(hydra):
@@ -120,8 +120,9 @@ def test_a_trial_that_diverges_is_the_attackers_full_success(tmp_path):
     stored = {"a": "diverged", "b": "done", "c": "failed"}
     last = {"a": {"validation_accuracy": np.nan}, "b": {"validation_accuracy": 0.3}, "c": {}}
     store = SimpleNamespace(status=stored.get, last_round=last.get)
-    assert module._last(store, "a") == {"validation_accuracy": 0.0, "test_accuracy": 0.0}
-    assert module._last(store, "b") == last["b"] and module._last(store, "c") == {}
+    names = ["validation_accuracy", "test_accuracy"]
+    assert module._last(store, "a", names) == {"validation_accuracy": 0.0, "test_accuracy": 0.0}
+    assert module._last(store, "b", names) == last["b"] and module._last(store, "c", names) == {}
 
 
 def _typed(config, **changes):

@@ -26,6 +26,7 @@ GROUPS = (
     "pre_aggregator",
     "data",
     "partition",
+    "task",
     "model",
     "fl",
     "engine",

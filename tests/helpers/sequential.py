@@ -43,13 +43,12 @@ def module_for(architecture, shape, classes):
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
-    channels, height, width = shape
-    if name == "CNN":
-        first, second, dense, padding = 20, 50, [500], 0
-    elif name == "LeNet":
-        first, second, dense, padding = 6, 16, [120, 84], max(0, 32 - min(height, width) + 1) // 2
-    else:
+    if name not in ("CNN", "LeNet"):
         return copy.deepcopy(build_model(architecture, shape, classes).module)
+    channels, height, width = shape
+    first, second, dense, padding = 20, 50, [500], 0
+    if name == "LeNet":
+        first, second, dense, padding = 6, 16, [120, 84], max(0, 32 - min(height, width) + 1) // 2
     layers = [nn.Conv2d(channels, first, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2), ChannelsLast()]
     inputs = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1]
@@ -140,7 +139,8 @@ class Reference:
     def __init__(self, cell, initial):
         self.cell, self.fl = cell, cell.fl
         self.data = _load(cell.data)
-        self.module = module_for(cell.model, self.data.input_shape, self.data.num_classes)
+        outputs = 1 if self.data.num_classes is None else self.data.num_classes
+        self.module = module_for(cell.model, self.data.input_shape, outputs)
         fill(self.module, initial)
         shards = cell.partition.split(self.data, cell.n, generator(cell.seed, "partition"))
         self.shards = shards
@@ -280,7 +280,7 @@ class Reference:
         if self.cell.attack.poisons and client in self.attackers:
             stream = lambda: generator(self.cell.seed, "poison", client)  # noqa: E731
             batch = Batch(x, y, weights, np.asarray(indices), self.rank[client],
-                          self.data.num_classes, self.span, stream)  # fmt: skip
+                          self.data.num_classes or 0, self.span, stream)  # fmt: skip
             batch = self.cell.attack.poison(batch)
             x, y, weights = batch.x, batch.y, batch.weights
         return x, y, weights
@@ -294,7 +294,7 @@ class Reference:
         module.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(drawn)
-            return (weights * F.cross_entropy(module(x), y, reduction="none")).sum()
+            return (weights * losses(module(x), y)).sum()
 
     def gradient(self, module, x, y, weights, drawn, weight_decay=0.0):
         loss = self.loss(module, x, y, weights, drawn)
@@ -427,8 +427,8 @@ class Reference:
                 left = np.setdiff1d(np.arange(len(y)), self.server.root)
                 x, y = x[left], y[left]
             scores = self.module(x)
-            record[f"{name}_accuracy"] = float(np.mean(right(scores, y)))
-            record[f"{name}_loss"] = float(F.cross_entropy(scores, y))
+            record[f"{name}_{metric(y)}"] = score(scores, y)
+            record[f"{name}_loss"] = float(losses(scores, y).mean())
         if self.cell.attack.targeted:
             record["attack_success_rate"] = self.success_rate()
         if self.fl.evaluate_train:
@@ -436,7 +436,7 @@ class Reference:
             own = np.array(sorted({int(i) for c in honest for i in self.shards[c]}))
             scores = self.module(torch.from_numpy(self.data.train_x[own]))
             labels = torch.from_numpy(self.data.train_y[own])
-            record["honest_accuracy"] = float(np.mean(right(scores, labels)))
+            record[f"honest_{metric(labels)}"] = score(scores, labels)
         return record
 
     def success_rate(self):
@@ -489,6 +489,26 @@ class PlainLocal:
 
     def sent(self, moves):
         return moves / self.server_step
+
+
+def losses(scores, labels):
+    """The loss of every example: cross-entropy of classes, the squared error of numbers."""
+    if labels.is_floating_point():
+        return F.mse_loss(scores[:, 0], labels, reduction="none")
+    return F.cross_entropy(scores, labels, reduction="none")
+
+
+def metric(labels):
+    """The name of what answers are judged by."""
+    return "r2" if labels.is_floating_point() else "accuracy"
+
+
+def score(scores, labels):
+    """How good the answers are: accuracy of classes, R^2 of numbers."""
+    if labels.is_floating_point():
+        y, answers = labels.numpy().astype(float), scores[:, 0].numpy().astype(float)
+        return 1 - np.mean((y - answers) ** 2) / np.var(y)
+    return float(np.mean(right(scores, labels)))
 
 
 def right(scores, labels):

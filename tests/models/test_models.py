@@ -18,11 +18,11 @@ from benchmark.federation.streams import torch_generator
 from benchmark.grid.composer import Composer
 from benchmark.models.architectures import CNN, MLP, LeNet, Logistic
 from benchmark.models.modules import TorchModel, build_model
-from benchmark.models.sequential import cross_entropy
 from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
+from benchmark.tasks.classification import cross_entropy
 from tests.helpers.sequential import fill, flat, module_for
 
 HERE = __name__

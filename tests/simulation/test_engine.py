@@ -165,7 +165,7 @@ def agree(cell):
     metrics, watched = trained([cell, witness])
     assert same(metrics, watched)
     dataset = cell.data.load()
-    model = build_model(cell.model, dataset.input_shape, dataset.num_classes)
+    model = Workloads("cpu").of(cell).model
     reference = Reference(cell, model.initial(torch_generator(cell.seed, "initial model")))
     expected = reference.run()
     assert len(witness.rule.rounds) == len(reference.rounds)
@@ -628,7 +628,7 @@ def test_answers_that_are_no_numbers_are_wrong(compose, scores):
     with mock.patch.object(
         workload.model, "logits", lambda p, x: torch.full((1, x.shape[1], 10), scores)
     ):
-        assert score(workload.model, model, x, y)[0] == 0
+        assert score(workload.model, model, x, y)["accuracy"] == 0
         record = evaluate(cell, workload, model, 1)
     assert record["test_accuracy"] == 0 and record["attack_success_rate"] == 0
 

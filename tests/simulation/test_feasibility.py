@@ -21,7 +21,7 @@ def workloads():
 def test_the_checks_in_order():
     assert [check.__name__ for check in CHECKS] == [
         *("settings", "declarations", "rule", "schedule", "attack"),
-        *("data", "model", "partition", "batches", "inputs", "memory"),
+        *("data", "task", "model", "partition", "batches", "inputs", "memory"),
     ]
 
 
@@ -30,6 +30,7 @@ WRONG = {  # what makes a cell fail a check, and how the reason begins
     "rule": (["aggregator=bulyan", "fl.num_byzantine=5"], "aggregator: Bulyan needs n >= 4f + 3"),
     "schedule": (["schedule=late", "schedule.start=999"], "schedule: there is no attack in any"),
     "attack": (["attack=alie", "fl.num_byzantine=1"], "attack: ALittleIsEnough"),
+    "task": (["task=regression"], "task: labels of data=digits are classes, but Regression"),
     "model": (["model=cnn"], "model CNN needs images of 16 x 16 or more"),
     "partition": (["fl.num_clients=5000"], "partition: "),
     "batches": (["fl.batch_size=1000"], "fl.batch_size=1000 is larger than"),
