@@ -24,8 +24,9 @@ from benchmark.grid.jobs import cells_of
 from benchmark.grid.selection import merged, selected
 from benchmark.simulation.device import Engine
 from benchmark.simulation.observers import Tracking
-from benchmark.store.cells import Store, plan_name
+from benchmark.store.cells import Store
 from benchmark.store.format import FINAL
+from benchmark.store.plans import plan_name
 from benchmark.trackers import Tracker
 
 _Kind = TypeVar("_Kind")

@@ -44,7 +44,6 @@ from benchmark.store.format import (
     UnknownSchema,
     config_of,
     discard,
-    mapping_of,
     names_of,
     old_name,
     parsed,
@@ -57,7 +56,8 @@ from benchmark.store.format import (
 )
 from benchmark.store.index import Index
 from benchmark.store.parquet import Columns, as_arrays, columns_of, last_row_of, written
-from benchmark.system.disk import make_folder, replace, sync, write
+from benchmark.store.plans import read_plans, write_plan
+from benchmark.system.disk import make_folder, sync, write
 
 _ABANDONED_SECONDS = 3600  # nobody takes so long to write a cell
 _ATTEMPTS = 3
@@ -292,55 +292,19 @@ class Store:
         """
         self._tidy()
         make_folder(self.cells, parents=True)
-        self._plan([cell.key for cell in cells], command)
-
-    def _plan(self, keys: list[str], command: list[str]) -> None:
-        keys = sorted(keys)
-        name = plan_name(keys)
-        text = json.dumps({"command": command, "keys": keys}, indent=1)
-        folder = self.folder / "plans"
-        make_folder(folder)
-        temporary = folder / f".{name}-{uuid.uuid4().hex}"
-        try:
-            write(temporary, text.encode())
-            replace(temporary, folder / f"{name}.json")
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(folder)
+        write_plan(self.folder / "plans", [cell.key for cell in cells], command)
 
     def planned(self) -> set[str]:
         """Return the keys of all cells that any command asked for, as far as plans are whole: see
         `damaged_plans`."""
         keys: set[str] = set()
         self.damaged_plans = {}
-        for path in sorted((self.folder / "plans").glob("*.json")):
-            if re.fullmatch(r"[0-9a-f]{16}", path.stem):
-                try:
-                    found = parsed(path, _plan_keys)
-                    if plan_name(found) != path.stem:
-                        raise Damaged(f"{path.name}: its keys are not what was written")
-                    keys.update(found)
-                except FileNotFoundError:
-                    continue
-                except Damaged as error:
-                    self.damaged_plans[path] = str(error)
+        for path, found in read_plans(self.folder / "plans"):
+            if isinstance(found, Damaged):
+                self.damaged_plans[path] = str(found)
+            else:
+                keys.update(found)
         return keys
-
-    def replan(self, renamed: Mapping[str, str], aside: Path) -> None:
-        """Write plans that have keys of cells which were renamed anew, then move the old ones.
-
-        Args:
-            renamed: the new keys, by the old ones.
-            aside: the folder to move them to.
-        """
-        for path in sorted((self.folder / "plans").glob("*.json")):
-            with suppress(Damaged):  # which others tell
-                plan = parsed(path, mapping_of)
-                keys = parsed(path, _plan_keys)
-                if not renamed.keys().isdisjoint(keys):
-                    self._plan(list({renamed.get(key, key) for key in keys}), plan["command"])
-                    path.replace(aside / path.name)
 
     def _tidy(self) -> None:
         """Remove what was given up half-written; the folder may hold things that are not ours."""
@@ -413,15 +377,6 @@ def _check(folder: Path) -> None:
         key = parsed(folder / "config.yaml", lambda content: key_of(config_of(content)))
         if key != folder.name:
             raise Damaged(f"config.yaml has another key, {key}")
-
-
-def _plan_keys(content: bytes) -> list[str]:
-    return list(map(str, json.loads(content)["keys"]))
-
-
-def plan_name(keys: list[str]) -> str:
-    """Return the name that tells a plan for these keys, in any order, from others."""
-    return _sha256("".join(sorted(keys)).encode(errors="replace"))[:16]
 
 
 def _sha256(content: bytes) -> str:

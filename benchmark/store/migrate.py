@@ -20,6 +20,7 @@ from benchmark.config.keys import KEY_SCHEMA, canonical, key_of
 from benchmark.config.loading import named_settings
 from benchmark.store.cells import Store
 from benchmark.store.format import FINAL, Damaged, Entries, UnknownSchema, config_of, parsed
+from benchmark.store.plans import rename_keys
 from benchmark.system.disk import make_folder, sync
 
 _FORMER = 5  # the key schema that is read
@@ -109,7 +110,7 @@ def _rename_in_plans(store: Store, converter: "_Converter") -> None:
         with suppress(NotRight):  # of this version, but migrated by another
             renamed[path.name] = key_of(converter.converted(_config(path)))
     if renamed:
-        store.replan(renamed, folder)
+        rename_keys(store.folder / "plans", renamed, folder)
 
 
 class _Converter:

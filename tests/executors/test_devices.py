@@ -10,7 +10,8 @@ import torch
 
 from benchmark.config.errors import ConfigError
 from benchmark.executors import Processes, Ray, Report, Submitit, Work, dispatch
-from benchmark.executors.cluster import Job, _task
+from benchmark.executors.ray_tasks import _task
+from benchmark.executors.slurm import Job
 from benchmark.simulation import device
 from benchmark.simulation.device import Engine
 from benchmark.simulation.workload import Workloads
@@ -98,7 +99,7 @@ def test_a_job_uses_all_its_devices(cells, tmp_path, monkeypatch, name, gpus, de
 def test_a_task_of_ray_with_several_devices_gets_a_group_for_each(cells, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr("benchmark.executors.cluster.cores", lambda: 8)
+    monkeypatch.setattr("benchmark.executors.ray_tasks.cores", lambda: 8)
     work = Work(Engine(device="cuda"), ".", Workloads("cpu"))
     for gpus, sizes, at_once in ((1, [2, 2, 2, 2], 4), (2, [4, 4], 4), (4, [8], 4)):
         executor = Ray(gpus=gpus)

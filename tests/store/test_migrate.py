@@ -10,6 +10,7 @@ from benchmark.config.keys import key_of
 from benchmark.federation.cell import Cell
 from benchmark.store import cells as storing
 from benchmark.store import migrate as migrating
+from benchmark.store import plans
 from benchmark.store.cells import Store
 
 FL = {"rounds": 3, "batch_size": 8, "num_clients": 5, "num_honest": None}
@@ -87,7 +88,7 @@ def test_a_cell_gets_its_new_key_and_keeps_its_results(store, capsys):
 @pytest.mark.parametrize(
     ("place", "step", "call"),
     [(migrating, "set_aside", 1), (Store, "rewrite", 2), (migrating, "set_aside", 3),
-     (Store, "replan", 1), (Store, "_plan", 1)],
+     (migrating, "rename_keys", 1), (plans, "write_plan", 1)],
 )  # fmt: skip
 def test_a_kill_in_the_midst_loses_nothing(store, capsys, place, step, call):
     old = store_former(store, *(FORMER | {"seed": seed} for seed in range(3)))
