@@ -150,10 +150,11 @@ def initial_state(cell: Cell, network: Network, device: torch.device) -> State:
         raise ValueError("model: its initial parameters are not finite")
     model[0, : network.num_parameters] = initial.to(device)
     remembers = [transform.remembers for transform in cell.fl.transforms]
-    memories = [torch.zeros(cell.n, size, device=device) if there else None for there in remembers]
-    if kept_in_rows(cell):
+    by_client = remembers[:-1] if kept_in_rows(cell) else remembers
+    memories = [torch.zeros(cell.n, size, device=device) if there else None for there in by_client]
+    if kept_in_rows(cell):  # the rows themselves come with a block
         rows = len(cast_of(cell, 1).computing)
-        memories[-1] = torch.zeros(1, size, device=device).expand(rows, -1)
+        memories.append(torch.zeros(1, size, device=device).expand(rows, -1))
     root: Tensor | None = None
     root_memories: list[Tensor | None] = []
     if "root" in cell.rule.needs:
