@@ -7,6 +7,7 @@
                         traceback.txt     (only if failed)
     outputs/plans/<digest>.json           the keys that a command asked for
     outputs/index/                        see `index`
+    outputs/csv/<key>.csv                 see `trackers`; no part of the store
     outputs/migrated/                     see `migrate`
 
 A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any
