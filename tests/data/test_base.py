@@ -70,3 +70,19 @@ def test_dataset_rejects_what_does_not_fit(change, message):
     with pytest.raises(ValueError, match=message) as error:
         Dataset(**good | change)
     message_of(error)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "message"),
+    [
+        (np.zeros(4), None, "train_y float64, should be float32 and float32 with num_classes=None"),
+        (np.zeros(4, np.int64), None, "train_y int64, should be .* float32 with num_classes=None"),
+        (np.zeros(4, np.float32), 2, "train_y float32, should be .* int64 with num_classes=2"),
+        (np.float32([0, np.nan, 1, np.inf]), None, r"2 of the 4 numbers in train_y .* example 1\)"),
+    ],
+)
+def test_labels_that_do_not_fit(y, classes, message):
+    x = np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match=message) as error:
+        Dataset("toy", x, y, x, y, x, y, classes)
+    message_of(error)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from benchmark.data import BreastCancer, Digits, Tutorial
+from benchmark.data import BreastCancer, Diabetes, Digits, Tutorial
 from benchmark.testing.data import PROPERTIES
 
 
 @pytest.mark.parametrize("held", PROPERTIES, ids=lambda held: held.name)
-@pytest.mark.parametrize("source", [Digits(), BreastCancer(), Tutorial()])
+@pytest.mark.parametrize("source", [Digits(), BreastCancer(), Diabetes(), Tutorial()])
 def test_contract(source, held):
     held.check(source)

@@ -12,7 +12,7 @@ from benchmark import analysis
 from benchmark.analysis import statistics
 from benchmark.commands import check, plots
 from benchmark.config.errors import BrokenContract
-from benchmark.data import Dataset, Diabetes
+from benchmark.data import Diabetes
 from benchmark.simulation.feasibility import problem_of
 from benchmark.simulation.workload import Workloads
 from benchmark.tasks import Classification, Regression, Task
@@ -52,34 +52,6 @@ def test_a_number_that_is_none_is_infinitely_wrong(broken, r2):
 def test_labels_that_are_all_equal_have_no_variance_to_explain():
     y = torch.ones(3)
     assert np.isnan(Regression().metrics({"squares": 1.0}, y)["r2"])
-
-
-# -------------------------------------------------------------------------------- labels as numbers
-
-
-def test_diabetes():
-    data = Diabetes().load()
-    assert data.input_shape == (10,) and data.num_classes is None
-    assert tuple(map(len, (data.train_y, data.validation_y, data.test_y))) == (319, 35, 88)
-    assert data.train_y.dtype == np.float32
-    np.testing.assert_allclose([data.train_y.mean(), data.train_y.std()], [0, 1], atol=1e-6)
-    np.testing.assert_allclose(data.train_x.std(axis=0), 1, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("y", "classes", "message"),
-    [
-        (np.zeros(4), None, "train_y float64, should be float32 and float32 with num_classes=None"),
-        (np.zeros(4, np.int64), None, "train_y int64, should be .* float32 with num_classes=None"),
-        (np.zeros(4, np.float32), 2, "train_y float32, should be .* int64 with num_classes=2"),
-        (np.float32([0, np.nan, 1, np.inf]), None, r"2 of the 4 numbers in train_y .* example 1\)"),
-    ],
-)
-def test_labels_that_do_not_fit(y, classes, message):
-    x = np.zeros((4, 2), np.float32)
-    with pytest.raises(ValueError, match=message) as error:
-        Dataset("toy", x, y, x, y, x, y, classes)
-    assert "\n" not in str(error.value)
 
 
 # --------------------------------------------------------------------- the engine and the reference
