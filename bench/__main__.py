@@ -173,7 +173,7 @@ def gradients() -> None:
             run, work = begin(cell, workloads.of(cell)), cell.fl.work
             Block([run])
             with torch.no_grad():
-                taken = seconds(lambda: work.compute([learners_of(run, 1)]), 10)  # noqa: B023
+                taken = seconds(lambda: list(work.compute([learners_of(run, 1)])), 10)  # noqa: B023
             clients = len(run.cast.computing)
             rate = FLOP[model] * clients * cell.fl.batch_size / taken / 1e9
             line(f"  {model}, {clients} clients", f"{taken * 1e3:.1f} ms, {rate:.0f} GFLOP/s, "

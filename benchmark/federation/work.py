@@ -6,7 +6,7 @@ start, so what may be computed together is padded: a cell's numbers do not depen
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,15 +38,15 @@ class ClientWork(ABC):
     flips: bool
 
     @abstractmethod
-    def compute(self, group: Sequence[Learners]) -> list[Tensor]:
-        """Fill the rows of all learners.
+    def compute(self, group: Sequence[Learners]) -> Iterator[Tensor]:
+        """Fill the rows of all learners, one after the other.
 
         Args:
             group: learners of some cells, which `company` gives one name; if that counts them, as
                 `Gradient.company` does, their seats in the block follow one another.
 
-        Returns:
-            For each the mean loss () of its honest clients.
+        Yields:
+            For each, when its rows are filled, the mean loss () of its honest clients.
         """
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Gradient(ClientWork):
     """The gradient of the mean loss at the server's model, on one batch."""
 
     @override
-    def compute(self, group: Sequence[Learners]) -> list[Tensor]:
+    def compute(self, group: Sequence[Learners]) -> Iterator[Tensor]:
         first, count = group[0], len(group[0].clients)
         network = first.network
         many = self.company(network, count, first.apart) is not None
@@ -123,10 +123,10 @@ class Gradient(ClientWork):
         ).sum(2)
         if self.weight_decay:
             fresh.add_(starts[: len(group), None], alpha=self.weight_decay * alpha)
-        if not fused:
-            for learners, vectors in zip(group, fresh, strict=True):
+        for learners, vectors, own in zip(group, fresh, losses, strict=False):
+            if not fused:
                 learners.deliver(vectors)
-        return [losses[index, learners.honest :].mean() for index, learners in enumerate(group)]
+            yield own[learners.honest :].mean()
 
     @override
     def company(self, network: Network, clients: int, root: bool) -> Hashable:
@@ -184,7 +184,7 @@ class LocalTraining(ClientWork):
         return type(self).correction is not LocalTraining.correction
 
     @override
-    def compute(self, group: Sequence[Learners]) -> list[Tensor]:
+    def compute(self, group: Sequence[Learners]) -> Iterator[Tensor]:
         plans = [
             _Plan(
                 learners,
@@ -197,7 +197,6 @@ class LocalTraining(ClientWork):
         by_length = sorted(plans, key=lambda plan: -len(plan.batches))
         models, losses = self._trained(by_length)
         rows = {id(plan): row for row, plan in enumerate(by_length)}
-        means: list[Tensor] = []
         start = 0
         for learners in group:
             mine = plans[start : start + len(learners.clients)]
@@ -208,8 +207,7 @@ class LocalTraining(ClientWork):
                 some = slice(first, first + together)
                 learners.deliver(models[source[some]].sub_(learners.start), some)
             steps = torch.tensor([len(plan.batches) for plan in mine], device=models.device)
-            means.append((losses[source] / steps)[learners.honest :].mean())
-        return means
+            yield (losses[source] / steps)[learners.honest :].mean()
 
     def _trained(self, plans: list["_Plan"]) -> tuple[Tensor, Tensor]:
         """Return the models (rows, >= D) after local training, and the sums of their losses

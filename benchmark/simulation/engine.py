@@ -255,11 +255,12 @@ def _learn(runs: list[Run], number: int, failed: list[Outcome]) -> list[Run]:
             apart = run.seat if company is None else kept_in_rows(run.cell)
             groups.setdefault((job.root, apart, company), []).append(job)
     for jobs in groups.values():
+        left = list(jobs)
         try:
-            _compute(work, jobs)
+            _compute(work, left)
         except FAILURES as error:  # one of them may be to blame: each alone
             _raise_if_out_of_memory(error)
-            for job in jobs:
+            for job in list(left):
                 if not _guarded(job.run.cell, failed, partial(_compute, work, [job])):
                     lost.append(job.run)
     alive = [run for run in runs if not any(run is other for other in lost)]
@@ -294,8 +295,10 @@ def _jobs(run: Run, number: int) -> Iterator[_Job]:
 
 
 def _compute(work: ClientWork, jobs: list[_Job]) -> None:
+    """Do jobs, and take each from the list when it is done."""
     group = [job.learners() for job in jobs]
-    for job, learners, loss in zip(jobs, group, work.compute(group), strict=True):
+    for learners, loss in zip(group, work.compute(group), strict=True):
+        job = jobs.pop(0)
         if not job.root:
             deliver(job.run, learners, loss)
 

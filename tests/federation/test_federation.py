@@ -22,6 +22,7 @@ from benchmark.federation import (
 from benchmark.federation.algorithm import as_algorithm
 from benchmark.federation.fedavg import FedAvg
 from benchmark.federation.fedsgd import FedSGD
+from benchmark.simulation import simulate
 from tests.helpers.cells import composing, trained
 from tests.helpers.sequential import Recorded
 
@@ -104,6 +105,46 @@ class Twofold(FedSGD):
     @property
     def transforms(self):
         return [Remembers(), *([Signs()] if self.signs else []), *super().transforms]
+
+
+@dataclass(frozen=True)
+class Fragile(Transform):
+    """Raises in the second round for the clients of one cell, which it knows by their number."""
+
+    rounds: ClassVar[list[int]] = []
+
+    def __call__(self, vectors, memory, keys):
+        if len(vectors) == 7:
+            self.rounds.append(len(self.rounds))
+            if len(self.rounds) > 1:
+                raise RuntimeError("seven are too many")
+        return vectors
+
+
+@dataclass(frozen=True)
+class Remembering(FedAvg):
+    """Remembers, and then fails."""
+
+    @property
+    def transforms(self):
+        return [Remembers(), Fragile(), *super().transforms]
+
+
+def test_what_a_transform_keeps_is_kept_once_when_that_of_another_cell_raises(compose):
+    own = [
+        "+fl.local_steps=2",
+        f"fl._target_={HERE}.Remembering",
+        "fl.momentum=0.5",
+        "aggregator=mean",
+    ]
+    cells = [compose(*own, f"fl.num_clients={n}", f"seed={n}") for n in (5, 6, 7, 8)]
+    assert [cell.problem for cell in cells] == [None] * 4
+    Fragile.rounds.clear()
+    outcomes = {outcome.cell.n: outcome for outcome in simulate(cells)}
+    assert outcomes[7].reason == "RuntimeError: seven are too many"
+    for cell in cells:
+        if cell.n != 7:
+            assert repr(outcomes[cell.n].metrics) == repr(trained(cell)[0])
 
 
 @pytest.mark.parametrize("signs", [False, True])

@@ -33,5 +33,5 @@ class Server:
         """What a rule is told in a round."""
         self.state = replace(self.state, model=model)
         if self.state.root is not None:
-            self.cell.fl.work.compute([self.learner(round_number, model)])
+            list(self.cell.fl.work.compute([self.learner(round_number, model)]))
         return context_of(self.cell, self.workload, self.state, round_number)
