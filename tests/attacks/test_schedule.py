@@ -21,8 +21,8 @@ from benchmark.simulation.cast import compromised, is_constant
 from benchmark.simulation.run import begin, deliver, enter_round, finish_round, learners_of
 from benchmark.simulation.workload import Workloads
 from tests.helpers.cells import trained, usual
+from tests.helpers.engine import agree
 from tests.helpers.sequential import Recorded
-from tests.simulation.test_engine import agree
 
 HERE = __name__
 SMALL = [

@@ -14,19 +14,13 @@ from benchmark.simulation.block import Block
 from benchmark.simulation.device import Engine
 from benchmark.simulation.run import begin
 from benchmark.simulation.workload import Workloads
-from tests.helpers.cells import composing, trained
+from tests.helpers.cells import trained
 
 HERE = __name__
 SMALL = ["model=logistic", "fl.num_clients=9", "fl.batch_size=5", "fl.rounds=5"]
 MOMENTUM = [*SMALL, "fl.momentum=0.9"]
 SIGN_FLIP = ["attack=sign_flip", "aggregator=median"]  # attackers compute
 ALIE = ["attack=alie", "attack.z=1", "aggregator=median"]  # and here they do not
-
-
-@pytest.fixture(scope="module", name="compose")
-def _compose():
-    with composing() as compose:
-        yield compose
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from benchmark.simulation import simulate
 from benchmark.simulation.device import Engine
 from benchmark.simulation.observers import Saving
 from benchmark.store.checkpoints import Checkpoints
-from tests.helpers import pretended
+from tests.helpers import engine, pretended
 from tests.helpers.cells import originals, thinned
-from tests.simulation import test_engine
 
 N, F = 15, 3
 NET = MLP([12]).build((20,), 10)
@@ -99,7 +98,7 @@ def test_attacks_that_ask_the_rule(server):
 # ------------------------------------------------------------------------------------- whole cells
 
 
-class Images(test_engine.Images):
+class Images(engine.Images):
     """Noise of 28 x 28 pixels."""
 
 

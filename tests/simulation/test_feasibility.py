@@ -11,6 +11,14 @@ from benchmark.simulation import feasibility
 from benchmark.simulation.device import Engine
 from benchmark.simulation.feasibility import CHECKS, problem_of
 from benchmark.simulation.workload import Workloads
+from tests.helpers.cells import composing
+
+
+@pytest.fixture(scope="module")
+def compose():
+    """Composes cells that need not be feasible."""
+    with composing() as cell:
+        yield cell
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ class Convolving(torch.nn.Sequential):
 
 # Cells of 0.45 million parameters.
 WIDE = ["model=mlp", "model.hidden=[6000]"]
-IMAGES = ["model=cnn", "data._target_=tests.simulation.test_engine.Images", "+data.size=3000"]
+IMAGES = ["model=cnn", "data._target_=tests.helpers.engine.Images", "+data.size=3000"]
 CELLS = {
     "krum": [*WIDE, "attack=ipm"],
     "trimmed mean": [*WIDE, "attack=sign_flip", "aggregator=trimmed_mean", "pre_aggregator=nnm"],

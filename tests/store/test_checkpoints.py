@@ -118,7 +118,7 @@ def test_every_rule_and_stage(compose, tmp_path, monkeypatch, third):
         ["fl.schedule=cosine", "fl.gradient_clip=1", "fl.weight_decay=0.01", "fl.momentum=0.9"],
         ["model=mlp", "fl.momentum=0.9", "attack=label_flip"],
         [
-            "model._target_=tests.models.test_models.Dropout",
+            "model._target_=tests.helpers.modules.Dropout",
             "fl.momentum=0.9",
             "aggregator=fltrust",
         ],

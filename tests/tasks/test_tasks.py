@@ -21,7 +21,7 @@ from benchmark.testing import ContractError, check_task
 from benchmark.testing.tasks import dataset_of
 from tests.helpers.cells import composing, trained
 from tests.helpers.commands import command
-from tests.simulation.test_engine import agree, same
+from tests.helpers.engine import agree, same
 
 HERE = __name__
 SMALL = ["data=diabetes", "task=regression", "model=logistic", "fl.num_clients=9"]

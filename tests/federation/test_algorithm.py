@@ -1,4 +1,4 @@
-"""What algorithms are put together from, and an algorithm of a user's own."""
+"""Algorithms of a user's own, and transforms that follow each other."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -9,16 +9,7 @@ import torch
 
 from benchmark.aggregators import Chain, Mean
 from benchmark.config.errors import ConfigError
-from benchmark.federation import (
-    Clip,
-    LocalTraining,
-    Momentum,
-    Sampler,
-    ServerOptimizer,
-    ServerSGD,
-    Transform,
-    UniformSampling,
-)
+from benchmark.federation import LocalTraining, Sampler, ServerOptimizer, Transform, UniformSampling
 from benchmark.federation.algorithm import as_algorithm
 from benchmark.federation.fedavg import FedAvg
 from benchmark.federation.fedsgd import FedSGD
@@ -42,41 +33,6 @@ def received(cell):
     rule = Recorded(Mean(), "mean")
     trained(replace(cell, rule=Chain([rule])))
     return [(one.received, one.clients) for one in rule.rounds]
-
-
-# ------------------------------------------------------------------------------------------- parts
-
-
-def test_clipping_shortens_what_is_longer():
-    vectors = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    clipped = Clip(1.0)(vectors, None, int)
-    torch.testing.assert_close(clipped, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
-
-
-def test_momentum_is_its_memory():
-    memory = torch.tensor([[1.0], [2.0]])
-    sent = Momentum(0.5, 2.0)(torch.tensor([[10.0], [0.0]]), memory, int)
-    assert sent is memory and memory.tolist() == [[20.5], [1.0]]
-
-
-def test_a_server_with_momentum():
-    server, one = ServerSGD(lambda t: -0.1 * t, 0.5, 1.0), torch.ones(2)
-    assert server.rate(3) == pytest.approx(-0.3) and server.state_rows == 1
-    move, state = server.step(one, None)
-    assert move.tolist() == [1.0, 1.0]
-    move, state = server.step(one, state)
-    assert move.tolist() == [1.5, 1.5]
-    assert ServerSGD(lambda t: 1.0).step(one, None) == (one, None)
-
-
-@pytest.mark.parametrize(("fraction", "n", "size"), [(1.0, 7, 7), (0.5, 7, 4), (0.01, 7, 1)])
-def test_a_share_of_the_clients(fraction, n, size):
-    sampler, stream = UniformSampling(fraction), np.random.default_rng(0)
-    drawn = sampler.draw(n, stream)
-    assert sampler.size(n) == size == len(set(drawn)) and list(drawn) == sorted(drawn)
-
-
-# ----------------------------------------------------------------------------- a user's algorithms
 
 
 @dataclass(frozen=True)
