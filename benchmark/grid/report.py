@@ -108,7 +108,7 @@ def _describe(store: Store, cell: Cell) -> None:
     """Print what was measured in the last round; data may lack a split, a rule its weights."""
     last = defaultdict(lambda: math.nan, store.last_round(cell.key))
     metric = cell.task.score or "loss"
-    splits = [split for split in ("test", "validation") if math.isfinite(last[f"{split}_{metric}"])]
+    splits = [s for s in ("test", "validation") if not math.isnan(last[f"{s}_{metric}"])]
     score = f"no {metric}, as there are neither test nor validation data,"
     if splits:
         digits = ".1%" if metric == "accuracy" else ".3g"

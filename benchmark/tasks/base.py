@@ -120,21 +120,33 @@ def problem_of(task: Task, dataset: Dataset) -> str | None:
     name, outputs = type(task).__name__, task.outputs(dataset.num_classes)
     if not is_whole(outputs) or outputs < 1:
         raise BrokenContract(f"{name}.outputs must be a whole number above 0, not {outputs!r}")
+    # Batches are filled up with examples of weight 0 and label 0: the last one here is such.
     y = torch.from_numpy(np.append(dataset.train_y[:_TRIED], dataset.train_y.dtype.type(0)))
-    scores = torch.linspace(-1, 1, len(y) * outputs).view(1, len(y), outputs)
-    _demand(f"{name}.losses", task.losses(scores[0], y), tuple(y.shape))
-    weights = torch.linspace(1, 0, len(y))[None]
-    found: Any = task.gradients(scores.clone(), y[None], weights)
+    scores = torch.linspace(-1, 1, len(y) * outputs).view(len(y), outputs)
+    _demand(f"{name}.losses", task.losses(scores, y), tuple(y.shape))
+    _demand_gradients(task, scores[None], y[None])
+    _demand_metrics(task, task.metrics(task.tally(scores, y), y))
+    return None
+
+
+def _demand_gradients(task: Task, scores: Tensor, y: Tensor) -> None:
+    """Demand that a task's gradients are those of its losses, for scores (1, M, K)."""
+    name, weights = type(task).__name__, torch.linspace(1, 0, y.numel())[None]
+    found: Any = task.gradients(scores.clone(), y, weights)
     if not (isinstance(found, tuple) and len(found) == 2):
         raise BrokenContract(f"{name}.gradients must return (losses, gradient), not {found!r}")
-    _demand(f"the losses of {name}.gradients", found[0], (1, len(y)))
-    _demand(f"the gradient of {name}.gradients", found[1], tuple(scores.shape))
-    if found[0][0, -1] != 0 or (found[1][0, -1] != 0).any():
-        raise BrokenContract(f"{name}.gradients must be 0 for an example of weight 0 and label 0")
-    for mine, right in zip(found, Task.gradients(task, scores, y[None], weights), strict=True):
+    for what, part, like in zip(("losses", "gradient"), found, (y, scores), strict=True):
+        _demand(f"the {what} of {name}.gradients", part, tuple(like.shape))
+        if (part[0, -1] != 0).any():
+            raise BrokenContract(f"{name}.gradients must be 0 for an example of weight and label 0")
+    for mine, right in zip(found, Task.gradients(task, scores, y, weights), strict=True):
         if not torch.allclose(mine, right, 1e-3, 1e-5, equal_nan=True):
             raise BrokenContract(f"{name}.gradients must be those of {name}.losses: leave it out")
-    metrics: Any = task.metrics(task.tally(scores[0], y), y)
+
+
+def _demand_metrics(task: Task, metrics: Any) -> None:
+    """Demand that metrics are names and numbers, among them those that are asked for by name."""
+    name = type(task).__name__
     if not isinstance(metrics, dict):
         raise BrokenContract(f"{name}.metrics must return a dict, not a {type(metrics).__name__}")
     for metric, value in metrics.items():
@@ -145,7 +157,6 @@ def problem_of(task: Task, dataset: Dataset) -> str | None:
         raise BrokenContract(f"{name}.score={task.score!r} must be one of its metrics: {there}")
     if task.classes and "accuracy" not in metrics:
         raise BrokenContract(f"{name} learns classes, so its metrics need accuracy: {there}")
-    return None
 
 
 def _demand(what: str, found: Any, shape: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 from benchmark.grid.report import _describe
+from benchmark.tasks import Classification
 
 
 def test_a_result_shows_what_was_measured_and_no_nan(capsys):
@@ -15,6 +16,6 @@ def test_a_result_shows_what_was_measured_and_no_nan(capsys):
     ):
         measured = {**last, "validation_accuracy": validation}
         store = SimpleNamespace(last_round=lambda key, measured=measured: measured)
-        _describe(store, SimpleNamespace(title="cell", key="0"))
+        _describe(store, SimpleNamespace(title="cell", key="0", task=Classification()))
         said = f"cell: {accuracy} after round 2, train loss 0.5, aggregation error 0.25\n"
         assert capsys.readouterr().out == said

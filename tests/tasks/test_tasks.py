@@ -251,7 +251,7 @@ BROKEN = {
     "gradients must be those of Broken.losses": {
         "gradients": lambda self, s, y, w: (self.losses(s, y) * w, (s[..., 0] - y)[..., None] * 0)
     },
-    "gradients must be 0 for an example of weight 0 and label 0": {
+    "gradients must be 0 for an example of weight and label 0": {
         "losses": lambda self, s, y: s[..., 0] - y.log()
     },
     "metrics must return a dict, not a list": {"metrics": lambda self, tally, y: [1.0]},
