@@ -52,7 +52,9 @@ def main(arguments: list[str] | None) -> int:
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{' '.join(given)}: {one_line(error)}") from None
     if "_target_" not in node:
-        raise ConfigError(f"{spelled('check')} needs _target_=my_package.MyComponent")
+        raise ConfigError(
+            f"{spelled('check')} needs _target_=my_package.MyComponent, with no group before"
+        )
     exempt = node.pop("exempt", [])
     if not isinstance(exempt, list):
         raise ConfigError(f"exempt={exempt} must be a list of names, [order,mean]")

@@ -1,7 +1,7 @@
 """Prints the catalogue of rules, of stages, of attacks, or of what else there is to choose from.
 
     python -m benchmark.list aggregators | pre_aggregators | attacks
-    python -m benchmark.list data | partitions | tasks | models | schedules | trackers
+    python -m benchmark.list data | partitions | tasks | models | algorithms | schedules | trackers
     python -m benchmark.list attacks --config-dir FOLDER
 
 Requirement and state are not written down anywhere but found by asking and running them.
@@ -42,6 +42,7 @@ _COLUMNS = {
     "partition": ("what", "settings"),
     "task": ("what", "settings"),
     "model": ("what", "settings", "parameters"),
+    "fl": ("what",),  # a dozen settings, most of them the same
     "schedule": ("what", "settings"),
     "tracker": ("what", "settings"),
 }

@@ -72,7 +72,8 @@ def choices(group: str) -> list[str]:
 
 def is_variant(group: str, name: str) -> bool:
     """Return whether a choice only sets some fields of another one."""
-    return "defaults" in yaml.safe_load(file_of(group, name).read_text())
+    settings = yaml.safe_load(file_of(group, name).read_text())
+    return "defaults" in settings and "_target_" not in settings
 
 
 def file_of(group: str, name: str) -> Path:

@@ -22,6 +22,7 @@ LISTED = {  # groups of which `benchmark.list` prints a catalogue, and its name
     "partition": "partitions",
     "task": "tasks",
     "model": "models",
+    "fl": "algorithms",
     "schedule": "schedules",
     "tracker": "trackers",
 }
@@ -33,6 +34,8 @@ def no_such_choice(group: str, name: str, choices: list[str]) -> str:
     there = f"there are {', '.join(choices) or 'none'}"
     if len(choices) > _FEW and group in LISTED:
         there = f"{spelled('list')} {LISTED[group]} shows all {len(choices)}"
+    if "." in name and group != "pre_aggregator":
+        there = f"a class of your own is {group}._target_={name}"
     return f"{group}={name}: no such choice; {nearest(name, choices)}{there}"
 
 
@@ -142,6 +145,9 @@ def unknown_setting(key: str, config: Any) -> UnknownSetting:
         meant = meant or ("" if parent else nearest(last, ["experiment"], "+"))
         settings = ", ".join(name for name in siblings if name != "_target_")
         there = f"{parent or 'at the top'} has {settings or 'none'}"
+        target = str(node.get("_target_", "benchmark."))
+        if not target.startswith("benchmark."):  # whose settings no file of the suite names
+            there = f"one of {target} is added with a plus, +{key}"
     else:
         there = f"there is no {parent}" if node is None else f"{parent} has none"
     names = {name.rpartition(".")[2]: name for name in settings_of(config)}

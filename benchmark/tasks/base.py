@@ -141,7 +141,10 @@ def _demand_gradients(task: Task, scores: Tensor, y: Tensor) -> None:
             raise BrokenContract(f"{name}.gradients must be 0 for an example of weight and label 0")
     for mine, right in zip(found, Task.gradients(task, scores, y, weights), strict=True):
         if not torch.allclose(mine, right, 1e-3, 1e-5, equal_nan=True):
-            raise BrokenContract(f"{name}.gradients must be those of {name}.losses: leave it out")
+            raise BrokenContract(
+                f"{name}.gradients must be those of {name}.losses: leave it out, or if it is "
+                "inherited say gradients = Task.gradients"
+            )
 
 
 def _demand_metrics(task: Task, metrics: Any) -> None:

@@ -14,7 +14,7 @@ from benchmark.commands import check as command
         (["_target_=benchmark.federation.fedsgd.FedSGD"], 0, "ok: 7 properties\n"),
         (["_target_=tests.testing.test_data.Points"], 0, "ok: 5 properties\n"),
         (["_target_=tests.testing.test_rules.Many"], 1, "Many breaks is_defined_where"),
-        ([], 1, "error: python -m benchmark.check needs _target_=my_package.MyComponent\n"),
+        ([], 1, "error: python -m benchmark.check needs _target_=my_package.MyComponent, with"),
         (
             ["_target_=benchmark.aggregators.Krum", "metric=3"],
             1,

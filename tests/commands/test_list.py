@@ -141,12 +141,13 @@ def test_state_is_what_is_left_after_some_rounds():
     assert catalogue_list.state(Sticky()) == "6 d"  # of three clients
 
 
-@pytest.mark.parametrize("group", ["data", "partitions", "models", "schedules"])
+@pytest.mark.parametrize("group", ["data", "partitions", "models", "algorithms", "schedules"])
 def test_what_else_there_is_to_choose(group, capsys):
     catalogue_list.main([group])
     out = capsys.readouterr().out
     names = choices(catalogue_list._GROUPS[group])
     assert [line.split()[1] for line in out.splitlines() if re.match("│ [a-z]", line)] == names
     told = {"data": "1,797 images of digits", "partitions": "alpha=1.0, min_size=16",
-            "models": "431,080", "schedules": "Once, in round 30."}  # fmt: skip
+            "models": "431,080", "schedules": "Once, in round 30.",
+            "algorithms": "model deltas are aggregated"}  # fmt: skip
     assert told[group] in out

@@ -1,7 +1,5 @@
 """The contract of algorithms: what every line of the table is held to."""
 
-from inspect import isabstract
-
 import pytest
 
 from benchmark.federation.algorithm import Algorithm
@@ -9,6 +7,7 @@ from benchmark.federation.fedavg import FedAvg
 from benchmark.federation.fedprox import FedProx
 from benchmark.federation.fedsgd import FedSGD
 from benchmark.testing.algorithms import PROPERTIES
+from tests.helpers.contracts import own_classes
 
 TABLE = {
     "fedsgd": FedSGD(),
@@ -21,13 +20,7 @@ TABLE = {
 
 
 def test_the_table_has_every_algorithm():
-    kinds, own = [Algorithm], set()
-    while kinds:
-        kind = kinds.pop()
-        kinds += kind.__subclasses__()
-        if kind.__module__.startswith("benchmark.") and not isabstract(kind):
-            own.add(kind)
-    assert own == {type(algorithm) for algorithm in TABLE.values()}
+    assert own_classes("fl", Algorithm) == set(map(type, TABLE.values()))
 
 
 @pytest.mark.parametrize("held", PROPERTIES, ids=lambda held: held.name)

@@ -1,7 +1,10 @@
 """What a contract says of a component."""
 
+from inspect import isabstract
+
 import pytest
 
+from benchmark.grid.catalogue import choices, component
 from benchmark.testing import ContractError
 
 
@@ -11,3 +14,14 @@ def told(check, component, **exempt):
         check(component, **exempt)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def own_classes(group, base=None):
+    """The classes of the suite that have a file in a group, and all that derive from a base."""
+    own, kinds = {type(component(group, name)) for name in choices(group)}, [base] if base else []
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind.__module__.startswith("benchmark.") and not isabstract(kind):
+            own.add(kind)
+    return own
