@@ -1,5 +1,9 @@
 """The command that checks a component of one's own."""
 
+import re
+import sys
+from pathlib import Path
+
 import pytest
 
 from benchmark.commands import check as command
@@ -28,3 +32,16 @@ def test_from_the_shell(arguments, code, said, capsys):
     captured = capsys.readouterr()
     printed = captured.out + captured.err
     assert printed.startswith(said) and printed.count("\n") == 1
+
+
+def test_the_examples_of_the_documentation(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[2].joinpath("docs", "own_components.md").read_text()
+    Path(tmp_path, "my_package.py").write_text(page.split("```")[1].removeprefix("python"))
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        lines = re.findall("^    python -m benchmark.check (.*)", page, re.MULTILINE)
+        assert len(lines) == 6
+        for line in lines:
+            assert command.main(line.split()) == 0, capsys.readouterr().out
+    finally:
+        sys.modules.pop("my_package", None)
