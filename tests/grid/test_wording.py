@@ -84,6 +84,14 @@ def test_signs_and_references(composer, line, words):
     assert said(composer, line).startswith(words)
 
 
+def test_a_setting_of_a_class_of_ones_own(composer):
+    own = "aggregator._target_=mine.Rule"
+    assert said(composer, own, "aggregator.gamma=2") == (
+        "aggregator.gamma: no such setting; one of mine.Rule is added with a plus, "
+        "+aggregator.gamma"
+    )
+
+
 def test_few_choices_are_listed_and_of_many_how_to():
     assert no_such_choice("fl", "sgd", ["fedavg", "fedsgd"]) == (
         "fl=sgd: no such choice; did you mean fedsgd? there are fedavg, fedsgd"
@@ -91,6 +99,9 @@ def test_few_choices_are_listed_and_of_many_how_to():
     many = [f"rule{number}" for number in range(20)]
     assert no_such_choice("attack", "x", many) == (
         "attack=x: no such choice; python -m benchmark.list attacks shows all 20"
+    )
+    assert no_such_choice("attack", "mine.Ipm", many) == (
+        "attack=mine.Ipm: no such choice; a class of your own is attack._target_=mine.Ipm"
     )
     assert no_such_choice("own", "x", many).endswith("no such choice; there are " + ", ".join(many))
     assert no_such_choice("own", "x", []) == "own=x: no such choice; there are none"
