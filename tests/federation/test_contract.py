@@ -1,4 +1,4 @@
-"""The contract of algorithms: what every line of the table is held to."""
+"""The contract of algorithms: what every file in conf/fl and every other line is held to."""
 
 import pytest
 
@@ -7,15 +7,15 @@ from benchmark.federation.fedavg import FedAvg
 from benchmark.federation.fedprox import FedProx
 from benchmark.federation.fedsgd import FedSGD
 from benchmark.testing.algorithms import PROPERTIES
-from tests.helpers.contracts import own_classes
+from tests.helpers.contracts import own_classes, settled
 
 TABLE = {
-    "fedsgd": FedSGD(),
+    **settled("fl"),
     "fedsgd, momenta": FedSGD(momentum=0.9, weight_decay=0.001),
     "fedsgd, sampled": FedSGD(momentum=0.9, momentum_at="server", client_fraction=0.7),
-    "fedavg": FedAvg(local_steps=2),
+    "fedavg, steps": FedAvg(local_steps=2),
     "fedavg, momentum": FedAvg(local_epochs=1, momentum=0.5, momentum_at="server"),
-    "fedprox": FedProx(local_epochs=1, mu=0.1),
+    "fedprox, one epoch": FedProx(local_epochs=1, mu=0.1),
 }
 
 

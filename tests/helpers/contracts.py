@@ -16,9 +16,14 @@ def told(check, component, **exempt):
     return str(error.value)
 
 
-def own_classes(group, base=None):
-    """The classes of the suite that have a file in a group, and all that derive from a base."""
-    own, kinds = {type(component(group, name)) for name in choices(group)}, [base] if base else []
+def settled(group):
+    """The components that have a file in a group, by name."""
+    return {name: component(group, name) for name in choices(group)}
+
+
+def own_classes(group, base):
+    """The classes of the suite that have a file in a group or derive from a base."""
+    own, kinds = set(map(type, settled(group).values())), [base]
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
