@@ -29,7 +29,7 @@ class Batches:
         self.batch_size = batch_size
         self._epochs: dict[int, tuple[int, np.ndarray]] = {}
         self._single: tuple[int, np.ndarray] = (0, np.zeros((0, 0), np.int64))
-        self._local: tuple[int, dict[int, np.ndarray]] = (0, {})
+        self._local: tuple[int, dict[tuple[int, int | None, int | None], np.ndarray]] = (0, {})
 
     def single(self, round_number: int) -> np.ndarray:
         """Return the examples (clients, batch size) of every client in a round's one step.
@@ -63,8 +63,8 @@ class Batches:
         """
         if self._local[0] != round_number:
             self._local = (round_number, {})
-        memo = self._local[1]
-        if client not in memo:
+        memo, name = self._local[1], (client, epochs, steps)
+        if name not in memo:  # cells with other lengths share these batches
             shard, size = self.shards[client], self.batch_size
             per_epoch = -(-len(shard) // size)
             stream = generator(self.seed, self.purpose, client, round_number)
@@ -73,8 +73,8 @@ class Batches:
             for row in rows:
                 row[: len(shard)] = stream.permutation(shard)
             rows = rows.reshape(-1, size)
-            memo[client] = rows if steps is None else rows[:steps]
-        return memo[client]
+            memo[name] = rows if steps is None else rows[:steps]
+        return memo[name]
 
 
 class RootBatches(Batches):

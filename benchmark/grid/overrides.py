@@ -101,7 +101,11 @@ def beside_swept_groups(lines: list[str]) -> list[str]:
 
 def _over_one(line: str) -> str:
     key, _, value = line.partition("=")
-    return line if not value or key.startswith("~") or _sweeps(line) else f"{key}=choice({value})"
+    if not value or key.startswith("~") or _sweeps(line):
+        return line
+    if OverridesParser.create().parse_override(line).value() is None:
+        return f"{key}={value},{value}"  # `choice` takes no null; equal values are one
+    return f"{key}=choice({value})"
 
 
 def _sweeps(line: str) -> bool:

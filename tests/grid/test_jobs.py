@@ -89,6 +89,8 @@ def test_what_the_swept_choices_have_the_standard_choice_need_not_have(tmp_path)
     ("attack=alie attack.x=1", "attack=alie attack.x=1"),
     ("attack=alie,ipm attack.x=1,2", "attack=alie,ipm attack.x=1,2"),
     ("model=glob(*) +model.hidden=[3,4]", "model=glob(*) +model.hidden=choice([3,4])"),
+    ("attack=alie,ipm attack.z=null", "attack=alie,ipm attack.z=null,null"),
+    ("attack=alie,ipm attack.z=", "attack=alie,ipm attack.z="),
     ("attack=alie,ipm ~attack.x attacks.y=1", "attack=alie,ipm ~attack.x attacks.y=1"),
     ("pre_aggregator=[nnm,arc] pre_aggregator.arc.x=1", None),
 ])  # fmt: skip
