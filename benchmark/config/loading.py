@@ -15,7 +15,7 @@ from benchmark.config.errors import ConfigError
 
 GROUPS = (
     *("aggregator", "pre_aggregator", "attack", "schedule"),
-    *("data", "partition", "task", "model"),
+    *("data", "partition", "task", "model", "fl"),
 )
 
 
@@ -93,7 +93,8 @@ def _choice(group: str, choice: str) -> dict[str, Any]:
 
 def _settings(group: str, choice: str) -> dict[str, Any]:
     """Return what a file says, and the files that it builds on."""
-    file = OmegaConf.load(Path(conf_dir(), group, f"{choice}.yaml"))
+    folder, name = (".", choice[1:].partition("@")[0]) if choice[0] == "/" else (group, choice)
+    file = OmegaConf.load(Path(conf_dir(), folder, f"{name}.yaml"))
     node = cast(dict[str, Any], OmegaConf.to_container(file))
     values: dict[str, Any] = {}
     for base in node.pop("defaults", []):

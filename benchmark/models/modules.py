@@ -1,20 +1,17 @@
 """A user's torch module as a model: one client after the other, by autograd."""
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from benchmark.config.checks import failure
+from benchmark.models.metering import memory_of
 from benchmark.models.network import Network
 from benchmark.models.sequential import ModelError, Sequential, mix
 from benchmark.tasks import Classification, Task
@@ -232,8 +229,8 @@ class TorchModel(Network):
                 "other random numbers than torch's"
             )
         self._memory = {
-            False: _memory(lambda some: self.logits(row, examples[None, :some])),
-            True: _memory(lambda some: self._trial(row, examples[:some])),
+            False: memory_of(lambda some: self.logits(row, examples[None, :some]), _TRIAL),
+            True: memory_of(lambda some: self._trial(row, examples[:some]), _TRIAL),
         }
         try:
             self._trial(row, examples[:1])
@@ -365,67 +362,3 @@ def _copies(module: torch.nn.Module) -> dict[str, Tensor]:
 def _agree(a: Tensor, b: Tensor) -> bool:
     """Equal, but for last bits that differ on a GPU."""
     return torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
-
-
-def _memory(work: Callable[[int], object]) -> Callable[[int], int]:
-    """The bytes that work on some examples takes at its peak, as a function of their number.
-
-    The work is done on a half of `_TRIAL` examples and on all. What there is after each operation
-    is a constant and a multiple of the number of examples.
-    """
-    half, whole = (_Meter.trace(partial(work, count)) for count in (_TRIAL // 2, _TRIAL))
-    if len(half) != len(whole):  # which operations are done depends on the data
-        return lambda examples: int(whole.max() / _TRIAL * examples)
-    slope = (whole - half) / (_TRIAL - _TRIAL // 2)
-    return lambda examples: int((whole + slope * (examples - _TRIAL)).max())
-
-
-class _Meter(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is on, and still there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._live, self._trace, self._known = 0, [0], {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's compiler would be imported, which takes seconds
-
-    @classmethod
-    def trace(cls, work: Callable[[], object]) -> np.ndarray:
-        """The bytes after each operation of the work."""
-        with cls() as meter:
-            work()
-        return np.array(meter._trace, float)
-
-    def __torch_dispatch__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Do an operation, and count what it made."""
-        for tensor in tree_leaves((args, kwargs)):
-            self._count(tensor, there=True)
-        results = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(results):
-            self._count(tensor, there=False)
-        self._trace.append(self._live)
-        return results
-
-    def _count(self, tensor: object, there: bool) -> None:
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            return
-        storage = tensor.untyped_storage()
-        name = storage._cdata
-        if name in self._known:
-            return
-        size = 0 if there else storage.nbytes()
-        self._live += size
-
-        def gone(_: object) -> None:
-            self._live -= size
-            del self._known[name]
-
-        self._known[name] = weakref.ref(storage, gone)

@@ -158,10 +158,8 @@ class ConvReLUPool:
         """Gradient with respect to x."""
         x, place = kept
         dy = dy.reshape(place.shape)
-        dx = _stacked([
-            convolution.input_gradient(d, origin, w, images.shape)
-            for d, origin, w, images in zip(dy, place, weights[0], x, strict=True)
-        ])  # fmt: skip
+        parts = zip(dy, place, weights[0], strict=True)
+        dx = _stacked([convolution.input_gradient(*part, x.shape[1:]) for part in parts])
         inside = slice(self.padding, -self.padding or None)
         return dx[:, :, inside, inside]
 

@@ -13,6 +13,7 @@ from benchmark.attacks import ALittleIsEnough, InnerProductManipulation, WorstOf
 from benchmark.config.components import build
 from benchmark.config.loading import GROUPS, conf_dir, named_settings
 from benchmark.data import Dirichlet
+from benchmark.federation.fedprox import FedProx
 from benchmark.models.architectures import MLP
 
 CHOICES = [f"{group}/{path.stem}" for group in GROUPS
@@ -32,6 +33,9 @@ def test_by_hand():
         benchmark.load("aggregator/gas", rule=Krum()) == benchmark.load("aggregator/gas") == GAS()
     )
     assert benchmark.load("aggregator/foundationfl", rule="median") == FoundationFL(Median())
+    assert benchmark.load("fl/fedprox", mu=0.5) == FedProx(
+        rounds=30, batch_size=16, local_epochs=3, evaluate_every=5, mu=0.5
+    )
     assert benchmark.load("partition/dirichlet", alpha=0.1) == Dirichlet(alpha=0.1)
     assert benchmark.load("model/mlp", hidden=[8]) == MLP(hidden=[8])
     assert benchmark.load("schedule/growing").count(30, 4) == 2

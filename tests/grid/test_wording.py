@@ -68,7 +68,7 @@ def test_what_is_wrong_in_a_preset(composer, tmp_path, text, words):
 
 @pytest.mark.parametrize(("line", "words"), [
     ("data=${oc.env:NOPE}", "data=${oc.env:NOPE}: a choice can only refer to that of another group:"
-     " aggregator, attack, model, partition, pre_aggregator, schedule"),
+     " aggregator, attack, fl, model, partition, pre_aggregator, schedule"),
     ("+experiment=${x}", "experiment=${x}: a choice can only refer to that of another group: aggr"),
     ("experiment=demo", "experiment=demo: is chosen with a plus, +experiment=demo"),
     ("+attack=ipm", "+attack=ipm: replaces a choice, so it has no plus, attack=ipm"),
