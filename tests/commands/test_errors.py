@@ -138,7 +138,12 @@ READ_ONCE = {
 }
 
 
-@pytest.mark.parametrize("line", usual(READ_ONCE.keys() - {"+experiment=glob(*o*)"}, READ_ONCE))
+@pytest.mark.parametrize(
+    "line",
+    usual(
+        READ_ONCE.keys() - {"+experiment=glob(*o*)", "shard=1/2,2/2", "plan=false,true"}, READ_ONCE
+    ),
+)
 def test_what_is_read_once_is_not_swept(line, tmp_path):
     ended = command("-m", line, "fl.rounds=1", *FEW, "seed=0,1", f"outputs={tmp_path}")
     assert ended.code == 1 and ended.out == ""

@@ -137,7 +137,9 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("name", usual(SWITCHES.keys() - {"both", "hydra.verbose"}, SWITCHES))
+@pytest.mark.parametrize(
+    "name", usual(["--config-path", "hydra.searchpath", "hydra.mode", "hydra/launcher"], SWITCHES)
+)
 @pytest.mark.parametrize("mode", usual([""], ["", "-m"]))
 def test_what_is_shown_is_what_is_trained(name, mode, tmp_path):
     switches = SWITCHES[name]
@@ -435,7 +437,9 @@ def test_a_plan_is_told_and_nothing_is_done(tmp_path):
     assert ended.out.splitlines()[-1].startswith("4 cells: 2 trained, 1 already stored, 1 infeas")
 
 
-@pytest.mark.parametrize("line", ["fl.rounds=0", "aggregator=bulyan", "fl.batch_size=1000"])
+@pytest.mark.parametrize(
+    "line", usual(["aggregator=bulyan"], ["fl.rounds=0", "aggregator=bulyan", "fl.batch_size=1000"])
+)
 def test_a_cell_that_cannot_be_trained_is_an_error_of_its_plan_too(line, tmp_path):
     given = [line, "fl.num_byzantine=9", f"outputs={tmp_path}"]
     planned, trained = command(*given, "plan=true"), command(*given)

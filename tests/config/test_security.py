@@ -188,8 +188,9 @@ def test_hydra_imports_nothing_for_a_group_of_its_own(run, theirs, group):
 
 
 @pytest.mark.parametrize("lines", [
-    "job: {env_set: {PYTHONPATH: theirs}}", "job_logging: {root: {}}", "sweep: {dir: theirs}",
-    "callbacks: {a: {_target_: theirs.Called}}",
+    "job: {env_set: {PYTHONPATH: theirs}}", "callbacks: {a: {_target_: theirs.Called}}",
+    pytest.param("job_logging: {root: {}}", marks=pytest.mark.slow),
+    pytest.param("sweep: {dir: theirs}", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_jobs_that_another_launcher_composes_are_looked_at(run, theirs, lines):
     """Before any of them is started, though it is a later job that has what is harmful."""

@@ -12,15 +12,17 @@ from benchmark.executors.cluster import reported
 from tests.helpers.commands import command
 from tests.helpers.executing import TINY, dispatched
 
+SLOW = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["executor=inline", "executor.retries=-1"], "executor.retries=-1 must not be negative"),
-        (["executor.workers=0"], "executor.workers=0 must be positive"),
+        pytest.param(["executor.workers=0"], "executor.workers=0 must be positive", marks=SLOW),
         (["executor.workers=many"], "executor.workers=many"),
         (["executor.devices=[]"], "executor.devices=[] must name one"),
-        (["executor.cores=3"], "executor.cores"),
+        pytest.param(["executor.cores=3"], "executor.cores", marks=SLOW),
         (["executor=cloud"], "executor=cloud: no such choice; there are inline, "),
         (["executor=submitit", "executor.jobs=0"], "executor.jobs=0 must be positive"),
         (["executor=submitit", "executor.cluster=nowhere"], "nowhere"),

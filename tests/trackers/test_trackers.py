@@ -109,7 +109,7 @@ EXECUTORS = {
 }
 
 
-@pytest.mark.parametrize("name", usual(["inline", "forks", "submitit"], EXECUTORS))
+@pytest.mark.parametrize("name", usual(["inline", "forks"], EXECUTORS))
 def test_files_hold_what_is_stored_whoever_trains(tmp_path, monkeypatch, name):
     """Of all cells in one batch and of cells in several processes; and results are the same."""
     if name == "spawned":
@@ -239,7 +239,12 @@ class Failing(CSV):
 
 
 @pytest.mark.parametrize(
-    ("at", "where"), [("start", "here"), ("round", "here"), ("end", "here"), ("round", "forks")]
+    ("at", "where"),
+    [
+        ("start", "here"),
+        ("round", "forks"),
+        *(pytest.param(at, "here", marks=pytest.mark.slow) for at in ("round", "end")),
+    ],
 )
 def test_an_exception_in_a_tracker_is_said_once_and_ends_nothing(tmp_path, at, where):
     """Of two cells it says the first, and is told on of the others."""
@@ -300,12 +305,13 @@ class Choosy(Tracker):
      "tracker.every=x must be a whole number"),
     (["tracker._target_=shutil.rmtree"], "tracker._target_=shutil.rmtree"),
 ])  # fmt: skip
-def test_a_wrong_tracker_is_one_line(tmp_path, settings, message):
+@pytest.mark.parametrize("mode", usual(["-m"], ["", "-m", "plan=true"]))
+def test_a_wrong_tracker_is_one_line(tmp_path, mode, settings, message):
     """Before anything is trained, and where nothing has to be trained."""
-    for mode in ([], ["-m"], ["plan=true"]):
-        ended = command(*mode, *TINY, "seed=0", *settings, f"outputs={tmp_path / 'outputs'}")
-        assert ended.code == 1 and ended.out == "" and ended.err.count("\n") == 1, ended
-        assert ended.err.startswith(f"error: {message}")
+    given = [*([mode] if mode else []), *TINY, "seed=0", *settings]
+    ended = command(*given, f"outputs={tmp_path / 'outputs'}")
+    assert ended.code == 1 and ended.out == "" and ended.err.count("\n") == 1, ended
+    assert ended.err.startswith(f"error: {message}")
     assert not (tmp_path / "outputs").exists()
 
 
