@@ -3,8 +3,6 @@
 Their files are read directly, since importing ``sklearn.datasets`` takes seconds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,24 +13,34 @@ from benchmark.data.base import DataError, Dataset, check_fraction, hold_out
 
 
 @dataclass(frozen=True)
-class Digits:
-    """1,797 images of handwritten digits, 8 x 8 pixels of 17 grey levels, 10 classes.
-
-    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository, 1998 (its test part, as bundled with scikit-learn).
-
-    Scaled as ``(x - mean) / std`` with the scalar mean and deviation of the training pixels.
+class Embedded:
+    """Examples that scikit-learn carries, of which parts are held out, class by class if there are
+    classes.
 
     Attributes:
-        test_fraction: part of each class held out as the test set.
-        validation_fraction: part of each class of what remains, held out for validation.
+        test_fraction: part held out as the test set.
+        validation_fraction: part of what remains, held out for validation.
     """
 
     test_fraction: float = 0.2
     validation_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_fractions(self)
+        check_fraction("data.test_fraction", self.test_fraction)
+        if self.test_fraction == 0:
+            raise ValueError("data.test_fraction=0 leaves nothing to test on")
+        check_fraction("data.validation_fraction", self.validation_fraction)
+
+
+@dataclass(frozen=True)
+class Digits(Embedded):
+    """1,797 images of handwritten digits, 8 x 8 pixels of 17 grey levels, 10 classes.
+
+    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
+    Repository, 1998 (its test part, as bundled with scikit-learn).
+
+    Scaled as ``(x - mean) / std`` with the scalar mean and deviation of the training pixels.
+    """
 
     def load(self) -> Dataset:
         """Return the data set, images of shape (N, 1, 8, 8).
@@ -46,24 +54,14 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class BreastCancer:
+class BreastCancer(Embedded):
     """569 tumours, 30 measurements of cell nuclei, 2 classes (0 malignant, 1 benign).
 
     W. Street, W. Wolberg and O. Mangasarian, Nuclear feature extraction for breast tumor
     diagnosis, 1993 (Breast Cancer Wisconsin (Diagnostic), as bundled with scikit-learn).
 
     Every feature is standardised with its mean and deviation over the training split.
-
-    Attributes:
-        test_fraction: part of each class held out as the test set.
-        validation_fraction: part of each class of what remains, held out for validation.
     """
-
-    test_fraction: float = 0.2
-    validation_fraction: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_fractions(self)
 
     def load(self) -> Dataset:
         """Return the data set, rows (N, 30).
@@ -77,7 +75,7 @@ class BreastCancer:
 
 
 @dataclass(frozen=True)
-class Diabetes:
+class Diabetes(Embedded):
     """442 patients with diabetes, 10 measurements, and how far the disease went in a year.
 
     B. Efron, T. Hastie, I. Johnstone and R. Tibshirani, Least angle regression, Annals of
@@ -85,17 +83,7 @@ class Diabetes:
 
     The label is a number, for ``task=regression``. Features and label are standardised with their
     means and deviations over the training split, so that a loss of 1 is that of the mean.
-
-    Attributes:
-        test_fraction: part of the examples held out as the test set.
-        validation_fraction: part of what remains, held out for validation.
     """
-
-    test_fraction: float = 0.2
-    validation_fraction: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_fractions(self)
 
     def load(self) -> Dataset:
         """Return the data set, rows (N, 10).
@@ -108,16 +96,6 @@ class Diabetes:
         train, validation, test = _split(np.zeros(len(y)), self)
         y = ((y - y[train].mean()) / y[train].std()).astype(np.float32)
         return _scaled("diabetes", x, y, (train, validation, test), axis=0)
-
-
-Embedded = Digits | BreastCancer | Diabetes
-
-
-def _check_fractions(source: Embedded) -> None:
-    check_fraction("data.test_fraction", source.test_fraction)
-    if source.test_fraction == 0:
-        raise ValueError("data.test_fraction=0 leaves nothing to test on")
-    check_fraction("data.validation_fraction", source.validation_fraction)
 
 
 def _read_table(

@@ -66,7 +66,7 @@ def context_of(cell: Cell, workload: Workload, state: State, round_number: int) 
 
 
 def _logits(network: Network, models: Tensor, x: Tensor) -> Tensor:
-    """Return the scores (P, M, classes) that models (P, D) give the same examples."""
+    """Return the scores (P, M, outputs) that models (P, D) give the same examples (M, *shape)."""
     return network.logits(models, x.expand(len(models), *x.shape))
 
 
@@ -74,6 +74,7 @@ def _root_loss(cell: Cell, workload: Workload, models: Tensor) -> np.ndarray:
     """Return the mean loss (P,) of models (P, D) on the root data."""
     index = on_device(workload.root(cell), workload.device)
     x, y = (part[index] for part in workload.splits["validation"])
-    scores = workload.model.logits(models, x.expand(len(models), *x.shape))
-    losses = workload.model.task.losses(scores, y.expand(len(models), -1))
+    losses = workload.model.task.losses(
+        _logits(workload.model, models, x), y.expand(len(models), -1)
+    )
     return losses.double().mean(1).cpu().numpy()
